@@ -1,0 +1,5 @@
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("base", "cifar10", arg)

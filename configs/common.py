@@ -1,0 +1,92 @@
+"""What the shipped configs share: one recipe a data set, one option, and four methods.
+
+Every config file calls `get_config` of this module with a method and a data set and may then change
+settings. The recipes' values were chosen on validation images; see `experiments/`.
+"""
+
+from genreg_jax.settings import default_config
+
+
+def digits(config):
+    """8x8 grey digits, few labels: minutes on two CPU cores."""
+    config.data.name = "digits"
+    config.data.per_class = 20
+    config.data.validation_fraction = 0.25
+    config.model.widths = (32, 64, 64)
+    config.augment.train = "shift(1)"
+    config.train.epochs = 30
+    config.train.steps_per_epoch = 50
+    config.train.batch_size = 64
+    config.synthetic.strong = "shift(1)+affine(0.5)"
+
+
+def fashion_mnist(config):
+    """28x28 grey clothes, 50 labels per class."""
+    config.data.name = "fashion_mnist"
+    config.data.per_class = 50
+    config.model.widths = (32, 64, 128)
+    config.augment.train = "flip+crop(2)"
+    config.train.epochs = 30
+    config.train.steps_per_epoch = 50
+    config.synthetic.strong = "flip+crop(2)+randaugment(2,5)"
+
+
+def cifar10(config):
+    """32x32 colour images at the scale of the papers: ResNet-18, 200 epochs."""
+    config.data.name = "cifar10"
+    config.model.name = "resnet18"
+    config.augment.train = "flip+crop(4)"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.schedule = "step"
+    config.train.epochs = 200
+    config.train.batch_size = 128
+    config.synthetic.strong = "flip+crop(4)+randaugment(2,9)"
+
+
+def base(config):
+    """Plain supervised training."""
+
+
+def gda(config):
+    """Naive generative data augmentation: cross-entropy on synthetic samples."""
+    config.synthetic.loss = "cross_entropy"
+
+
+def pcr(config):
+    """Pseudo consistency regularisation on uniformly drawn samples."""
+    config.synthetic.loss = "pcr"
+
+
+def mgr(config):
+    """PCR with meta pseudo sampling."""
+    pcr(config)
+    config.meta.enabled = True
+
+
+def runlocal(config):
+    """Shrinks everything to a smoke run that shows the whole path on two CPU cores."""
+    config.data.per_class = 20
+    config.model.name = "convnet"
+    config.model.widths = (16, 32)
+    config.flow.levels, config.flow.steps, config.flow.width = 2, 2, 16
+    config.flow.updates, config.flow.eval_every = 100, 50
+    config.train.epochs, config.train.steps_per_epoch, config.train.batch_size = 2, 20, 32
+
+
+DATASETS = {f.__name__: f for f in (digits, fashion_mnist, cifar10)}
+METHODS = {f.__name__: f for f in (base, gda, pcr, mgr)}
+OPTIONS = {"runlocal": runlocal}
+
+
+def get_config(method, dataset, arg=None):
+    """The config of a method on a data set, with the comma-separated options of `arg` applied."""
+    config = default_config()
+    with config.unlocked():
+        config.name = method
+    DATASETS[dataset](config)
+    METHODS[method](config)
+    for option in filter(None, (arg or "").split(",")):
+        if option not in OPTIONS:
+            raise ValueError(f"unknown config option {option!r}; there is {', '.join(OPTIONS)}.")
+        OPTIONS[option](config)
+    return config

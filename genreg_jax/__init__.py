@@ -1,0 +1,54 @@
+"""genreg_jax: generative regularisers for image classifiers with few labels.
+
+Three places where a regulariser can act, and what the library has for each:
+
+- the input: exact flows (`genreg_jax.flows`), whose latent space is a place to perturb images in;
+- the embedding: losses on `Outputs.embedding` of any model behind the contract of
+  `genreg_jax.models.contract`;
+- the feature extractor through synthetic data: `pcr_loss`, `Finder` and `hypergradient`.
+
+`train_and_evaluate(config, workdir)` is the whole training run that the command line calls.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from genreg_jax import augment, data, flows, models
+from genreg_jax.errors import UserError
+from genreg_jax.hypergradient import Hypergradient, hypergradient
+from genreg_jax.models.adapters import from_linen
+from genreg_jax.models.contract import Model, Outputs
+from genreg_jax.models.finder import Finder
+from genreg_jax.objective import Generator, make_train_step
+from genreg_jax.regularizers.mgr import pcr_loss
+from genreg_jax.settings import default_config
+
+if TYPE_CHECKING:
+    from genreg_jax.train import train_and_evaluate as train_and_evaluate
+
+__all__ = [
+    "Finder",
+    "Generator",
+    "Hypergradient",
+    "Model",
+    "Outputs",
+    "UserError",
+    "augment",
+    "data",
+    "default_config",
+    "flows",
+    "from_linen",
+    "hypergradient",
+    "make_train_step",
+    "models",
+    "pcr_loss",
+    "train_and_evaluate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The loop needs orbax, TensorBoard and the data set readers; the losses do not.
+    if name == "train_and_evaluate":
+        from genreg_jax.train import train_and_evaluate
+
+        return train_and_evaluate
+    raise AttributeError(f"module 'genreg_jax' has no attribute {name!r}")

@@ -1,0 +1,121 @@
+"""Which images each update sees: a pure function of seed, epoch and the labels.
+
+Computed on the host once an epoch; the images themselves are gathered by index on the device.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from genreg_jax.errors import UserError
+from genreg_jax.settings import Settings
+
+
+class EpochIndices(NamedTuple):
+    """Indices into the training images: `inner` `[T, B]`, `outer` `[T, B_outer]` or None."""
+
+    inner: np.ndarray
+    outer: np.ndarray | None
+
+
+class BatchPlan:
+    """Draws the indices of an epoch's real and outer batches.
+
+    Each epoch walks through fresh permutations of the images it may use, as many as it needs.
+
+    Args:
+      settings: `seed`, `train` and `meta` are read.
+      labels: int `[N]`, labels of the training images.
+
+    Attributes:
+      steps_per_epoch: updates an epoch.
+      train_examples: images that the classifier's own loss can see.
+
+    Raises:
+      UserError: a batch larger than the images, or a class too small to be split.
+
+    Example:
+      >>> import numpy as np
+      >>> from genreg_jax.batches import BatchPlan
+      >>> from genreg_jax.settings import from_config
+      >>> settings = from_config({"train": {"batch_size": 4}})
+      >>> plan = BatchPlan(settings, np.arange(8) % 2)
+      >>> sorted(plan.epoch(0).inner.ravel().tolist())
+      [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+
+    def __init__(self, settings: Settings, labels: np.ndarray):
+        self._seed, self._meta = settings.seed, settings.meta
+        self._batch = settings.train.batch_size
+        self._outer = settings.meta.outer if settings.meta.enabled else "train"
+        self._part = np.zeros(len(labels), np.int64)
+        if self._outer == "folds":
+            self._part = self._folds(labels)
+        elif self._outer == "holdout":
+            self._part = self._holdout(labels)
+        smallest = self._pools(0)[0]
+        self.train_examples = len(labels) if self._outer == "folds" else len(smallest)
+        if self._batch > len(smallest):
+            raise UserError(
+                f"config.train.batch_size = {self._batch} is larger than the {len(smallest)} "
+                f"training images that an epoch can draw from; choose at most {len(smallest)}, or "
+                "keep more images (config.data.per_class, config.data.fraction)."
+            )
+        self.steps_per_epoch = settings.train.steps_per_epoch or len(smallest) // self._batch
+
+    def _class_orders(self, labels: np.ndarray, smallest: int):
+        """For each class a random order of its images, after checking that there are enough."""
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label)
+            if len(members) < smallest:
+                raise UserError(
+                    f"Class {label} has {len(members)} training images, and config.meta.outer = "
+                    f"{self._outer!r} needs at least {smallest} of each class; use "
+                    "config.meta.outer = 'train', fewer config.meta.folds, or more images."
+                )
+            yield np.random.default_rng((self._seed, 2, int(label))).permutation(members)
+
+    def _folds(self, labels: np.ndarray) -> np.ndarray:
+        """Spreads each class evenly over parts 0 .. folds - 1."""
+        part = np.zeros(len(labels), np.int64)
+        for order in self._class_orders(labels, self._meta.folds):
+            part[order] = np.arange(len(order)) % self._meta.folds
+        return part
+
+    def _holdout(self, labels: np.ndarray) -> np.ndarray:
+        """Part 0, the held-out images, is `outer_fraction` of each class; the rest is part 1."""
+        part = np.ones(len(labels), np.int64)
+        for order in self._class_orders(labels, 2):
+            held = round(self._meta.outer_fraction * len(order))
+            part[order[: min(max(held, 1), len(order) - 1)]] = 0
+        return part
+
+    def _pools(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images that the real and the outer batches of an epoch are drawn from."""
+        if self._outer == "train":
+            everything = np.arange(len(self._part))
+            return everything, everything
+        held_out = self._part == (epoch % self._meta.folds if self._outer == "folds" else 0)
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def _draw(self, stream: int, epoch: int, pool: np.ndarray, batch: int) -> np.ndarray:
+        count = self.steps_per_epoch * batch
+        passes = -(-count // len(pool))
+        order = [
+            np.random.default_rng((self._seed, stream, epoch, p)).permutation(pool)
+            for p in range(passes)
+        ]
+        return np.concatenate(order)[:count].astype(np.int32).reshape(-1, batch)
+
+    def epoch(self, epoch: int) -> EpochIndices:
+        """The indices of one epoch, counted from 0."""
+        inner_pool, outer_pool = self._pools(epoch)
+        inner = self._draw(0, epoch, inner_pool, self._batch)
+        if not self._meta.enabled:
+            return EpochIndices(inner, None)
+        batch = min(self._meta.outer_batch_size or self._batch, len(outer_pool))
+        if self._outer == "train" and batch == self._batch:
+            # Half a pass away from the inner batch, so that the two share as little as possible.
+            shifted = np.roll(inner.ravel(), -(len(inner_pool) // 2))
+            return EpochIndices(inner, shifted.reshape(inner.shape))
+        return EpochIndices(inner, self._draw(1, epoch, outer_pool, batch))

@@ -1,0 +1,159 @@
+"""The generator stage: a class-conditional exact flow, trained on the same training images."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from genreg_jax import flows
+from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.data import Dataset
+from genreg_jax.errors import UserError
+from genreg_jax.flows.training import fit
+from genreg_jax.logs import MetricWriter, Progress
+from genreg_jax.objective import Augment, Generator
+from genreg_jax.settings import FlowSettings, Settings, differences
+
+
+def build_flow(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: int):
+    """The untrained flow that the settings describe."""
+    make = {"glow": flows.glow, "realnvp": flows.realnvp}[settings.kind]
+    return make(
+        image_shape,
+        levels=settings.levels,
+        steps=settings.steps,
+        width=settings.width,
+        dropout=settings.dropout,
+        num_classes=num_classes if settings.conditional else None,
+    )
+
+
+def flow_generator(
+    flow: Any, params: Any, image_shape: tuple[int, ...], *, conditional: bool
+) -> Generator:
+    """A frozen flow as a generator of images in [0, 1]."""
+    frozen = flow.freeze(params)
+
+    def apply(frozen, z, y):
+        return frozen.decode(z, y if conditional else None)
+
+    return Generator(apply=apply, params=frozen, latent_shape=tuple(image_shape))
+
+
+def trained_flow_generator(
+    settings: Settings,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    augment: Augment,
+    note: Callable[[str], None] = print,
+) -> tuple[Generator, dict[str, Any]]:
+    """Restores the flow of this run, or of the run named in the config, or trains it.
+
+    Args:
+      settings: of the run.
+      dataset: its `train` split is what the flow learns, its `validation` images choose the best
+        parameter average.
+      workdir: of the run; the flow's checkpoint goes to `workdir/flow`.
+      augment: of the flow's training images.
+      note: called with lines for people.
+
+    Returns:
+      The generator, and `{"bits_per_dim": on validation, "seconds": of its training, ...}`.
+
+    Raises:
+      UserError: the run named in `config.flow.workdir` has no trained flow, or one for other
+        settings or other training images.
+    """
+    s = settings.flow
+    flow = build_flow(s, dataset.image_shape, dataset.num_classes)
+    like = jax.eval_shape(
+        flow.init, jax.random.key(0), *_example(dataset, s.batch_size, s.conditional)
+    )
+    wanted = {
+        "settings": {**dataclasses.asdict(s), "workdir": ""},
+        "subset_hash": dataset.subset_hash,
+    }
+    folder = Path(s.workdir or workdir) / "flow"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        found = checkpoints.extra()
+        if found is not None:
+            _same(found["trained_with"], wanted, folder)
+            restored = checkpoints.restore(like)
+            assert restored is not None
+            _, params, extra = restored
+            note(f"flow: restored, {extra['bits_per_dim']:.3f} bits/dim on validation")
+        elif s.workdir:
+            raise UserError(
+                f"config.flow.workdir = {s.workdir!r} holds no trained flow: there is no "
+                f"checkpoint in {folder}. Name the workdir of a finished run that trained one, or "
+                "leave it empty to train one here."
+            )
+        else:
+            params, extra = _train(settings, flow, dataset, workdir, augment, note)
+            extra["trained_with"] = wanted
+            checkpoints.save(extra["updates"], params, extra)
+    generator = flow_generator(flow, params, dataset.image_shape, conditional=s.conditional)
+    return generator, {k: v for k, v in extra.items() if k != "trained_with"}
+
+
+def _example(dataset: Dataset, batch_size: int, conditional: bool):
+    x = dataset.train.images[:batch_size].astype("float32") / 255.0
+    return (x, dataset.train.labels[:batch_size]) if conditional else (x,)
+
+
+def _same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    lines = differences(found, wanted, "flow")
+    if lines:
+        raise UserError(
+            f"The trained flow in {folder} was made with other settings or other training images "
+            f"({'; '.join(lines)}). Use the settings it was made with, or leave "
+            "config.flow.workdir empty and train one in a new workdir."
+        )
+
+
+def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: Augment, note):
+    s = settings.flow
+    writer = MetricWriter(workdir, phase="flow")
+    progress = Progress(s.updates, label="flow", enabled=settings.train.progress)
+
+    def on_progress(step: int, metrics: dict[str, Any]) -> None:
+        writer.write(step, metrics)
+        progress.update(step, images=s.eval_every * s.batch_size, **metrics)
+
+    labels = dataset.train.labels if s.conditional else None
+    validation = None
+    if len(dataset.validation.labels):
+        split = dataset.validation
+        validation = (split.images, split.labels if s.conditional else None)
+    with writer, progress:
+        result = fit(
+            jax.random.fold_in(jax.random.key(settings.seed), 2),
+            flow,
+            dataset.train.images,
+            labels,
+            steps=s.updates,
+            batch_size=min(s.batch_size, len(dataset.train.labels)),
+            learning_rate=s.learning_rate,
+            weight_decay=s.weight_decay,
+            warmup=s.warmup,
+            grad_clip=s.grad_clip,
+            ema_decay=s.ema_decay,
+            validation=validation,
+            eval_every=min(s.eval_every, s.updates),
+            augment=augment,
+            on_progress=on_progress,
+        )
+        seconds = progress.seconds
+    note(
+        f"flow: {result.bits_per_dim:.3f} bits/dim on validation after {result.best_step} of "
+        f"{s.updates} updates, {seconds:.0f} s"
+    )
+    return result.params, {
+        "bits_per_dim": float(result.bits_per_dim),
+        "best_update": int(result.best_step),
+        "updates": s.updates,
+        "seconds": seconds,
+    }

@@ -1,0 +1,70 @@
+"""The command line: `python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=DIR`."""
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from genreg_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, with options behind a colon.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/<name of the config file> if not given."
+)
+
+
+def _stop(message: object) -> NoReturn:
+    print(" ".join(str(message).split()), file=sys.stderr)
+    sys.exit(1)
+
+
+def _shipped_configs() -> str:
+    names = sorted(path.name for path in Path("configs").glob("*_*.py"))
+    return f"Shipped in configs/: {', '.join(names)}." if names else "Run from the repository root."
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; what a user can get wrong in them ends in one paragraph."""
+    try:
+        rest = flags.FLAGS(argv)
+        config = _CONFIG.value
+    except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        _stop(f"The command line or the config is wrong: {error}")
+    except (OSError, ImportError) as error:
+        _stop(f"The config file cannot be read: {error}. {_shipped_configs()}")
+    if len(rest) > 1:
+        _stop(f"Unknown argument {rest[1]!r}; overrides are written --config.key=value.")
+    if config is None:
+        _stop(f"Which config? Give --config=configs/<name>.py. {_shipped_configs()}")
+    return rest
+
+
+def main(argv: list[str]) -> None:
+    """Runs the config given by the flags and prints the test accuracy as the last line."""
+    del argv
+    # Imported late, so that a mistyped flag is answered at once.
+    from genreg_jax.train import train_and_evaluate
+
+    name = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).stem
+    workdir = Path(_WORKDIR.value or Path("runs") / name)
+    try:
+        summary = train_and_evaluate(_CONFIG.value, workdir)
+    except UserError as error:
+        _stop(error)
+    except KeyboardInterrupt:
+        _stop(f"Interrupted. The same command continues from the last checkpoint in {workdir}.")
+    print(f"report: {workdir / 'report.html'}")
+    print(f"test accuracy: {100 * summary['test_accuracy']:.2f} %")
+
+
+def console() -> None:
+    """Entry point of the installed command `genreg-jax`."""
+    app.run(main, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+    console()

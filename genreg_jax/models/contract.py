@@ -1,0 +1,68 @@
+"""The framework-free contract between a classifier and everything that regularises it.
+
+Losses, objectives and hypergradients of this library know a model only through
+
+    apply(params, model_state, x, *, rng, train) -> (Outputs(logits, embedding), new_model_state)
+
+so that a Linen, NNX, Equinox, Haiku or hand-written network needs one small adapter and no change
+here. `params` is what the optimiser updates, `model_state` is what the forward pass updates
+(BatchNorm's running statistics), and both are pytrees.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Outputs(NamedTuple):
+    """What a classifier returns: `logits` `[B, K]` and `embedding` `[B, D]`, the head's input."""
+
+    logits: jax.Array
+    embedding: jax.Array
+
+
+class Model(NamedTuple):
+    """A classifier as two pure functions.
+
+    Attributes:
+      init: `(key, x) -> (params, model_state)`.
+      apply: `(params, model_state, x, *, rng, train) -> (Outputs, new_model_state)`; with
+        `train=False` it returns `model_state` unchanged.
+    """
+
+    init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
+    apply: Callable[..., tuple[Outputs, Any]]
+
+
+def standardized(model: Model, mean: Any, std: Any) -> Model:
+    """Puts per-channel standardisation in front of a model, so that it takes images in [0, 1].
+
+    Args:
+      model: a model for standardised images.
+      mean: per-channel mean `[C]` of the training images in [0, 1].
+      std: per-channel standard deviation `[C]`, positive.
+
+    Returns:
+      A model that computes `model((x - mean) / std)`. Gradients flow to the image.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from genreg_jax.models.contract import Model, Outputs, standardized
+      >>> plain = Model(lambda key, x: ({}, {}),
+      ...               lambda p, s, x, *, rng, train: (Outputs(x, x), s))
+      >>> model = standardized(plain, mean=[0.5], std=[0.25])
+      >>> outputs, _ = model.apply({}, {}, jnp.ones((1, 1)), rng=None, train=False)
+      >>> float(outputs.logits[0, 0])
+      2.0
+    """
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+
+    def init(key, x):
+        return model.init(key, (x - mean) / std)
+
+    def apply(params, model_state, x, *, rng, train):
+        return model.apply(params, model_state, (x - mean) / std, rng=rng, train=train)
+
+    return Model(init, apply)

@@ -1,0 +1,102 @@
+"""Residual networks for small images: ResNet-18 (post-activation) and WideResNet (pre-activation).
+
+Sources: He et al., Deep Residual Learning, arXiv:1512.03385, with the CIFAR stem (3x3, no max-pool)
+that the latent-perturbation paper's classifier uses; Zagoruyko and Komodakis, Wide Residual
+Networks, arXiv:1605.07146.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+
+
+def _conv(width, kernel, stride, dtype):
+    return nn.Conv(
+        width,
+        (kernel, kernel),
+        strides=stride,
+        padding=kernel // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_he_normal,
+    )
+
+
+class ResNet(nn.Module):
+    """ResNet with basic blocks and a 3x3 stem; `ResNet(num_classes=K)` is the CIFAR ResNet-18.
+
+    Attributes:
+      num_classes: K, number of logits.
+      stages: number of basic blocks in each stage; every stage but the first halves the resolution.
+      width: channels of the first stage, doubled at each later one.
+      dtype: computation dtype; parameters and logits stay float32.
+    """
+
+    num_classes: int
+    stages: Sequence[int] = (2, 2, 2, 2)
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        """Maps images `[B, H, W, C]` to `(logits [B, K], embedding [B, D])`."""
+        norm = functools.partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype
+        )
+        x = nn.relu(norm()(_conv(self.width, 3, 1, self.dtype)(x)))
+        for stage, blocks in enumerate(self.stages):
+            width = self.width * 2**stage
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                y = nn.relu(norm()(_conv(width, 3, stride, self.dtype)(x)))
+                y = norm()(_conv(width, 3, 1, self.dtype)(y))
+                if x.shape != y.shape:
+                    x = norm()(_conv(width, 1, stride, self.dtype)(x))
+                x = nn.relu(x + y)
+        embedding = jnp.mean(x, axis=(1, 2)).astype(jnp.float32)
+        return nn.Dense(self.num_classes, name="head")(embedding), embedding
+
+
+class WideResNet(nn.Module):
+    """WideResNet-`depth`-`width`: three stages of pre-activation blocks.
+
+    Attributes:
+      num_classes: K, number of logits.
+      depth: total depth, 6n + 4.
+      width: widening factor; the stages have 16, 32 and 64 times it channels.
+      dtype: computation dtype; parameters and logits stay float32.
+    """
+
+    num_classes: int
+    depth: int = 28
+    width: int = 2
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        """Maps images `[B, H, W, C]` to `(logits [B, K], embedding [B, D])`."""
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(
+                f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, ...), got {self.depth}."
+            )
+        norm = functools.partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype
+        )
+        x = _conv(16, 3, 1, self.dtype)(x)
+        for stage in range(3):
+            width = 16 * self.width * 2**stage
+            for block in range((self.depth - 4) // 6):
+                stride = 2 if stage > 0 and block == 0 else 1
+                y = nn.relu(norm()(x))
+                if x.shape[-1] != width:
+                    x = _conv(width, 1, stride, self.dtype)(y)
+                y = nn.relu(norm()(_conv(width, 3, stride, self.dtype)(y)))
+                x = x + _conv(width, 3, 1, self.dtype)(y)
+        x = nn.relu(norm()(x))
+        embedding = jnp.mean(x, axis=(1, 2)).astype(jnp.float32)
+        return nn.Dense(self.num_classes, name="head")(embedding), embedding

@@ -1,0 +1,236 @@
+"""One training step, composed from whatever the config turns on.
+
+A regulariser acts on the input, on the embedding, or on the feature extractor through synthetic
+data. `make_train_step` takes each as an optional argument; with none it is plain supervised
+training, and there is no branch on a method's name anywhere.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genreg_jax.hypergradient import hypergradient
+from genreg_jax.models.contract import Model
+from genreg_jax.regularizers.mgr import pcr_loss
+from genreg_jax.state import TrainState
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Generator(NamedTuple):
+    """Any frozen source of synthetic images.
+
+    Attributes:
+      apply: `(params, z [B, *latent_shape], y [B]) -> x [B, H, W, C]` in [0, 1], differentiable in
+        `z`.
+      params: pytree handed to `apply`.
+      latent_shape: shape of one latent; its prior is N(0, I).
+    """
+
+    apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    params: Any
+    latent_shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+    """The regulariser on synthetic samples.
+
+    Attributes:
+      loss: `pcr` (consistency of two views in the embedding) or `cross_entropy` (naive generative
+        data augmentation, the baseline that MGR improves on).
+      weight: lambda.
+      distance: of the embeddings, for `pcr`.
+      weak: augmentation of the first view (and of the samples under `cross_entropy`).
+      strong: augmentation of the second view, for `pcr`.
+      batch_size: number of synthetic samples a step.
+      temperature: standard deviation of the latents.
+    """
+
+    loss: str
+    weight: float
+    distance: str
+    weak: Augment
+    strong: Augment
+    batch_size: int
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """Meta pseudo sampling: the finder and how its hypergradient is computed.
+
+    Attributes:
+      apply: `(finder_params, z, y) -> z^`.
+      tx: the finder's optimiser.
+      mode: see `genreg_jax.hypergradient.hypergradient`.
+      augment: augmentation of the outer batch.
+    """
+
+    apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    tx: optax.GradientTransformation
+    mode: str
+    augment: Augment
+
+
+class Batch(NamedTuple):
+    """Images uint8 `[B, H, W, C]` or float in [0, 1], labels int `[B]`."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Images as float32 in [0, 1]; uint8 is divided by 255."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255.0
+    return images.astype(jnp.float32)
+
+
+def make_train_step(
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    num_classes: int,
+    augment: Augment,
+    mix: Callable | None = None,
+    label_smoothing: float = 0.0,
+    synthetic: Synthetic | None = None,
+    generator: Generator | None = None,
+    meta: Meta | None = None,
+) -> Callable:
+    """Builds the training step.
+
+    Args:
+      model: classifier for images in [0, 1].
+      tx: its optimiser.
+      num_classes: K.
+      augment: `(key, images [B, H, W, C]) -> images`, applied to the real batch.
+      mix: `(key, images, targets [B, K]) -> (images, targets)`, mixup or cutmix.
+      label_smoothing: mass spread uniformly over the classes.
+      synthetic: the term on synthetic samples; needs `generator`.
+      generator: source of the synthetic samples. Its `params` are not used here but passed to the
+        step, so that they are an argument of the compiled program and not constants inside it.
+      meta: meta pseudo sampling; needs `synthetic`.
+
+    Returns:
+      `step(state, batch, outer, generator_params) -> (state, metrics)`, pure. `outer` is the batch
+      of the outer loss, used only with `meta`. Only the pass over the real batch updates
+      `model_state`; passes over synthetic and outer batches use their own batch statistics.
+
+    Raises:
+      ValueError: `synthetic` without `generator`, or `meta` without `synthetic`.
+    """
+    if synthetic is not None and generator is None:
+        raise ValueError("generator is required when synthetic is given, got None.")
+    if meta is not None and synthetic is None:
+        raise ValueError("synthetic is required when meta is given, got None.")
+
+    def forward(params, model_state, images, rng):
+        return model.apply(params, model_state, images, rng=rng, train=True)
+
+    def supervised(params, model_state, key, batch):
+        """Cross-entropy on the augmented real batch; the only pass that updates model_state."""
+        key_augment, key_mix, key_model = jax.random.split(key, 3)
+        images = augment(key_augment, to_float(batch.images))
+        targets = jax.nn.one_hot(batch.labels, num_classes)
+        if mix is not None:
+            images, targets = mix(key_mix, images, targets)
+        if label_smoothing:
+            targets = optax.losses.smooth_labels(targets, label_smoothing)
+        outputs, new_model_state = forward(params, model_state, images, key_model)
+        loss = jnp.mean(optax.losses.softmax_cross_entropy(outputs.logits, targets))
+        accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == jnp.argmax(targets, -1))
+        return loss, (new_model_state, accuracy)
+
+    def synthetic_term(params, finder_params, model_state, key, generator_params):
+        """lambda times the mean synthetic loss, a function of the classifier and of the finder."""
+        assert synthetic is not None and generator is not None
+        key_z, key_y, key_weak, key_strong, key_model = jax.random.split(key, 5)
+        shape = (synthetic.batch_size, *generator.latent_shape)
+        z = synthetic.temperature * jax.random.normal(key_z, shape)
+        y = jax.random.randint(key_y, (synthetic.batch_size,), 0, num_classes)
+        if meta is not None:
+            z = meta.apply(finder_params, z, y)
+        images = generator.apply(generator_params, z, y)
+        weak = synthetic.weak(key_weak, images)
+        if synthetic.loss == "cross_entropy":
+            outputs, _ = forward(params, model_state, weak, key_model)
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, y)
+        else:
+            views = jnp.concatenate([weak, synthetic.strong(key_strong, images)])
+            outputs, _ = forward(params, model_state, views, key_model)
+            losses = pcr_loss(*jnp.split(outputs.embedding, 2), distance=synthetic.distance)
+        return synthetic.weight * jnp.mean(losses)
+
+    def step(state: TrainState, batch: Batch, outer: Batch | None, generator_params: Any):
+        key_real, key_synthetic, key_outer = jax.random.split(
+            jax.random.fold_in(state.key, state.step), 3
+        )
+        (loss, (model_state, accuracy)), grads = jax.value_and_grad(supervised, has_aux=True)(
+            state.params, state.model_state, key_real, batch
+        )
+        metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}
+        finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
+
+        if synthetic is not None:
+
+            def term(params, finder_params):
+                return synthetic_term(
+                    params, finder_params, state.model_state, key_synthetic, generator_params
+                )
+
+            if meta is not None:
+                assert outer is not None
+
+                def outer_loss(params):
+                    key_augment, key_model = jax.random.split(key_outer)
+                    images = meta.augment(key_augment, to_float(outer.images))
+                    outputs, _ = forward(params, state.model_state, images, key_model)
+                    return jnp.mean(
+                        optax.losses.softmax_cross_entropy_with_integer_labels(
+                            outputs.logits, outer.labels
+                        )
+                    )
+
+                h = hypergradient(
+                    term,
+                    outer_loss,
+                    state.params,
+                    state.finder_params,
+                    tx,
+                    state.opt_state,
+                    mode=meta.mode,
+                    constant_grads=grads,
+                )
+                updates, finder_opt_state = meta.tx.update(
+                    h.grads, state.finder_opt_state, state.finder_params
+                )
+                finder_params = optax.apply_updates(state.finder_params, updates)
+                metrics["train/outer_loss"] = h.outer_loss
+                metrics["train/hypergradient_norm"] = optax.global_norm(h.grads)
+
+            value, synthetic_grads = jax.value_and_grad(term)(state.params, finder_params)
+            grads = jax.tree.map(jnp.add, grads, synthetic_grads)
+            metrics["train/synthetic_loss"] = value
+            loss = loss + value
+
+        metrics["train/loss"] = loss
+        metrics["train/gradient_norm"] = optax.global_norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            model_state=model_state,
+            opt_state=opt_state,
+            finder_params=finder_params,
+            finder_opt_state=finder_opt_state,
+            key=state.key,
+        )
+        return new_state, metrics
+
+    return step

@@ -1,0 +1,83 @@
+"""The classifier's optimiser from its settings."""
+
+import jax
+import optax
+
+from genreg_jax.settings import OptimizerSettings
+
+# Added under Adam's square root: without it the update has no derivative where a unit is dead,
+# and the hypergradient would be NaN. Far too small to change a step.
+_EPS_ROOT = 1e-16
+
+
+def make_schedule(settings: OptimizerSettings, *, total_steps: int, steps_per_epoch: int):
+    """The learning rate as a function of the update's number.
+
+    Args:
+      settings: which schedule.
+      total_steps: updates of the whole run.
+      steps_per_epoch: updates an epoch.
+
+    Returns:
+      An optax schedule, `step -> learning rate`.
+
+    Example:
+      >>> from genreg_jax.optimizers import make_schedule
+      >>> from genreg_jax.settings import OptimizerSettings
+      >>> schedule = make_schedule(OptimizerSettings(learning_rate=0.1), total_steps=10,
+      ...                          steps_per_epoch=5)
+      >>> round(float(schedule(0)), 3), round(float(schedule(5)), 3), round(float(schedule(10)), 3)
+      (0.1, 0.05, 0.0)
+    """
+    rate = settings.learning_rate
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if settings.schedule == "cosine":
+        main = optax.cosine_decay_schedule(rate, max(total_steps - warmup, 1))
+    elif settings.schedule == "step":
+        main = optax.piecewise_constant_schedule(
+            rate,
+            {e * steps_per_epoch - warmup: settings.step_factor for e in settings.step_epochs},
+        )
+    else:
+        main = optax.constant_schedule(rate)
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), main], [warmup])
+
+
+def make_optimizer(settings: OptimizerSettings, schedule) -> optax.GradientTransformation:
+    """The optimiser: clipping, weight decay on weights only, then sgd, adam or adamw.
+
+    Args:
+      settings: which optimiser.
+      schedule: learning rate as a function of the update's number.
+
+    Returns:
+      An optax transformation whose update is differentiable in the gradient.
+    """
+
+    def weights_only(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    parts = []
+    if settings.grad_clip:
+        parts.append(optax.clip_by_global_norm(settings.grad_clip))
+    if settings.name == "adamw":
+        parts.append(
+            optax.adamw(
+                schedule,
+                eps_root=_EPS_ROOT,
+                weight_decay=settings.weight_decay,
+                mask=weights_only,
+            )
+        )
+        return optax.chain(*parts)
+    if settings.weight_decay:
+        parts.append(optax.add_decayed_weights(settings.weight_decay, mask=weights_only))
+    if settings.name == "adam":
+        parts.append(optax.adam(schedule, eps_root=_EPS_ROOT))
+    else:
+        parts.append(
+            optax.sgd(schedule, momentum=settings.momentum or None, nesterov=settings.nesterov)
+        )
+    return optax.chain(*parts)

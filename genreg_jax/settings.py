@@ -1,0 +1,414 @@
+"""The settings of a run: frozen dataclasses, checked before any device work.
+
+The dataclasses below are the one place where a setting is named, typed, given its default and
+explained. `default_config()` turns them into the `ml_collections.ConfigDict` that configs and
+command-line overrides edit; `from_config` turns an edited one back and checks it.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from genreg_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which images, and how many of their labels.
+
+    Attributes:
+      name: `digits`, `synthetic`, `cifar10`, `cifar100`, `fashion_mnist` or another TFDS data set.
+      dir: TFDS data directory; empty for TFDS's own default.
+      per_class: labelled training images per class; 0 for all.
+      fraction: fraction of the training images to keep, stratified; 1 for all.
+      validation_fraction: fraction of the training split held out, before the labelled subset is
+        drawn, to choose the best epoch and settings. Nothing is trained on it.
+      download: prepare cifar10, cifar100 or fashion_mnist by download where it is missing.
+    """
+
+    name: str = "digits"
+    dir: str = ""
+    per_class: int = 0
+    fraction: float = 1.0
+    validation_fraction: float = 0.1
+    download: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The classifier.
+
+    Attributes:
+      name: `convnet`, `resnet18` or `wide_resnet`.
+      widths: channels of the convnet's layers.
+      depth: of the WideResNet, 6n + 4.
+      width: first stage of the ResNet (64 in ResNet-18), or widening factor of the WideResNet.
+      dtype: computation dtype.
+    """
+
+    name: Literal["convnet", "resnet18", "wide_resnet"] = "convnet"
+    widths: tuple[int, ...] = (32, 64, 128)
+    depth: int = 28
+    width: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """The classifier's optimiser.
+
+    Attributes:
+      name: `sgd` (with momentum), `adam` or `adamw`.
+      learning_rate: peak learning rate.
+      momentum: of sgd.
+      nesterov: Nesterov's form of it.
+      weight_decay: added to the gradient for sgd and adam, decoupled for adamw; BatchNorm's scales
+        and all biases are not decayed.
+      schedule: `cosine` to zero, `constant`, or `step`.
+      warmup_epochs: linear warm-up.
+      step_epochs: epochs at which the `step` schedule multiplies the rate by `step_factor`.
+      step_factor: see `step_epochs`.
+      grad_clip: global norm at which the gradient is clipped; 0 for never.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    warmup_epochs: float = 0.0
+    step_epochs: tuple[int, ...] = (60, 120, 160)
+    step_factor: float = 0.2
+    grad_clip: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """Augmentation of the real batch.
+
+    Attributes:
+      train: `+`-separated names, such as `flip+crop+randaugment(2,9)`; `none` for none. See
+        `genreg_jax.augment.make`.
+      mix: `none`, `mixup` or `cutmix`.
+      mix_alpha: parameter of their Beta distribution.
+      label_smoothing: mass spread uniformly over the classes.
+    """
+
+    train: str = "none"
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix_alpha: float = 1.0
+    label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticSettings:
+    """The term on synthetic samples.
+
+    Attributes:
+      loss: `none`, `pcr`, or `cross_entropy` (naive generative data augmentation).
+      weight: lambda; 0 turns the term off.
+      distance: `cosine` or `l2`, for pcr.
+      weak: augmentation of the first view, `none` for the sample itself.
+      strong: augmentation of the second view.
+      temperature: standard deviation of the latents.
+      batch_size: synthetic samples a step; 0 for the real batch's size.
+    """
+
+    loss: Literal["none", "pcr", "cross_entropy"] = "none"
+    weight: float = 1.0
+    distance: Literal["cosine", "l2"] = "cosine"
+    weak: str = "none"
+    strong: str = "randaugment(2,9)"
+    temperature: float = 1.0
+    batch_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaSettings:
+    """Meta pseudo sampling.
+
+    Attributes:
+      enabled: learn which latents to draw, by differentiating the outer loss through the step.
+      mode: how the hypergradient is computed; see `genreg_jax.hypergradient`.
+      outer: where the outer batch comes from. `train`: the training images under fresh
+        augmentation, half an epoch away from the inner batch. `holdout`: a fixed stratified part of
+        the labelled images, which the classifier then never trains on. `folds`: in turn, for one
+        epoch each, one of `folds` parts, which the classifier skips for that epoch.
+      outer_fraction: size of that part for `holdout`.
+      folds: number of parts for `folds`.
+      outer_batch_size: 0 for the real batch's size.
+      learning_rate: of the finder's Adam.
+      hidden: widths of the finder's hidden layers.
+      conditional: feed the finder the requested class.
+      residual: the finder learns an offset from the latent and starts at zero.
+    """
+
+    enabled: bool = False
+    mode: Literal[
+        "forward_over_reverse", "reverse_over_forward", "reverse", "finite_difference"
+    ] = "forward_over_reverse"
+    outer: Literal["train", "holdout", "folds"] = "train"
+    outer_fraction: float = 0.1
+    folds: int = 5
+    outer_batch_size: int = 0
+    learning_rate: float = 1e-3
+    hidden: tuple[int, ...] = (256, 256)
+    conditional: bool = True
+    residual: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSettings:
+    """The generator: a class-conditional exact flow trained on the same training images.
+
+    Attributes:
+      kind: `glow` or `realnvp`.
+      workdir: take the trained flow of this run instead of training one; empty to train.
+      levels: number of squeezes.
+      steps: flow steps a level.
+      width: hidden channels of the couplings.
+      dropout: in the couplings, during the flow's training.
+      conditional: condition on the class.
+      updates: training updates.
+      batch_size: images an update.
+      learning_rate: peak of Adam's learning rate.
+      weight_decay: decoupled.
+      warmup: updates of linear warm-up.
+      grad_clip: global norm at which gradients are clipped.
+      ema_decay: of the parameter average that is evaluated and kept.
+      eval_every: updates between evaluations on the validation images; the best average is kept.
+      augment: augmentation of the flow's training images.
+    """
+
+    kind: Literal["glow", "realnvp"] = "glow"
+    workdir: str = ""
+    levels: int = 2
+    steps: int = 4
+    width: int = 32
+    dropout: float = 0.0
+    conditional: bool = True
+    updates: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    grad_clip: float = 1.0
+    ema_decay: float = 0.99
+    eval_every: int = 100
+    augment: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The loop.
+
+    Attributes:
+      epochs: an epoch ends with an evaluation on the validation images and a checkpoint.
+      steps_per_epoch: updates an epoch; 0 for one pass over the training images. With few labels a
+        pass is a handful of updates, so a fixed number keeps runs of different sizes comparable.
+      batch_size: real images an update.
+      eval_batch_size: images a forward pass at evaluation.
+      patience: stop after this many epochs without a better validation accuracy; 0 for never.
+      checkpoint_every: epochs between checkpoints.
+      progress: show progress.
+    """
+
+    epochs: int = 30
+    steps_per_epoch: int = 0
+    batch_size: int = 64
+    eval_batch_size: int = 256
+    patience: int = 0
+    checkpoint_every: int = 1
+    progress: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One run.
+
+    Attributes:
+      name: shown in reports.
+      seed: of the labelled subset, the initial parameters and every draw.
+    """
+
+    name: str = "base"
+    seed: int = 0
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    augment: AugmentSettings = AugmentSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
+    meta: MetaSettings = MetaSettings()
+    flow: FlowSettings = FlowSettings()
+    train: TrainSettings = TrainSettings()
+
+
+# Where the data lie and what is shown do not change what is computed.
+_NOT_IDENTITY = (("data", "dir"), ("data", "download"), ("train", "progress"))
+
+
+def default_config() -> Any:
+    """The defaults of every setting as an `ml_collections.ConfigDict`, locked against new keys.
+
+    Example:
+      >>> from genreg_jax.settings import default_config, from_config
+      >>> config = default_config()
+      >>> config.data.per_class = 10
+      >>> from_config(config).data.per_class
+      10
+    """
+    import ml_collections
+
+    return ml_collections.ConfigDict(dataclasses.asdict(Settings())).lock()
+
+
+def from_config(config: Any) -> Settings:
+    """Builds and checks the settings of a run.
+
+    Args:
+      config: a `ConfigDict`, a nested mapping (missing keys take their defaults), or `Settings`.
+
+    Returns:
+      The checked `Settings`.
+
+    Raises:
+      UserError: an unknown key, a value of the wrong type, or one outside what is allowed.
+
+    Example:
+      >>> from_config({"train": {"epochs": 0}})
+      Traceback (most recent call last):
+        ...
+      genreg_jax.errors.UserError: config.train.epochs must be at least 1, got 0.
+    """
+    if isinstance(config, Settings):
+        settings = config
+    else:
+        config = config.to_dict() if hasattr(config, "to_dict") else config
+        settings = _build(Settings, config, "config")
+    _check(settings)
+    return settings
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path} must be a group of settings, got {values!r}.")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            close = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UserError(
+                f"{path} has no setting {key!r}; it has {', '.join(sorted(hints))}.{hint}"
+            )
+    return cls(
+        **{key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()}
+    )
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """Checks one value against its annotation; only int -> float and list -> tuple convert."""
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            raise UserError(f"{path} must be one of {', '.join(allowed)}, got {value!r}.")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise UserError(f"{path} must be a list of integers, got {value!r}.")
+        return tuple(_convert(typing.get_args(hint)[0], v, path) for v in value)
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        raise UserError(f"{path} must be of type {hint.__name__}, got {value!r}.")
+    return value
+
+
+def _check(s: Settings) -> None:
+    """Checks the ranges of all values, and the few relations between them."""
+
+    def need(ok: bool, path: str, rule: str) -> None:
+        if not ok:
+            value: Any = s
+            for name in path.split("."):
+                value = getattr(value, name)
+            raise UserError(f"config.{path} must be {rule}, got {value!r}.")
+
+    at_least = {
+        0: "seed data.per_class optimizer.momentum optimizer.weight_decay optimizer.warmup_epochs "
+        "optimizer.grad_clip augment.mix_alpha synthetic.weight synthetic.batch_size "
+        "meta.outer_batch_size flow.weight_decay flow.warmup train.steps_per_epoch train.patience",
+        1: "model.depth model.width flow.levels flow.steps flow.width flow.updates flow.batch_size "
+        "flow.eval_every train.epochs train.batch_size train.eval_batch_size "
+        "train.checkpoint_every",
+        2: "meta.folds",
+    }
+    for minimum, paths in at_least.items():
+        for path in paths.split():
+            group, _, name = path.rpartition(".")
+            value = getattr(getattr(s, group) if group else s, name)
+            need(value >= minimum, path, f"at least {minimum}")
+    need(s.seed < 2**31, "seed", "below 2**31")
+    need(0 < s.data.fraction <= 1, "data.fraction", "above 0 and at most 1")
+    need(0 <= s.data.validation_fraction < 1, "data.validation_fraction", "at least 0 and below 1")
+    need(s.optimizer.learning_rate >= 0, "optimizer.learning_rate", "at least 0")
+    need(s.meta.learning_rate >= 0, "meta.learning_rate", "at least 0")
+    need(s.flow.learning_rate > 0, "flow.learning_rate", "positive")
+    need(s.flow.grad_clip > 0, "flow.grad_clip", "positive")
+    need(s.optimizer.momentum < 1, "optimizer.momentum", "at least 0 and below 1")
+    need(s.optimizer.step_factor > 0, "optimizer.step_factor", "positive")
+    need(0 <= s.augment.label_smoothing < 1, "augment.label_smoothing", "at least 0 and below 1")
+    need(0 <= s.flow.ema_decay < 1, "flow.ema_decay", "at least 0 and below 1")
+    need(0 <= s.flow.dropout < 1, "flow.dropout", "at least 0 and below 1")
+    need(s.synthetic.temperature > 0, "synthetic.temperature", "positive")
+    need(0 < s.meta.outer_fraction < 1, "meta.outer_fraction", "above 0 and below 1")
+    need(bool(s.model.widths) and min(s.model.widths) > 0, "model.widths", "positive integers")
+    need(all(h > 0 for h in s.meta.hidden), "meta.hidden", "positive integers")
+    if s.data.per_class and s.data.fraction < 1:
+        raise UserError(
+            f"config.data.per_class = {s.data.per_class} and config.data.fraction = "
+            f"{s.data.fraction} both choose the labelled subset; leave one at its default (0 or 1)."
+        )
+    if s.meta.enabled and s.synthetic.loss == "none":
+        raise UserError(
+            "config.meta.enabled = True needs synthetic samples to choose, but "
+            "config.synthetic.loss is 'none'; set it to 'pcr' (that is MGR) or turn meta off."
+        )
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """The settings as a JSON-ready nested dict."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """What decides the outcome: the settings without where data lie and what is shown."""
+    values = to_dict(settings)
+    for group, key in _NOT_IDENTITY:
+        del values[group][key]
+    return values
+
+
+def config_hash(settings: Settings) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of `identity(settings)`."""
+    text = json.dumps(identity(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "config") -> list[str]:
+    """Lines `config.a.b: old -> new` for every leaf in which two nested dicts differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b, where = old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, where)
+        elif a != b:
+            lines.append(f"{where}: {a!r} -> {b!r}")
+    return lines

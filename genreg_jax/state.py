@@ -1,0 +1,50 @@
+"""The whole state of a run as plain pytrees."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a training step reads and writes.
+
+    Attributes:
+      step: int32 scalar, number of classifier updates made.
+      params: the classifier's parameters.
+      model_state: the classifier's running statistics.
+      opt_state: state of the classifier's optimiser.
+      finder_params: the finder's parameters, `()` without one.
+      finder_opt_state: state of the finder's optimiser, `()` without one.
+      key: the run's key; step t draws from `fold_in(key, t)` and the key itself never changes.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    finder_params: Any
+    finder_opt_state: Any
+    key: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The model that validation has chosen so far.
+
+    Attributes:
+      params: its parameters.
+      model_state: its running statistics.
+      accuracy: its validation accuracy in [0, 1], -1 before the first evaluation.
+      loss: its validation loss; it decides between equal accuracies.
+      epoch: int32 scalar, number of epochs after which it was evaluated.
+    """
+
+    params: Any
+    model_state: Any
+    accuracy: jax.Array
+    loss: jax.Array
+    epoch: jax.Array

@@ -1,0 +1,524 @@
+"""The one training loop, read top to bottom; `train_and_evaluate` is what the command line calls."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from genreg_jax import augment, data, models
+from genreg_jax.batches import BatchPlan, EpochIndices
+from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.data import Dataset
+from genreg_jax.errors import UserError
+from genreg_jax.evaluate import make_evaluate
+from genreg_jax.generator import trained_flow_generator
+from genreg_jax.images import grid, save_png
+from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
+from genreg_jax.models.contract import Model
+from genreg_jax.objective import Augment, Batch, Generator, Meta, Synthetic, make_train_step
+from genreg_jax.optimizers import make_optimizer, make_schedule
+from genreg_jax.regularizers import mixing
+from genreg_jax.report import write_report
+from genreg_jax.settings import (
+    Settings,
+    config_hash,
+    differences,
+    from_config,
+    identity,
+    to_dict,
+)
+from genreg_jax.state import Best, TrainState
+
+
+def train_and_evaluate(
+    config: Any,
+    workdir: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    model: Model | None = None,
+    generator: Generator | None = None,
+) -> dict[str, Any]:
+    """Trains the classifier that the config describes and reads the test set once.
+
+    Calling it again with the same config and workdir continues where the run stopped, or returns
+    the summary of the finished run.
+
+    Args:
+      config: a `ConfigDict` as a config file's `get_config()` returns it, a nested dict, or
+        `Settings`.
+      workdir: folder for everything that the run writes; made if missing.
+      dataset: images of your own (`genreg_jax.data.from_arrays`) instead of `config.data`.
+      model: a classifier of your own for images in [0, 1] instead of `config.model`.
+      generator: a generator of your own instead of the flow of `config.flow`.
+
+    Returns:
+      The summary, also written to `workdir/summary.json`: `test_accuracy`,
+      `validation_accuracy`, `train_examples`, `steps`, `seconds`, `images_per_second`, `seed`,
+      `device`, `versions`, `config_hash` and more.
+
+    Raises:
+      UserError: something about the config, the data or the workdir is wrong; nothing that lies in
+        the workdir has been touched.
+
+    Example:
+      >>> import tempfile
+      >>> import genreg_jax as gr
+      >>> config = {"data": {"name": "digits", "per_class": 10},
+      ...           "model": {"widths": [8, 16]},
+      ...           "train": {"epochs": 1, "steps_per_epoch": 2, "progress": False}}
+      >>> with tempfile.TemporaryDirectory() as workdir:
+      ...     summary = gr.train_and_evaluate(config, workdir)
+      >>> summary["train_examples"], summary["steps"]
+      (100, 2)
+    """
+    settings = from_config(config)
+    workdir = Path(workdir)
+    finished = _check_workdir(workdir, settings)
+    if finished is not None:
+        return finished
+    note = print if settings.train.progress else (lambda text: None)
+
+    if dataset is None:
+        dataset = data.load(
+            settings.data.name,
+            data_dir=settings.data.dir,
+            per_class=settings.data.per_class,
+            fraction=settings.data.fraction,
+            validation_fraction=settings.data.validation_fraction,
+            seed=settings.seed,
+            download=settings.data.download,
+        )
+    plan = BatchPlan(settings, dataset.train.labels)
+    views = _make_views(settings, dataset.image_shape)
+    _start_workdir(workdir, settings)
+    note(
+        f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "
+        f"{len(dataset.validation.labels)} validation and {len(dataset.test.labels)} test images "
+        f"of shape {dataset.image_shape}, {dataset.num_classes} classes"
+    )
+
+    flow_summary = None
+    if settings.synthetic.loss == "none":
+        generator = None
+    elif generator is None:
+        generator, flow_summary = trained_flow_generator(
+            settings, dataset, workdir, augment=views["flow"], note=note
+        )
+
+    # Everything below is a pure function of settings, dataset and generator.
+    root = jax.random.key(settings.seed)
+    total_steps = settings.train.epochs * plan.steps_per_epoch
+    model = model or _make_model(settings, dataset)
+    schedule = make_schedule(
+        settings.optimizer, total_steps=total_steps, steps_per_epoch=plan.steps_per_epoch
+    )
+    tx = make_optimizer(settings.optimizer, schedule)
+    synthetic = _make_synthetic(settings, views) if generator else None
+    meta, finder_params = None, ()
+    if synthetic is not None and settings.meta.enabled:
+        meta, finder_params = _make_meta(
+            settings,
+            views,
+            dataset.num_classes,
+            generator.latent_shape,
+            jax.random.fold_in(root, 3),
+        )
+    step = make_train_step(
+        model,
+        tx,
+        num_classes=dataset.num_classes,
+        augment=views["train"],
+        mix=_make_mix(settings),
+        label_smoothing=settings.augment.label_smoothing,
+        synthetic=synthetic,
+        generator=generator,
+        meta=meta,
+    )
+    params, model_state = model.init(
+        jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape))
+    )
+    state = TrainState(
+        step=jnp.int32(0),
+        params=params,
+        model_state=model_state,
+        opt_state=tx.init(params),
+        finder_params=finder_params,
+        finder_opt_state=meta.tx.init(finder_params) if meta else (),
+        key=jax.random.fold_in(root, 1),
+    )
+    # A copy: the training step donates its state's buffers.
+    params, model_state = jax.tree.map(jnp.copy, (params, model_state))
+    best = Best(params, model_state, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
+    evaluate = make_evaluate(model, batch_size=settings.train.eval_batch_size)
+    train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
+    generator_params = generator.params if generator else ()
+    clock = Clock()
+
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        epoch = 0
+        restored = checkpoints.restore((state, best))
+        if restored is not None:
+            epoch, (state, best), extra = restored
+            _check_same_data(extra["subset_hash"], dataset, workdir)
+            clock.add(extra["seconds"])
+            note(f"continuing after epoch {epoch} of {settings.train.epochs}")
+        first_step = int(state.step)
+        writer = MetricWriter(workdir, resume_step=first_step if restored else None)
+        progress = Progress(total_steps, start_step=first_step, enabled=settings.train.progress)
+        with writer, progress:
+            with progress.excluded():
+                indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
+                run_epoch = compile_epoch(step, state, train_data, indices, generator_params)
+            while not _done(settings, best, epoch):
+                indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
+                state, metrics = run_epoch(
+                    state,
+                    train_data,
+                    indices,
+                    generator_params,
+                    lambda step: progress.update(step, images=settings.train.batch_size),
+                )
+                epoch += 1
+                with progress.excluded():
+                    metrics["train/learning_rate"] = float(schedule(int(state.step) - 1))
+                    metrics |= _validate(evaluate, state, dataset)
+                    best = _better(best, state, metrics, epoch)
+                    writer.write(int(state.step), metrics)
+                    progress.update(int(state.step), **_shown(metrics))
+                    if epoch % settings.train.checkpoint_every == 0 or _done(settings, best, epoch):
+                        extra = {"subset_hash": dataset.subset_hash, "seconds": clock.seconds}
+                        checkpoints.save(epoch, (state, best), extra)
+
+    test = evaluate(best.params, best.model_state, dataset.test.images, dataset.test.labels)
+    summary = {
+        "name": settings.name,
+        "dataset": dataset.name,
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "validation_accuracy": float(best.accuracy) if len(dataset.validation.labels) else None,
+        "best_epoch": int(best.epoch),
+        "epochs": epoch,
+        "train_examples": plan.train_examples,
+        "validation_examples": len(dataset.validation.labels),
+        "test_examples": len(dataset.test.labels),
+        "steps": int(state.step),
+        "seconds": round(clock.seconds, 2),
+        "images_per_second": round(progress.images_per_second, 1),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
+        "seed": settings.seed,
+        "flow": flow_summary,
+        "subset_hash": dataset.subset_hash,
+        "config_hash": config_hash(settings),
+        **provenance(),
+    }
+    _write_samples(workdir, dataset, generator, synthetic, meta, state, jax.random.fold_in(root, 4))
+    _write_report(workdir, settings, summary, dataset, test["predictions"])
+    write_json(workdir / "summary.json", summary)  # last: its presence means that all is done
+    return summary
+
+
+class Clock:
+    """Wall-clock seconds of a run, those before a restart included."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+
+    def add(self, seconds: float) -> None:
+        """Adds seconds that an earlier process spent on the run."""
+        self._start -= seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run's start."""
+        return time.perf_counter() - self._start
+
+
+def compile_epoch(
+    step: Callable,
+    state: TrainState,
+    train_data: Batch,
+    indices: EpochIndices,
+    generator_params: Any,
+) -> Callable:
+    """Compiles the training of one epoch, in the form that suits the backend.
+
+    On accelerators an epoch is one `lax.scan`; on CPU, where XLA's convolutions are about twenty
+    times slower inside a loop, it is a Python loop over a compiled step. This is the one place
+    that decides. Being compiled here, neither form can recompile later.
+
+    Args:
+      step: from `make_train_step`.
+      state: the first state, for its shapes; its buffers are donated at each call of the result.
+      train_data: all training images.
+      indices: of one epoch; images are gathered on the device.
+      generator_params: passed on to `step`.
+
+    Returns:
+      `run_epoch(state, train_data, indices, generator_params, tick) -> (state, metrics)`, with
+      `tick(step)` called as updates are made and `metrics` their means over the epoch as floats.
+    """
+    steps = len(indices.inner)
+
+    def indexed_step(state, train_data, indices, generator_params):
+        i = state.step % steps
+        inner, outer = (
+            None if rows is None else jax.tree.map(lambda array: array[rows[i]], train_data)  # noqa: B023
+            for rows in indices
+        )
+        return step(state, inner, outer, generator_params)
+
+    def scanned(state, train_data, indices, generator_params):
+        def body(state, _):
+            return indexed_step(state, train_data, indices, generator_params)
+
+        state, metrics = jax.lax.scan(body, state, length=steps)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    scan = jax.default_backend() != "cpu"
+    program = (
+        jax.jit(scanned if scan else indexed_step, donate_argnums=0)
+        .lower(state, train_data, indices, generator_params)
+        .compile()
+    )
+
+    def run_epoch(state, train_data, indices, generator_params, tick):
+        done = int(state.step)
+        if scan:
+            state, metrics = program(state, train_data, indices, generator_params)
+            metrics = jax.device_get(metrics)
+            tick(done + steps)
+        else:
+            history = []
+            for _ in range(steps):
+                state, metrics = program(state, train_data, indices, generator_params)
+                history.append(metrics)
+                done += 1
+                tick(done)
+            metrics = jax.tree.map(lambda *values: np.mean(values), *jax.device_get(history))
+        return state, {name: float(value) for name, value in metrics.items()}
+
+    return run_epoch
+
+
+def _check_workdir(workdir: Path, settings: Settings) -> dict[str, Any] | None:
+    """The summary of a finished run; refuses a workdir that another config has used."""
+    path = workdir / "config.json"
+    if not path.exists():
+        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+            raise UserError(
+                f"The workdir {workdir} exists and is not the workdir of a run: it has no "
+                "config.json. Nothing in it was changed; choose a new or empty folder."
+            )
+        return None
+    try:
+        found = identity(from_config(json.loads(path.read_text())))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as the config of a run ({error}). Nothing was changed; choose "
+            "a new workdir, or put the file back."
+        ) from None
+    lines = differences(found, identity(settings))
+    if lines:
+        raise UserError(
+            f"The workdir {workdir} was used with another config, and a run continues only with "
+            f"its own. What differs (there -> now): {'; '.join(lines)}. Nothing in it was changed; "
+            "choose a new workdir, or undo these settings to continue."
+        )
+    summary = workdir / "summary.json"
+    return json.loads(summary.read_text()) if summary.exists() else None
+
+
+def _start_workdir(workdir: Path, settings: Settings) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", to_dict(settings))
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be written ({error.strerror}); choose another one."
+        ) from None
+
+
+def _check_same_data(stored_hash: str, dataset: Dataset, workdir: Path) -> None:
+    if stored_hash != dataset.subset_hash:
+        raise UserError(
+            f"The data have changed since the checkpoint in {workdir} was written: its training "
+            f"and validation images have the hash {stored_hash[:12]}, those loaded now "
+            f"{dataset.subset_hash[:12]}. Restore the data it was trained on, or start in a new "
+            "workdir."
+        )
+
+
+def _make_model(settings: Settings, dataset: Dataset) -> Model:
+    """The configured classifier behind standardisation by the training images' own statistics."""
+    s = settings.model
+    options: dict[str, Any] = {
+        "convnet": {"widths": s.widths},
+        "resnet18": {"width": s.width},
+        "wide_resnet": {"depth": s.depth, "width": s.width},
+    }[s.name]
+    model = models.make(s.name, num_classes=dataset.num_classes, dtype=s.dtype, **options)
+    images = dataset.train.images.astype(np.float32) / 255.0
+    std = np.maximum(images.std(axis=(0, 1, 2)), 1e-3)
+    return models.standardized(model, images.mean(axis=(0, 1, 2)), std)
+
+
+def _make_mix(settings: Settings) -> Callable | None:
+    s = settings.augment
+    if s.mix == "none" or s.mix_alpha == 0:
+        return None
+    mix = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}[s.mix]
+    return lambda key, x, y: mix(key, x, y, alpha=s.mix_alpha)
+
+
+def _make_views(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augment]:
+    """All augmentations of the run, built at once so that a wrong one is found at once."""
+    specs = {
+        "train": settings.augment.train,
+        "weak": settings.synthetic.weak,
+        "strong": settings.synthetic.strong,
+        "flow": settings.flow.augment,
+    }
+    return {name: augment.make(spec, image_shape=image_shape) for name, spec in specs.items()}
+
+
+def _make_synthetic(settings: Settings, views: dict[str, Augment]) -> Synthetic | None:
+    s = settings.synthetic
+    if s.weight == 0:
+        return None
+    return Synthetic(
+        loss=s.loss,
+        weight=s.weight,
+        distance=s.distance,
+        weak=views["weak"],
+        strong=views["strong"],
+        batch_size=s.batch_size or settings.train.batch_size,
+        temperature=s.temperature,
+    )
+
+
+def _make_meta(
+    settings: Settings,
+    views: dict[str, Augment],
+    num_classes: int,
+    latent_shape: tuple[int, ...],
+    key: jax.Array,
+) -> tuple[Meta, Any]:
+    """Meta pseudo sampling and the finder's first parameters."""
+    s = settings.meta
+    finder = models.Finder(
+        hidden=s.hidden,
+        num_classes=num_classes if s.conditional else None,
+        residual=s.residual,
+    )
+    params = finder.init(key, jnp.zeros((1, *latent_shape)), jnp.zeros(1, jnp.int32))["params"]
+    meta = Meta(
+        apply=lambda params, z, y: finder.apply({"params": params}, z, y),
+        tx=optax.adam(s.learning_rate),
+        mode=s.mode,
+        augment=views["train"],
+    )
+    return meta, params
+
+
+def _validate(evaluate: Callable, state: TrainState, dataset: Dataset) -> dict[str, float]:
+    split = dataset.validation
+    if not len(split.labels):
+        return {}
+    result = evaluate(state.params, state.model_state, split.images, split.labels)
+    return {
+        "validation/accuracy": result["accuracy"],
+        "validation/cross_entropy": result["loss"],
+    }
+
+
+def _better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int) -> Best:
+    """The better of two models on validation; the latest one where there is no validation."""
+    accuracy = metrics.get("validation/accuracy", -1.0)
+    loss = metrics.get("validation/cross_entropy", float("inf"))
+    if "validation/accuracy" in metrics and (accuracy, -loss) <= (
+        float(best.accuracy),
+        -float(best.loss),
+    ):
+        return best
+    # A copy, since the state's buffers are donated to the next step.
+    params, model_state = jax.tree.map(jnp.copy, (state.params, state.model_state))
+    return Best(params, model_state, jnp.float32(accuracy), jnp.float32(loss), jnp.int32(epoch))
+
+
+def _done(settings: Settings, best: Best, epoch: int) -> bool:
+    s = settings.train
+    return epoch >= s.epochs or bool(s.patience and epoch - int(best.epoch) >= s.patience)
+
+
+def _shown(metrics: dict[str, float]) -> dict[str, float]:
+    names = {
+        "loss": "train/loss",
+        "train": "train/accuracy",
+        "validation": "validation/accuracy",
+    }
+    return {short: metrics[name] for short, name in names.items() if name in metrics}
+
+
+def _write_samples(
+    workdir: Path,
+    dataset: Dataset,
+    generator: Generator | None,
+    synthetic: Synthetic | None,
+    meta: Meta | None,
+    state: TrainState,
+    key: jax.Array,
+) -> None:
+    """Pictures: real images and, where there is a generator, what it makes; one class a row."""
+    columns, classes = 8, min(dataset.num_classes, 10)
+    names = list(dataset.class_names[:classes])
+    folder = workdir / "samples"
+
+    def save(name: str, images: Any, caption: str, **labels: Any) -> None:
+        picture = grid(np.clip(np.asarray(images), 0, 1), columns=columns, **labels)
+        save_png(folder / f"{name}.png", picture, caption=caption)
+
+    real = [np.flatnonzero(dataset.train.labels == c)[:columns] for c in range(classes)]
+    if min(len(rows) for rows in real) == columns:
+        images = dataset.train.images[np.concatenate(real)] / 255.0
+        save("1_real", images, "Real training images, one class a row.", row_labels=names)
+    if generator is None or synthetic is None:
+        return
+    key_z, key_weak, key_strong = jax.random.split(key, 3)
+    y = jnp.repeat(jnp.arange(classes), columns)
+    z = synthetic.temperature * jax.random.normal(key_z, (len(y), *generator.latent_shape))
+    images = generator.apply(generator.params, z, y)
+    save("2_generated", images, "Generated from uniformly drawn latents.", row_labels=names)
+    if meta is not None:
+        images = generator.apply(generator.params, meta.apply(state.finder_params, z, y), y)
+        caption = "Generated from the latents that the finder makes of the same draws."
+        save("3_found", images, caption, row_labels=names)
+    if synthetic.loss == "pcr":
+        weak, strong = synthetic.weak(key_weak, images), synthetic.strong(key_strong, images)
+        pairs = np.stack([weak, strong], axis=1)[: 4 * columns].reshape(-1, *images.shape[1:])
+        save("4_views", pairs, "The two views of synthetic samples, side by side.")
+
+
+def _write_report(
+    workdir: Path,
+    settings: Settings,
+    summary: dict[str, Any],
+    dataset: Dataset,
+    predictions: np.ndarray,
+) -> None:
+    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
+    np.add.at(confusion, (dataset.test.labels, predictions), 1)
+    write_report(
+        workdir,
+        title=f"{settings.name} on {dataset.name}",
+        summary=summary,
+        config=to_dict(settings),
+        defaults=to_dict(Settings()),
+        confusion=confusion,
+        class_names=dataset.class_names,
+    )
