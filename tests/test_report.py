@@ -1,0 +1,272 @@
+"""The report: one file, everything escaped, nothing fetched, the same from the command line."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from genreg_jax import logs, report
+from genreg_jax.errors import UserError
+from genreg_jax.images import grid, save_png
+
+EVIL = "<script>alert('$x_1$ & \"y\"')</script>"
+
+SUMMARY = {
+    "test_accuracy": 0.9722,
+    "test_examples": 360,
+    "validation_accuracy": 0.9611,
+    "train_examples": 1437,
+    "steps": 1200,
+    "seconds": 200.4,
+    "images_per_second": 3456.7,
+    "seed": 0,
+    "best_step": 20,
+    "device": {"platform": "cpu", "kind": "Some CPU", "count": 2},
+    "versions": {"python": "3.11.7", "jax": "0.10.2", "genreg-jax": None},
+    "commit": "0123abcd",
+    "config_hash": "feedbeef",
+}
+COMMAND = "python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=runs/a"
+CONFIG = {"seed": 0, "mgr": {"weight": 0.5, "mode": "reverse"}, "data": {"dir": EVIL}}
+
+
+class _Page(HTMLParser):
+    """Collects what a test asks about a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.references, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+    def pictures(self):
+        from PIL import Image
+
+        for reference in self.references:
+            if reference.startswith("data:"):
+                head, data = reference.split(",", 1)
+                assert head == "data:image/png;base64"
+                image = Image.open(io.BytesIO(base64.b64decode(data)))
+                image.load()
+                yield np.asarray(image)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    with logs.MetricWriter(tmp_path, phase="flow") as writer:
+        for step in range(0, 50, 10):
+            writer.write(step, {"bits_per_dim": 3.0 - 0.01 * step})
+    with logs.MetricWriter(tmp_path) as writer:
+        for step in range(1, 31):
+            metrics = {"train/loss": 2.0 / step, "train/pcr": 0.1, "learning_rate": 0.1}
+            if step % 10 == 0:
+                metrics |= {"train/accuracy": 0.9, "validation/accuracy": 0.8, f"loss/{EVIL}": 1.0}
+            metrics["hypergradient_norm"] = float("nan") if step == 5 else 1e-3 * step
+            writer.write(step, metrics)
+    images = np.random.default_rng(0).random((4, 8, 8, 1))
+    for name, caption in (
+        ("real", f"Real images {EVIL}"),
+        ("generated_000100", "An early one"),
+        ("generated_001000", None),
+    ):
+        save_png(tmp_path / "samples" / f"{name}.png", grid(images, columns=2), caption=caption)
+    return tmp_path
+
+
+def _write(workdir, **arguments):
+    arguments = {"title": "MGR on digits", "summary": SUMMARY, "config": CONFIG} | arguments
+    path = report.write_report(workdir, **arguments)
+    assert path == workdir / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def _check_self_contained(text):
+    page = _Page(text)
+    for reference in page.references:
+        assert reference.startswith(("data:image/png;base64,", "#")), reference[:80]
+    assert not re.findall(r"url\((?!#)", text), "styles refer to nothing outside either"
+    assert "@import" not in text and "<?xml" not in text and text.count("<!DOCTYPE") == 0
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    return page
+
+
+def test_the_headline_the_curves_and_the_command(workdir):
+    page = _check_self_contained(_write(workdir, command=COMMAND))
+    for shown in (
+        "MGR on digits",
+        "97.2 %",
+        "± 0.9 s.e., n = 360",
+        "96.1 %",
+        "1,437",
+        "1,200",
+        "3 min 20 s",
+        "3,457 images/s",
+        "2 x Some CPU",
+        "0123abcd",
+        "feedbeef",
+        "jax 0.10.2",
+        COMMAND,
+        "Losses",
+        "Accuracy",
+        "Learning rate",
+        "Hypergradient",
+        "Flow",
+        "bits per dimension",
+        "flow/bits_per_dim",
+    ):
+        assert shown in page.text, shown
+    assert page.tags.count("svg") == 5
+
+
+def test_everything_is_escaped(workdir):
+    names = ["cat", EVIL]
+    text = _write(
+        workdir,
+        title=EVIL,
+        notes=EVIL,
+        command=EVIL,
+        summary=SUMMARY | {"device": EVIL, "versions": {EVIL: EVIL}, "commit": EVIL},
+        confusion=np.array([[3, 2], [0, 4]]),
+        class_names=names,
+        defaults={"seed": 0, "data": {"dir": EVIL + "2"}},
+    )
+    assert "<script" not in text
+    page = _check_self_contained(text)
+    # The title twice, the note, and the command; the legend, captions, tables and axes besides.
+    assert page.text.count(EVIL) >= 8
+
+
+def test_pictures_decode_and_of_a_series_the_last_is_shown(workdir):
+    page = _check_self_contained(_write(workdir, confusion=np.diag([5, 6, 7])))
+    shapes = [picture.shape for picture in page.pictures()]
+    assert shapes.count((114, 114)) == 2
+    assert len(shapes) == 3, "and the colours of the confusion matrix"
+    assert "Generated" in page.text and "An early one" not in page.text
+    given = _Page(_write(workdir, figures=[("Only this", workdir / "samples" / "real.png")]))
+    assert len(list(given.pictures())) == 1 and "Only this" in given.text
+
+
+def test_confusion_names_the_most_frequent_mistakes(workdir):
+    counts = np.array([[30, 7, 0], [0, 40, 0], [2, 0, 50]])
+    text = _Page(_write(workdir, confusion=counts, class_names=["ant", "bee", "cow"])).text
+    assert re.search(r"true class\s*taken for\s*images\s*antbee7\s*cowant2\b", text)
+    large = _write(workdir, confusion=np.eye(100, dtype=int))
+    assert "No mistakes" in large
+    with pytest.raises(ValueError, match="2, 3"):
+        _write(workdir, confusion=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="class_names"):
+        _write(workdir, confusion=np.eye(3), class_names=["a"])
+
+
+def test_keys_that_differ_from_the_defaults_come_first(workdir):
+    defaults = {"seed": 0, "mgr": {"weight": 0.0, "mode": "reverse"}, "data": {"dir": EVIL}}
+    text = _write(workdir, defaults=defaults)
+    first, everything = text.split("<h2>Configuration</h2>")[1].split("<details>")
+    assert "mgr.weight" in first and "<td>0.5</td><td>0.0</td>" in first
+    assert "seed" not in first and "mgr.mode" in everything
+    assert "Every key has its default" in _write(workdir, defaults=CONFIG)
+
+
+def test_a_bare_run_and_odd_numbers(tmp_path):
+    text = _write(tmp_path, summary={"test_accuracy": None, "seconds": float("nan")}, config={})
+    page = _check_self_contained(text)
+    assert "MGR on digits" in page.text
+    assert not {"svg", "img", "h2", "dd"} & set(page.tags), "no empty section"
+    with logs.MetricWriter(tmp_path) as writer:  # one point, a negative loss, all missing
+        writer.write(1, {"loss": -1.0, "accuracy": float("nan")})
+    page = _Page(_write(tmp_path))
+    assert page.tags.count("svg") == 1
+
+
+def test_long_curves_are_averaged():
+    lines = [{"step": step, "loss": float(step)} for step in range(10_000)]
+    steps, values = report._series(lines, "loss")
+    assert len(steps) == 400
+    np.testing.assert_allclose(steps, values)
+    assert values.mean() == pytest.approx(np.arange(10_000).mean())
+
+
+def test_the_same_run_gives_the_same_page_and_leaves_matplotlib_alone(workdir):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    assert _write(workdir, confusion=np.eye(3)) == _write(workdir, confusion=np.eye(3))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_no_pyplot(workdir):
+    code = (
+        "import sys; from genreg_jax import report\n"
+        f"report.write_report({str(workdir)!r}, title='', summary={{}}, config={{}})\n"
+        "assert 'matplotlib.figure' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def _command_line(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "genreg_jax.report", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_command_line_writes_the_same_page(workdir):
+    config = CONFIG | {"sizes": (1, 2), "rate": float("inf")}
+    expected = _write(
+        workdir,
+        config=config,
+        defaults={"seed": 0, "sizes": (1, 2)},
+        command=COMMAND,
+        notes="A note.",
+        confusion=np.array([[5, 1], [0, 6]]),
+        class_names=("a", "b"),
+        figures=[("Only this", workdir / "samples" / "real.png")],
+    )
+    (workdir / "report.html").unlink()
+    logs.write_json(workdir / "config.json", config)
+    logs.write_json(workdir / "summary.json", SUMMARY)
+    done = _command_line(f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(workdir / "report.html")
+    assert (workdir / "report.html").read_text(encoding="utf-8") == expected
+
+
+def test_the_command_line_refuses_in_one_paragraph(tmp_path):
+    done = _command_line("--workdir", str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_unfinished_and_damaged_runs(workdir, capsys):
+    (workdir / "config.json").write_text('{"seed": 0}')
+    assert "not finished" in report.regenerate(workdir).read_text(encoding="utf-8")
+    (workdir / "summary.json").write_text('{"test_acc')
+    with pytest.raises(UserError, match="summary.json"):
+        report.regenerate(workdir)
+    assert report.main(["--workdir", str(workdir)]) == 1
+    assert "summary.json" in capsys.readouterr().err
+    (workdir / "summary.json").unlink()
+    (workdir / "samples" / "real.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"real\.png"):
+        report.regenerate(workdir)
+    with pytest.raises(UserError, match="gone.png"):
+        _write(workdir, figures=[("gone", workdir / "gone.png")])
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        report.regenerate(tmp_path)
+    assert not list(tmp_path.iterdir())
