@@ -120,8 +120,9 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
     progress = Progress(s.updates, label="flow", enabled=settings.train.progress)
 
     def on_progress(step: int, metrics: dict[str, Any]) -> None:
-        writer.write(step, metrics)
-        progress.update(step, images=s.eval_every * s.batch_size, **metrics)
+        curves = {k: v for k, v in metrics.items() if "bits_per_dim" in k}
+        writer.write(step, curves)
+        progress.update(step, images=s.eval_every * s.batch_size, **curves)
 
     labels = dataset.train.labels if s.conditional else None
     validation = None
@@ -146,14 +147,13 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
             augment=augment,
             on_progress=on_progress,
         )
-        seconds = progress.seconds
     note(
         f"flow: {result.bits_per_dim:.3f} bits/dim on validation after {result.best_step} of "
-        f"{s.updates} updates, {seconds:.0f} s"
+        f"{s.updates} updates, {result.seconds:.0f} s"
     )
     return result.params, {
         "bits_per_dim": float(result.bits_per_dim),
         "best_update": int(result.best_step),
         "updates": s.updates,
-        "seconds": seconds,
+        "seconds": round(result.seconds, 2),
     }

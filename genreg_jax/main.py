@@ -1,10 +1,11 @@
 """The command line: `python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=DIR`."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from genreg_jax.errors import UserError
@@ -46,19 +47,24 @@ def _parse_flags(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Runs the config given by the flags and prints the test accuracy as the last line."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save otherwise
     # Imported late, so that a mistyped flag is answered at once.
     from genreg_jax.train import train_and_evaluate
 
     name = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
+    command = shlex.join(["python", "-m", "genreg_jax.main", *sys.argv[1:]])
     try:
-        summary = train_and_evaluate(_CONFIG.value, workdir)
+        summary = train_and_evaluate(_CONFIG.value, workdir, command=command)
     except UserError as error:
         _stop(error)
     except KeyboardInterrupt:
         _stop(f"Interrupted. The same command continues from the last checkpoint in {workdir}.")
     print(f"report: {workdir / 'report.html'}")
-    print(f"test accuracy: {100 * summary['test_accuracy']:.2f} %")
+    if summary["test_accuracy"] is None:
+        print("test accuracy: not read (config.train.evaluate_test is False)")
+    else:
+        print(f"test accuracy: {100 * summary['test_accuracy']:.2f} %")
 
 
 def console() -> None:

@@ -146,6 +146,7 @@ class MetaSettings:
       hidden: widths of the finder's hidden layers.
       conditional: feed the finder the requested class.
       residual: the finder learns an offset from the latent and starts at zero.
+      keep_norm: scale each found latent to the norm of its draw.
     """
 
     enabled: bool = False
@@ -156,10 +157,11 @@ class MetaSettings:
     outer_fraction: float = 0.1
     folds: int = 5
     outer_batch_size: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     hidden: tuple[int, ...] = (256, 256)
     conditional: bool = True
     residual: bool = True
+    keep_norm: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +217,7 @@ class TrainSettings:
       eval_batch_size: images a forward pass at evaluation.
       patience: stop after this many epochs without a better validation accuracy; 0 for never.
       checkpoint_every: epochs between checkpoints.
+      evaluate_test: read the test set at the end; False for tuning runs.
       progress: show progress.
     """
 
@@ -224,6 +227,7 @@ class TrainSettings:
     eval_batch_size: int = 256
     patience: int = 0
     checkpoint_every: int = 1
+    evaluate_test: bool = True
     progress: bool = True
 
 

@@ -43,6 +43,7 @@ def train_and_evaluate(
     dataset: Dataset | None = None,
     model: Model | None = None,
     generator: Generator | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Trains the classifier that the config describes and reads the test set once.
 
@@ -56,6 +57,7 @@ def train_and_evaluate(
       dataset: images of your own (`genreg_jax.data.from_arrays`) instead of `config.data`.
       model: a classifier of your own for images in [0, 1] instead of `config.model`.
       generator: a generator of your own instead of the flow of `config.flow`.
+      command: what to type to get this run again, shown in the report.
 
     Returns:
       The summary, also written to `workdir/summary.json`: `test_accuracy`,
@@ -195,14 +197,16 @@ def train_and_evaluate(
                         extra = {"subset_hash": dataset.subset_hash, "seconds": clock.seconds}
                         checkpoints.save(epoch, (state, best), extra)
 
-    test = evaluate(best.params, best.model_state, dataset.test.images, dataset.test.labels)
+    test: dict[str, Any] = {"accuracy": None, "loss": None, "predictions": None}
+    if settings.train.evaluate_test:
+        test = evaluate(best.params, best.model_state, dataset.test.images, dataset.test.labels)
     summary = {
         "name": settings.name,
         "dataset": dataset.name,
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
         "validation_accuracy": float(best.accuracy) if len(dataset.validation.labels) else None,
-        "best_epoch": int(best.epoch),
+        "best_step": int(best.epoch) * plan.steps_per_epoch,
         "epochs": epoch,
         "train_examples": plan.train_examples,
         "validation_examples": len(dataset.validation.labels),
@@ -218,7 +222,7 @@ def train_and_evaluate(
         **provenance(),
     }
     _write_samples(workdir, dataset, generator, synthetic, meta, state, jax.random.fold_in(root, 4))
-    _write_report(workdir, settings, summary, dataset, test["predictions"])
+    _write_report(workdir, settings, summary, dataset, test["predictions"], command)
     write_json(workdir / "summary.json", summary)  # last: its presence means that all is done
     return summary
 
@@ -415,6 +419,7 @@ def _make_meta(
         hidden=s.hidden,
         num_classes=num_classes if s.conditional else None,
         residual=s.residual,
+        keep_norm=s.keep_norm,
     )
     params = finder.init(key, jnp.zeros((1, *latent_shape)), jnp.zeros(1, jnp.int32))["params"]
     meta = Meta(
@@ -509,10 +514,13 @@ def _write_report(
     settings: Settings,
     summary: dict[str, Any],
     dataset: Dataset,
-    predictions: np.ndarray,
+    predictions: np.ndarray | None,
+    command: str | None,
 ) -> None:
-    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-    np.add.at(confusion, (dataset.test.labels, predictions), 1)
+    confusion = None
+    if predictions is not None:
+        confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
+        np.add.at(confusion, (dataset.test.labels, predictions), 1)
     write_report(
         workdir,
         title=f"{settings.name} on {dataset.name}",
@@ -521,4 +529,5 @@ def _write_report(
         defaults=to_dict(Settings()),
         confusion=confusion,
         class_names=dataset.class_names,
+        command=command,
     )

@@ -12,13 +12,19 @@ class Finder(nn.Module):
     A perceptron with leaky ReLU between its linear layers. With `residual=True` it is
     `z^ = z + mlp(z)` with the last layer zero at initialisation, so that meta pseudo sampling
     starts from uniform sampling and moves away only where the validation loss says so; with
-    `residual=False` it is the plain perceptron, whose first samples lie close to the prior's mode.
+    `residual=False` it is the plain perceptron.
+
+    With `keep_norm=True` every found latent is scaled to the norm of the draw it was made from. A
+    high-dimensional normal draw lies on a thin shell, which a free finder leaves: unchecked it ends
+    at one far-out latent whose sample the classifier no longer reacts to. (StyleGAN, the generator
+    in the paper, normalises its latents itself.)
 
     Attributes:
       hidden: widths of the hidden layers (two of them make the three-layer perceptron).
       num_classes: None for an unconditional finder; K for one that is also fed an embedding of the
         requested class.
       residual: learn the offset from `z`.
+      keep_norm: scale each found latent to the norm of its draw.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -37,6 +43,7 @@ class Finder(nn.Module):
     hidden: Sequence[int] = (256, 256)
     num_classes: int | None = None
     residual: bool = True
+    keep_norm: bool = True
 
     @nn.compact
     def __call__(self, z, y=None):
@@ -52,5 +59,14 @@ class Finder(nn.Module):
         for width in self.hidden:
             h = nn.leaky_relu(nn.Dense(width)(h), negative_slope=0.2)
         last = nn.initializers.zeros_init() if self.residual else nn.initializers.lecun_normal()
-        h = nn.Dense(size, kernel_init=last)(h).reshape(z.shape)
-        return z + h if self.residual else h
+        h = nn.Dense(size, kernel_init=last)(h)
+        draw = z.reshape(h.shape)
+        found = draw + h if self.residual else h
+        if self.keep_norm:
+            # Exactly 1 where nothing was learned yet, so the found latent is the draw bit for bit.
+            found = found * (_norm(draw) / jnp.maximum(_norm(found), 1e-6))
+        return found.reshape(z.shape)
+
+
+def _norm(z):
+    return jnp.sqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))
