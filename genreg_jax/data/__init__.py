@@ -1,0 +1,5 @@
+"""Datasets in memory: loading by name, labelled subsets, and preparing official archives."""
+
+from genreg_jax.data.sources import Dataset, Split, from_arrays, load, validate_images
+
+__all__ = ["Dataset", "Split", "from_arrays", "load", "validate_images"]

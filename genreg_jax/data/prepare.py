@@ -1,0 +1,454 @@
+"""Prepare CIFAR-10, CIFAR-100 or Fashion-MNIST for TFDS, without TensorFlow.
+
+    python -m genreg_jax.data.prepare --dataset=cifar10 [--archive=PATH] [--data_dir=DIR]
+
+The official archive is downloaded from the address that TFDS registers, or given with
+`--archive`, and compared with the size and SHA-256 that TFDS registers. It is then written in
+TFDS's own layout, in `array_record` format, under the same keys as TFDS itself would use, so that
+`tfds.data_source` reads it and the order of examples is the official one.
+"""
+
+import argparse
+import contextlib
+import gzip
+import hashlib
+import http.client
+import io
+import math
+import os
+import queue
+import sys
+import tarfile
+import tempfile
+import threading
+import urllib.request
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genreg_jax.errors import UserError
+
+# No official file comes near this, so it only stops a wrong file from filling the memory.
+_MAX_BYTES = 2**29
+_BLOCK = 2**20
+
+
+class _Cifar(NamedTuple):
+    folder: str
+    splits: dict[str, tuple[str, ...]]
+    label_files: dict[str, str]  # label feature -> file of its names, in the order of the bytes
+
+
+_CIFAR = {
+    "cifar10": _Cifar(
+        "cifar-10-batches-bin",
+        {
+            "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+            "test": ("test_batch.bin",),
+        },
+        {"label": "batches.meta.txt"},
+    ),
+    "cifar100": _Cifar(
+        "cifar-100-binary",
+        {"train": ("train.bin",), "test": ("test.bin",)},
+        {"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
+    ),
+}
+_IDX_PREFIX = {"train": "train", "test": "t10k"}
+
+DATASETS = (*_CIFAR, "fashion_mnist")
+
+
+class _Remote(NamedTuple):
+    """One official file: where it is and what it must be."""
+
+    url: str
+    filename: str
+    sha256: str
+    size: int | None
+
+
+class _Parsed(NamedTuple):
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: dict[str, np.ndarray]  # label feature -> [N]
+
+
+def prepare(
+    dataset: str,
+    data_dir: str | os.PathLike[str] = "",
+    *,
+    archive: str | os.PathLike[str] | None = None,
+    url: str | None = None,
+    sha256: Sequence[str] | None = None,
+    timeout: float = 8.0,
+) -> Path:
+    """Write a dataset in TFDS's layout from its official archive; do nothing if it is there.
+
+    Everything is verified and parsed before anything is written, and the finished directory
+    appears under its name in one step, so a failure leaves nothing behind.
+
+    Args:
+      dataset: `cifar10`, `cifar100` or `fashion_mnist`.
+      data_dir: TFDS data directory; empty for `$TFDS_DATA_DIR` or else `~/tensorflow_datasets`.
+      archive: the official archive, or a directory that holds it (for `fashion_mnist`, its four
+        `.gz` files); by default it is downloaded.
+      url: another address to download from; for `fashion_mnist`, that of the directory of the
+        four files. The same checksums apply.
+      sha256: the expected SHA-256 of every file, in the order in which TFDS registers them, in
+        place of the registered ones. For an archive that is not the official one.
+      timeout: seconds to wait for a connection, and for each piece of a download.
+
+    Returns:
+      The directory of the prepared version, `DATA_DIR/NAME/VERSION`.
+
+    Raises:
+      UserError: if the archive cannot be had, is not the expected one, or cannot be written.
+
+    Example:
+      >>> prepare("cifar10", archive="cifar-10-binary.tar.gz")  # doctest: +SKIP
+      >>> DATASETS
+      ('cifar10', 'cifar100', 'fashion_mnist')
+
+    Source: https://www.tensorflow.org/datasets/catalog/cifar10 and its siblings.
+    """
+    if dataset not in DATASETS:
+        raise UserError(f"dataset is {dataset!r}; it must be one of {', '.join(DATASETS)}.")
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    target = root / dataset / _version(dataset)
+    if target.exists():
+        _check_existing(target)
+        return target
+    remotes = _official_files(dataset, url, sha256)
+    files = {r.filename: _read_verified(dataset, r, archive, timeout) for r in remotes}
+    try:
+        parsed, names = (
+            _parse_cifar(_CIFAR[dataset], *files.values())
+            if dataset in _CIFAR
+            else _parse_fashion_mnist(files)
+        )
+    except (EOFError, KeyError, OSError, tarfile.TarError, zlib.error) as error:
+        raise UserError(
+            f"The archive of {dataset} cannot be read ({type(error).__name__}: {error}); it is "
+            "truncated, damaged or not the binary version. Download it again."
+        ) from error
+    try:
+        _write(dataset, parsed, names, root, target)
+    except OSError as error:
+        raise UserError(
+            f"{dataset} cannot be written to {root} ({error}); give another directory with "
+            "--data_dir=DIR, or make room there."
+        ) from error
+    return target
+
+
+def _version(dataset: str) -> str:
+    import tensorflow_datasets as tfds
+
+    return str(tfds.builder_cls(dataset).VERSION)
+
+
+def _check_existing(target: Path) -> None:
+    info = target / "dataset_info.json"
+    if not info.is_file() or '"array_record"' not in info.read_text(encoding="utf-8"):
+        raise UserError(
+            f"{target} exists already, but not as a complete dataset in array_record format; "
+            "remove it, or give another directory with --data_dir=DIR."
+        )
+
+
+# Getting the archive.
+
+
+def _official_files(dataset: str, url: str | None, sha256: Sequence[str] | None) -> list[_Remote]:
+    import tensorflow_datasets as tfds
+
+    remotes = []
+    for address, info in (tfds.builder_cls(dataset).url_infos or {}).items():
+        filename = info.filename or address.rsplit("/", 1)[-1]
+        remotes.append(_Remote(address, filename, info.checksum, int(info.size)))
+    if sha256 is not None:
+        if len(sha256) != len(remotes):
+            raise UserError(
+                f"sha256 has {len(sha256)} values; {dataset} needs {len(remotes)}, in this order: "
+                f"{', '.join(r.filename for r in remotes)}."
+            )
+        remotes = [r._replace(sha256=s.lower(), size=None) for r, s in zip(remotes, sha256)]
+    if url is not None:
+        single = len(remotes) == 1
+        remotes = [
+            r._replace(url=url if single else f"{url.rstrip('/')}/{r.filename}") for r in remotes
+        ]
+    return remotes
+
+
+def _read_verified(
+    dataset: str, remote: _Remote, archive: str | os.PathLike[str] | None, timeout: float
+) -> bytes:
+    limit = _MAX_BYTES if remote.size is None else remote.size
+    if archive is None:
+        place, content = remote.url, _download(remote, limit, timeout)
+    else:
+        place, content = _read_archive(dataset, remote, Path(archive).expanduser(), limit)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != remote.sha256 or remote.size not in (None, len(content)):
+        size = "" if remote.size is None else f" and {remote.size:,} bytes"
+        got = f"more than {limit:,}" if len(content) > limit else f"{len(content):,}"
+        raise UserError(
+            f"{place} is not the expected {remote.filename}: it has {got} bytes and the SHA-256 "
+            f"{digest} of what was read, where SHA-256 {remote.sha256}{size} are registered. It is "
+            "truncated, damaged or another file; download it again. Nothing was written."
+        )
+    return content
+
+
+def _read_archive(dataset: str, remote: _Remote, archive: Path, limit: int) -> tuple[str, bytes]:
+    path = archive / remote.filename if archive.is_dir() else archive
+    if not archive.is_dir() and dataset == "fashion_mnist":
+        raise UserError(
+            f"--archive={archive} is not a directory; for fashion_mnist, give the directory that "
+            "holds its four official .gz files."
+        )
+    try:
+        with path.open("rb") as file:
+            return str(path), file.read(limit + 1)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); --archive must be the official "
+            f"{remote.filename}, or a directory that holds it."
+        ) from error
+
+
+def _download(remote: _Remote, limit: int, timeout: float) -> bytes:
+    content = bytearray()
+    try:
+        with _open_url(remote.url, timeout) as response:
+            while (block := response.read(_BLOCK)) and len(content) <= limit:
+                content += block
+                _show_progress(remote.filename, len(content), remote.size)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UserError(
+            f"{remote.url} cannot be downloaded ({getattr(error, 'reason', None) or error}). Give "
+            "the file by hand with --archive=PATH, or name a mirror with --url=URL."
+        ) from error
+    return bytes(content)
+
+
+def _open_url(url: str, timeout: float) -> Any:
+    """Open an address within `timeout` seconds in all.
+
+    A socket's own time limit covers neither name resolution nor the trying of one address after
+    another, so the opening runs in a thread that is left behind when it takes too long.
+    """
+    result: queue.Queue[Any] = queue.Queue()
+
+    def run() -> None:
+        try:
+            result.put(urllib.request.urlopen(url, timeout=timeout))
+        except BaseException as error:
+            result.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        opened = result.get(timeout=timeout)
+    except queue.Empty:
+        raise TimeoutError(f"no connection within {timeout:g} seconds") from None
+    if isinstance(opened, BaseException):
+        raise opened
+    return opened
+
+
+def _show_progress(filename: str, done: int, size: int | None) -> None:
+    if sys.stderr.isatty():
+        total = f" of {size / 2**20:.0f}" if size else ""
+        print(f"\r{filename}: {done / 2**20:.0f}{total} MiB", end="", file=sys.stderr, flush=True)
+        if done == size:
+            print(file=sys.stderr)
+
+
+# Reading the official formats, in memory and by exact member names: nothing is extracted to disk.
+
+
+def _parse_cifar(layout: _Cifar, archive: bytes) -> tuple[dict[str, _Parsed], dict[str, list[str]]]:
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        names = {
+            feature: _read_names(_read_member(tar, f"{layout.folder}/{filename}"))
+            for feature, filename in layout.label_files.items()
+        }
+        splits = {}
+        for split, filenames in layout.splits.items():
+            parts = [
+                _cifar_records(
+                    filename, _read_member(tar, f"{layout.folder}/{filename}"), list(names)
+                )
+                for filename in filenames
+            ]
+            splits[split] = _Parsed(
+                np.concatenate([part.images for part in parts]),
+                {key: np.concatenate([part.labels[key] for part in parts]) for key in names},
+            )
+    _check_labels(splits, names)
+    return splits, names
+
+
+def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
+    member = tar.getmember(name)
+    file = tar.extractfile(member) if member.isfile() and member.size <= _MAX_BYTES else None
+    if file is None:
+        raise UserError(f"{name} in the archive is not a plain file of a sensible size.")
+    return file.read()
+
+
+def _read_names(content: bytes) -> list[str]:
+    return [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
+
+
+def _cifar_records(filename: str, content: bytes, label_keys: list[str]) -> _Parsed:
+    # A record is one byte a label, then the red, the green and the blue plane.
+    record_size = len(label_keys) + 3 * 32 * 32
+    if not content or len(content) % record_size:
+        raise UserError(
+            f"{filename} has {len(content)} bytes, which is not a whole number of records of "
+            f"{record_size} bytes; the archive is truncated or of another dataset."
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, record_size)
+    planes = records[:, len(label_keys) :].reshape(-1, 3, 32, 32)
+    labels = {key: records[:, i] for i, key in enumerate(label_keys)}
+    return _Parsed(planes.transpose(0, 2, 3, 1), labels)
+
+
+def _parse_fashion_mnist(
+    files: dict[str, bytes],
+) -> tuple[dict[str, _Parsed], dict[str, list[str]]]:
+    import tensorflow_datasets as tfds
+
+    splits = {}
+    for split, prefix in _IDX_PREFIX.items():
+        images = _read_idx(files, f"{prefix}-images-idx3-ubyte.gz", rank=3)
+        labels = _read_idx(files, f"{prefix}-labels-idx1-ubyte.gz", rank=1)
+        if images.shape != (len(labels), 28, 28) or not len(labels):
+            raise UserError(
+                f"The {split} files hold images of the shape {images.shape} and labels of the "
+                f"shape {labels.shape}; [N, 28, 28] and [N] are expected."
+            )
+        splits[split] = _Parsed(images[..., None], {"label": labels})
+    # The names are in no file of the archive; the registered builder has them.
+    builder: Any = tfds.builder("fashion_mnist", data_dir=os.devnull)
+    _check_labels(splits, {"label": builder.info.features["label"].names})
+    return splits, {}
+
+
+def _read_idx(files: dict[str, bytes], filename: str, rank: int) -> np.ndarray:
+    with gzip.open(io.BytesIO(files[filename])) as file:
+        content = file.read(_MAX_BYTES)
+    header_size = 4 + 4 * rank
+    magic, *shape = np.frombuffer(content[:header_size].ljust(header_size, b"\0"), ">u4").tolist()
+    # An idx file begins 0, 0, type (8: unsigned byte), rank, then one 32-bit size an axis.
+    if magic != 0x0800 + rank or len(content) != header_size + math.prod(shape):
+        raise UserError(
+            f"{filename} has {len(content)} bytes and does not begin as an idx file of rank {rank} "
+            "of that size does; it is truncated or another file."
+        )
+    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
+
+
+def _check_labels(splits: dict[str, _Parsed], names: dict[str, list[str]]) -> None:
+    for split, parsed in splits.items():
+        for key, values in parsed.labels.items():
+            if values.max() >= len(names[key]):
+                raise UserError(
+                    f"The {split} data has the {key} {values.max()}, but there are only "
+                    f"{len(names[key])} class names; the archive is damaged or of another dataset."
+                )
+
+
+# Writing.
+
+
+def _write(
+    dataset: str, splits: dict[str, _Parsed], names: dict[str, list[str]], root: Path, target: Path
+) -> None:
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{dataset}-") as temporary:
+        builder: Any = tfds.builder(dataset, data_dir=temporary)
+        for feature, class_names in names.items():
+            builder.info.features[feature].names = class_names
+        # The official builder yields arrays, which TFDS can only encode with TensorFlow; PNG
+        # bytes, which Pillow makes, it stores as they are. Everything else stays the builder's.
+        builder._split_generators = lambda dl_manager: {
+            split: _examples(dataset, split, parsed) for split, parsed in splits.items()
+        }
+        # TFDS would print the temporary directory as the place of the dataset.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(file_format="array_record")
+        target.parent.mkdir(exist_ok=True)
+        try:
+            Path(builder.data_dir).rename(target)
+        except OSError:
+            if not target.is_dir():  # Otherwise another process has just prepared the same.
+                raise
+
+
+def _examples(dataset: str, split: str, parsed: _Parsed) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, image in enumerate(parsed.images):
+        example: dict[str, Any] = {key: int(values[i]) for key, values in parsed.labels.items()}
+        example["image"] = _encode_png(image)
+        if dataset in _CIFAR:
+            example["id"] = f"{split}_{i:05d}"
+        yield i, example
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image.squeeze())).save(file, "PNG")
+    return file.getvalue()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+      argv: the arguments, by default those of the process.
+
+    Returns:
+      0 when the dataset is prepared, 1 after printing what is wrong.
+
+    Example:
+      >>> main(["--dataset=cifar11"])
+      1
+
+    Source: none.
+    """
+    parser = argparse.ArgumentParser(prog="python -m genreg_jax.data.prepare", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--dataset", required=True, help=", ".join(DATASETS))
+    parser.add_argument("--archive", help="official archive; fashion_mnist: directory of its files")
+    parser.add_argument("--data_dir", default="", help="TFDS data directory")
+    parser.add_argument("--url", help="another address to download from")
+    parser.add_argument("--sha256", help="expected SHA-256, comma-separated where several files")
+    args = parser.parse_args(argv)
+    try:
+        target = prepare(
+            args.dataset,
+            args.data_dir,
+            archive=args.archive,
+            url=args.url,
+            sha256=args.sha256.split(",") if args.sha256 else None,
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{args.dataset} is ready in {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
