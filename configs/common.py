@@ -14,9 +14,8 @@ def digits(config):
     config.data.validation_fraction = 0.25
     config.model.widths = (32, 64, 64)
     config.augment.train = "shift(1)"
-    config.train.epochs = 30
+    config.train.epochs = 20
     config.train.steps_per_epoch = 50
-    config.train.batch_size = 64
     config.synthetic.strong = "shift(1)+affine(0.5)"
 
 
@@ -24,10 +23,11 @@ def fashion_mnist(config):
     """28x28 grey clothes, 50 labels per class."""
     config.data.name = "fashion_mnist"
     config.data.per_class = 50
-    config.model.widths = (32, 64, 128)
+    config.data.validation_fraction = 0.02
+    config.model.widths = (16, 32, 64)
     config.augment.train = "flip+crop(2)"
-    config.train.epochs = 30
-    config.train.steps_per_epoch = 50
+    config.train.epochs = 10
+    config.train.steps_per_epoch = 100
     config.synthetic.strong = "flip+crop(2)+randaugment(2,5)"
 
 

@@ -45,7 +45,9 @@ def standardized(model: Model, mean: Any, std: Any) -> Model:
       std: per-channel standard deviation `[C]`, positive.
 
     Returns:
-      A model that computes `model((x - mean) / std)`. Gradients flow to the image.
+      A model that computes `model((x - mean) / std)`. The two statistics are part of its
+      `model_state`, so that a checkpoint holds all that a prediction needs. Gradients flow to the
+      image.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -53,16 +55,23 @@ def standardized(model: Model, mean: Any, std: Any) -> Model:
       >>> plain = Model(lambda key, x: ({}, {}),
       ...               lambda p, s, x, *, rng, train: (Outputs(x, x), s))
       >>> model = standardized(plain, mean=[0.5], std=[0.25])
-      >>> outputs, _ = model.apply({}, {}, jnp.ones((1, 1)), rng=None, train=False)
+      >>> params, model_state = model.init(jax.random.key(0), jnp.ones((1, 1)))
+      >>> outputs, _ = model.apply(params, model_state, jnp.ones((1, 1)), rng=None, train=False)
       >>> float(outputs.logits[0, 0])
       2.0
     """
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    statistics = {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
+
+    def standardize(statistics, x):
+        return (x - statistics["mean"].astype(x.dtype)) / statistics["std"].astype(x.dtype)
 
     def init(key, x):
-        return model.init(key, (x - mean) / std)
+        params, model_state = model.init(key, standardize(statistics, x))
+        return params, {"standardize": statistics, "model": model_state}
 
     def apply(params, model_state, x, *, rng, train):
-        return model.apply(params, model_state, (x - mean) / std, rng=rng, train=train)
+        x = standardize(model_state["standardize"], x)
+        outputs, inner = model.apply(params, model_state["model"], x, rng=rng, train=train)
+        return outputs, {**model_state, "model": inner}
 
     return Model(init, apply)

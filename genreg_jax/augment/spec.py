@@ -1,0 +1,221 @@
+"""Augmentation as a string in a config: `"flip+crop(4)+randaugment(2,9)"`.
+
+    spec = "none" | term ("+" term)*
+    term = name | name "(" number ("," number)* ")"
+
+Terms are applied from left to right; spaces do not matter.
+
+    flip                            mirrors left to right with probability one half
+    crop(padding)                   reflects the border; an eighth of the shorter side by default
+    shift(padding)                  the same with a black border: small moves of digits
+    affine(strength)                at 1, the default: 10 degrees, 1/8 of the side, shear 0.1
+    cutout(size)                    half of the shorter side by default
+    randaugment(num_ops,magnitude)  2 operations of magnitude 9 by default, of 30
+    trivialaugment                  one operation of random magnitude
+"""
+
+import difflib
+import re
+
+import jax
+import jax.numpy as jnp
+
+from genreg_jax.augment import transforms
+from genreg_jax.augment.ops import check_images, check_number
+from genreg_jax.errors import UserError
+
+# No flips for characters and house numbers, whose mirror images are other things or nothing.
+DEFAULT_SPECS = {
+    "digits": "shift(1)",
+    "mnist": "shift(2)",
+    "kmnist": "shift(2)",
+    "emnist": "shift(2)",
+    "fashion_mnist": "flip+crop(2)",
+    "svhn": "crop(4)",
+    "svhn_cropped": "crop(4)",
+    "cifar10": "flip+crop(4)",
+    "cifar100": "flip+crop(4)",
+    "stl10": "flip+crop(12)",
+    "synthetic": "crop",
+}
+"""The weak augmentation of each data set; the strong one appends `+randaugment(2,9)`."""
+
+
+def default_spec(dataset, strength="weak"):
+    """Returns the usual augmentation of a data set.
+
+    Weak is what a supervised baseline on the data set uses (`DEFAULT_SPECS`); strong is the same
+    followed by `randaugment(2,9)`.
+
+    Args:
+      dataset: a name in `DEFAULT_SPECS`.
+      strength: `"weak"` or `"strong"`.
+
+    Returns:
+      A spec for `make`.
+
+    Raises:
+      UserError: the data set is not listed; choose a spec by hand. Also for another strength.
+
+    Example:
+      >>> default_spec("cifar10", "strong")
+      'flip+crop(4)+randaugment(2,9)'
+
+    Source: flip and crop for CIFAR-10, He et al., arXiv:1512.03385; RandAugment as the strong view,
+      Sohn et al., arXiv:2001.07685.
+    """
+    if strength not in ("weak", "strong"):
+        raise UserError(f"strength is {strength!r}; allowed: 'weak' and 'strong'.")
+    if dataset not in DEFAULT_SPECS:
+        raise UserError(
+            f"No default augmentation is known for the dataset {dataset!r}; "
+            f"{_did_you_mean(dataset, DEFAULT_SPECS)}known: {', '.join(DEFAULT_SPECS)}. "
+            "For another one, name the augmentation yourself, such as 'flip+crop' or 'none'."
+        )
+    weak = DEFAULT_SPECS[dataset]
+    return weak if strength == "weak" else f"{weak}+randaugment(2,9)"
+
+
+def make(spec, *, image_shape):
+    """Builds the augmentation that a string describes; the grammar is at the top of this module.
+
+    Args:
+      spec: such as `"none"`, `"flip+crop"` or `"shift(1)+affine(0.5)+cutout(8)"`.
+      image_shape: `(H, W, C)`; crops and cutouts without a number scale with it.
+
+    Returns:
+      A function `augment(key, x, indices=None) -> x` of images `[B, H, W, C]` in `[0, 1]`, to be
+      called under `jit`. Each term draws from its own key, `fold_in(key, position)`.
+
+    Raises:
+      UserError: the spec does not parse, names an unknown term, has a number that is not allowed
+        for this image shape, or `image_shape` is not that of an image.
+
+    Gradients flow through the returned function to `x`.
+
+    Example:
+      >>> augment = make("flip+crop+cutout(2)", image_shape=(8, 8, 1))
+      >>> augment(jax.random.key(0), jnp.ones((2, 8, 8, 1))).shape
+      (2, 8, 8, 1)
+    """
+    image_shape = _check_image_shape(image_shape)
+    steps = [_build(term, spec, image_shape) for term in _split(spec)]
+
+    def augment(key, x, indices=None):
+        x = check_images(x)
+        if x.shape[1:] != image_shape:
+            raise ValueError(
+                f"x has images of shape {x.shape[1:]}, but the augmentation {spec!r} was made "
+                f"for {image_shape}."
+            )
+        for position, step in enumerate(steps):
+            x = step(jax.random.fold_in(key, position), x, indices=indices)
+        return x
+
+    try:  # a wrong number should be found now, not in the first training step
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(lambda x: augment(jax.random.key(0), x), images)
+    except ValueError as error:
+        raise UserError(f"The augmentation {spec!r} cannot be used: {error}") from None
+    return augment
+
+
+# Terms ------------------------------------------------------------------------------------------
+
+
+def _crop(image_shape, padding=None):
+    padding = _eighth(image_shape) if padding is None else padding
+    return _bind(transforms.crop, padding=padding)
+
+
+def _shift(image_shape, padding=None):
+    padding = _eighth(image_shape) if padding is None else padding
+    return _bind(transforms.crop, padding=padding, mode="zero")
+
+
+def _affine(image_shape, strength=1.0):
+    check_number("strength", strength)
+    return _bind(
+        transforms.affine, degrees=10 * strength, translate=strength / 8, shear=strength / 10
+    )
+
+
+def _cutout(image_shape, size=None):
+    return _bind(transforms.cutout, size=min(image_shape[:2]) // 2 if size is None else size)
+
+
+def _randaugment(image_shape, num_ops=2, magnitude=9):
+    return _bind(transforms.randaugment, num_ops=num_ops, magnitude=magnitude)
+
+
+# name -> (builder, how many numbers it takes)
+_TERMS = {
+    "flip": (lambda image_shape: transforms.flip, 0),
+    "crop": (_crop, 1),
+    "shift": (_shift, 1),
+    "affine": (_affine, 1),
+    "cutout": (_cutout, 1),
+    "randaugment": (_randaugment, 2),
+    "trivialaugment": (lambda image_shape: transforms.trivialaugment, 0),
+}
+_TERM = re.compile(r"([a-z_0-9]+)(?:\(([^()]*)\))?")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_ALLOWED = (
+    "allowed: 'none', or terms joined by '+' from flip, crop(padding), shift(padding), "
+    "affine(strength), cutout(size), randaugment(num_ops,magnitude) and trivialaugment, "
+    "such as 'flip+crop(4)+randaugment(2,9)'."
+)
+
+
+def _bind(transform, **settings):
+    return lambda key, x, *, indices: transform(key, x, indices=indices, **settings)
+
+
+def _eighth(image_shape):
+    return max(1, min(image_shape[:2]) // 8)
+
+
+def _split(spec):
+    if not isinstance(spec, str) or not spec.strip():
+        raise UserError(f"The augmentation is {spec!r}; {_ALLOWED}")
+    terms = re.sub(r"\s", "", spec).split("+")
+    return [] if terms == ["none"] else terms
+
+
+def _build(term, spec, image_shape):
+    match = _TERM.fullmatch(term)
+    name = match.group(1) if match else term
+    if name not in _TERMS:
+        hint = _did_you_mean(name, _TERMS)
+        if all(part in _TERMS for part in name.split("_")):
+            hint = f"did you mean {name.replace('_', '+')!r}? "
+        raise UserError(f"Unknown term {term!r} in the augmentation {spec!r}; {hint}{_ALLOWED}")
+
+    builder, most = _TERMS[name]
+    numbers = [] if match.group(2) is None else match.group(2).split(",")
+    if len(numbers) > most or not all(_NUMBER.fullmatch(number) for number in numbers):
+        expected = f"at most {most}" if most else "no"
+        raise UserError(
+            f"The term {term!r} in the augmentation {spec!r} takes {expected} numbers in its "
+            f"brackets; {_ALLOWED}"
+        )
+    try:
+        return builder(image_shape, *(float(n) if "." in n else int(n) for n in numbers))
+    except ValueError as error:
+        raise UserError(f"The augmentation {spec!r} cannot be used: {error}") from None
+
+
+def _check_image_shape(image_shape):
+    shape = tuple(image_shape)
+    whole = all(isinstance(n, int) and n > 0 for n in shape)
+    if len(shape) != 3 or not whole or shape[-1] not in (1, 3):
+        raise UserError(
+            f"image_shape is {image_shape!r}; allowed: (height, width, channels) with 1 or 3 "
+            "channels."
+        )
+    return shape
+
+
+def _did_you_mean(name, names):
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
