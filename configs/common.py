@@ -17,6 +17,11 @@ def digits(config):
     config.train.epochs = 20
     config.train.steps_per_epoch = 50
     config.synthetic.strong = "shift(1)+affine(0.5)"
+    config.synthetic.temperature = 0.7
+    config.flow.levels, config.flow.steps, config.flow.width = 1, 6, 64
+    config.flow.dropout, config.flow.augment = 0.3, "shift(1)"
+    config.flow.updates, config.flow.eval_every = 600, 50
+    config.flow.learning_rate, config.flow.warmup = 5e-3, 50
 
 
 def fashion_mnist(config):
