@@ -34,6 +34,11 @@ def fashion_mnist(config):
     config.train.epochs = 10
     config.train.steps_per_epoch = 100
     config.synthetic.strong = "flip+crop(2)+randaugment(2,5)"
+    config.synthetic.temperature = 0.7
+    config.flow.levels, config.flow.steps, config.flow.width = 2, 4, 32
+    config.flow.dropout, config.flow.augment = 0.2, "flip+shift(1)"
+    config.flow.updates, config.flow.eval_every = 800, 100
+    config.flow.learning_rate, config.flow.warmup = 3e-3, 50
 
 
 def cifar10(config):

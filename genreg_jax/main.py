@@ -24,19 +24,30 @@ def _stop(message: object) -> NoReturn:
 
 
 def _shipped_configs() -> str:
-    names = sorted(path.name for path in Path("configs").glob("*_*.py"))
+    names = sorted(path.name for path in Path("configs").glob("[!_]*_*.py"))
     return f"Shipped in configs/: {', '.join(names)}." if names else "Run from the repository root."
+
+
+def _reason(error: Exception) -> str:
+    """What an error of the config's loading says, without the traceback that it may carry."""
+    text = str(error.args[0] if error.args else error).strip()
+    if "Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return text.replace("\\n", " ").replace("\\'", "'").strip("'")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them ends in one paragraph."""
+    for arg, following in zip(argv[1:], [*argv[2:], ""]):
+        name, equals, value = arg.lstrip("-").partition("=")
+        path = Path((value if equals else following).partition(":")[0])
+        if name == "config" and not path.is_file():
+            _stop(f"There is no config file {str(path)!r}. {_shipped_configs()}")
     try:
         rest = flags.FLAGS(argv)
         config = _CONFIG.value
-    except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _stop(f"The command line or the config is wrong: {error}")
-    except (OSError, ImportError) as error:
-        _stop(f"The config file cannot be read: {error}. {_shipped_configs()}")
+    except Exception as error:  # a config is a program of the user's and can raise anything
+        _stop(f"The command line or the config is wrong: {_reason(error)}")
     if len(rest) > 1:
         _stop(f"Unknown argument {rest[1]!r}; overrides are written --config.key=value.")
     if config is None:

@@ -1,0 +1,34 @@
+"""Does MGR beat plain training with 50 labelled images per class of FashionMNIST?
+
+    python -m experiments.fashion_mnist.run --data_dir=DIR --stage=tune    # validation images only
+    python -m experiments.fashion_mnist.run --data_dir=DIR                 # the table; continues where it stopped
+"""
+
+import pathlib
+
+from configs import common
+from experiments.runner import Study, main
+
+STUDY = Study(
+    name="fashion_mnist",
+    config=lambda: common.get_config("base", "fashion_mnist"),
+    rows={
+        "base": {},
+        "gda": {"synthetic.loss": "cross_entropy"},
+        "pcr": {"synthetic.loss": "pcr"},
+        "mgr": {"synthetic.loss": "pcr", "meta.enabled": True},
+    },
+    candidates={
+        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
+        "gda": [{"synthetic.weight": w} for w in (0.1, 0.3, 1.0)],
+        "pcr": [{"synthetic.weight": w} for w in (0.3, 1.0, 3.0)],
+        "mgr": [{"synthetic.weight": w} for w in (0.3, 1.0, 3.0)],
+    },
+    sizes=(50,),
+    seeds=range(4),
+    tuning_size=50,
+    tuning_seeds=(100, 101),
+)
+
+if __name__ == "__main__":
+    main(STUDY, pathlib.Path(__file__).parent)
