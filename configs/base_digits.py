@@ -1,3 +1,13 @@
+"""Plain supervised training, on digits, 20 labels per class.
+
+Source: the reference of every comparison.
+
+    python -m genreg_jax.main --config=configs/base_digits.py --workdir=runs/base_digits
+    python -m genreg_jax.main --config=configs/base_digits.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
 from configs import common
 
 

@@ -1,3 +1,13 @@
+"""Naive generative data augmentation: cross-entropy on synthetic samples, on FashionMNIST, 50 labels per class.
+
+Source: MGR's baseline, arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/gda_fashion_mnist.py --workdir=runs/gda_fashion_mnist --config.data.dir=DIR
+    python -m genreg_jax.main --config=configs/gda_fashion_mnist.py:runlocal --workdir=runs/smoke --config.data.dir=DIR
+
+Measured: not yet.
+"""
+
 from configs import common
 
 

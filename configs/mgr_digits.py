@@ -1,3 +1,13 @@
+"""MGR: pseudo consistency regularisation with meta pseudo sampling, on digits, 20 labels per class.
+
+Source: arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=runs/mgr_digits
+    python -m genreg_jax.main --config=configs/mgr_digits.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
 from configs import common
 
 

@@ -1,3 +1,13 @@
+"""Pseudo consistency regularisation on uniformly drawn synthetic samples, on digits, 20 labels per class.
+
+Source: MGR without its finder, arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/pcr_digits.py --workdir=runs/pcr_digits
+    python -m genreg_jax.main --config=configs/pcr_digits.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
 from configs import common
 
 

@@ -33,7 +33,7 @@ def _reason(error: Exception) -> str:
     text = str(error.args[0] if error.args else error).strip()
     if "Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
-    return text.replace("\\n", " ").replace("\\'", "'").strip("'")
+    return text.replace("\\'", "'").strip("'").replace("'\\n", ". ")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
