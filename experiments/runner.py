@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import scipy.stats
 
 from genreg_jax import data, train
@@ -175,6 +176,8 @@ def main(study: Study, here: pathlib.Path) -> None:
     args = parser.parse_args()
     part, parts = map(int, args.shard.split("/"))
     folder = args.runs / study.name
+    # Seeds share their compiled programs.
+    jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     results = here / "results"
     results.mkdir(exist_ok=True)
     if args.stage == "tune":

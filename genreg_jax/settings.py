@@ -135,10 +135,11 @@ class MetaSettings:
     Attributes:
       enabled: learn which latents to draw, by differentiating the outer loss through the step.
       mode: how the hypergradient is computed; see `genreg_jax.hypergradient`.
-      outer: where the outer batch comes from. `train`: the training images under fresh
-        augmentation, half an epoch away from the inner batch. `holdout`: a fixed stratified part of
-        the labelled images, which the classifier then never trains on. `folds`: in turn, for one
-        epoch each, one of `folds` parts, which the classifier skips for that epoch.
+      outer: where the outer batch comes from. `holdout`: a fixed stratified part of the labelled
+        images, which the classifier then never trains on. `folds`: in turn, for one epoch each, one
+        of `folds` parts, which the classifier skips for that epoch. `train`: the training images
+        under fresh augmentation, half a pass away from the inner batch; the finder is then rewarded
+        for making the regulariser vanish, since that is what lowers a training loss.
       outer_fraction: size of that part for `holdout`.
       folds: number of parts for `folds`.
       outer_batch_size: 0 for the real batch's size.
@@ -153,11 +154,11 @@ class MetaSettings:
     mode: Literal[
         "forward_over_reverse", "reverse_over_forward", "reverse", "finite_difference"
     ] = "forward_over_reverse"
-    outer: Literal["train", "holdout", "folds"] = "train"
+    outer: Literal["holdout", "folds", "train"] = "holdout"
     outer_fraction: float = 0.1
     folds: int = 5
     outer_batch_size: int = 0
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     hidden: tuple[int, ...] = (256, 256)
     conditional: bool = True
     residual: bool = True
