@@ -35,6 +35,7 @@ def fashion_mnist(config):
     config.train.steps_per_epoch = 100
     config.synthetic.strong = "flip+crop(2)+randaugment(2,5)"
     config.synthetic.temperature = 0.7
+    config.synthetic.batch_size = 32
     config.flow.levels, config.flow.steps, config.flow.width = 2, 4, 32
     config.flow.dropout, config.flow.augment = 0.2, "flip+shift(1)"
     config.flow.updates, config.flow.eval_every = 800, 100

@@ -105,7 +105,7 @@ def load(settings: Settings) -> data.Dataset:
 
 KEPT = (
     "test_accuracy validation_accuracy best_step steps train_examples seconds images_per_second "
-    "parameters seed flow subset_hash config_hash versions device commit"
+    "parameters seed flow finder_spread subset_hash config_hash versions device commit"
 ).split()
 
 
@@ -115,7 +115,7 @@ def record(row: str, size: int, changes: Changes, summary: Mapping[str, Any]) ->
         "row": row,
         "labels_per_class": size,
         "changes": dict(changes),
-        **{name: summary[name] for name in KEPT},
+        **{name: summary.get(name) for name in KEPT},
     }
 
 

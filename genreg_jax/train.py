@@ -217,6 +217,7 @@ def train_and_evaluate(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "seed": settings.seed,
         "flow": flow_summary,
+        "finder_spread": _finder_spread(meta, generator, dataset.num_classes, state),
         "subset_hash": dataset.subset_hash,
         "config_hash": config_hash(settings),
         **provenance(),
@@ -468,6 +469,24 @@ def _shown(metrics: dict[str, float]) -> dict[str, float]:
         "validation": "validation/accuracy",
     }
     return {short: metrics[name] for short, name in names.items() if name in metrics}
+
+
+def _finder_spread(
+    meta: Meta | None, generator: Generator | None, num_classes: int, state: TrainState
+) -> float | None:
+    """How different the found latents of one class are: 1 as the draws, 0 all the same.
+
+    The ratio of standard deviations, found over drawn. A finder is a deterministic network, and
+    nothing but the length of training keeps it from mapping all draws to the one latent it likes.
+    """
+    if meta is None or generator is None:
+        return None
+    z = jax.random.normal(jax.random.key(0), (num_classes * 16, *generator.latent_shape))
+    found = meta.apply(state.finder_params, z, jnp.repeat(jnp.arange(num_classes), 16))
+    spread = [
+        jnp.sqrt(jnp.mean(jnp.var(a.reshape(num_classes, 16, -1), axis=1))) for a in (found, z)
+    ]
+    return round(float(spread[0] / spread[1]), 4)
 
 
 def _write_samples(

@@ -1,7 +1,7 @@
 """Does MGR beat plain training with 50 labelled images per class of FashionMNIST?
 
     python -m experiments.fashion_mnist.run --data_dir=DIR --stage=tune    # validation images only
-    python -m experiments.fashion_mnist.run --data_dir=DIR                 # the table; continues where it stopped
+    python -m experiments.fashion_mnist.run --data_dir=DIR                 # the table; resumes
 """
 
 import pathlib
@@ -19,10 +19,10 @@ STUDY = Study(
         "mgr": {"synthetic.loss": "pcr", "meta.enabled": True},
     },
     candidates={
-        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
-        "gda": [{"synthetic.weight": w} for w in (0.1, 0.3, 1.0)],
-        "pcr": [{"synthetic.weight": w} for w in (1.0, 3.0, 10.0)],
-        "mgr": [{"synthetic.weight": w} for w in (1.0, 3.0, 10.0)],
+        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3)],
+        "gda": [{"synthetic.weight": w} for w in (0.1, 0.3)],
+        "pcr": [{"synthetic.weight": w} for w in (0.5, 2.0)],
+        "mgr": [{"synthetic.weight": w} for w in (0.5, 2.0)],
     },
     sizes=(50,),
     seeds=range(4),
