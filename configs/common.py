@@ -14,11 +14,12 @@ def digits(config):
     config.data.validation_fraction = 0.25
     config.model.widths = (32, 64, 64)
     config.augment.train = "shift(1)"
-    config.train.epochs = 20
+    config.train.epochs = 12
     config.train.steps_per_epoch = 50
     config.synthetic.strong = "shift(1)+affine(0.5)"
     config.synthetic.temperature = 0.7
-    config.flow.levels, config.flow.steps, config.flow.width = 1, 6, 64
+    config.synthetic.batch_size = 32
+    config.flow.levels, config.flow.steps, config.flow.width = 1, 4, 48
     config.flow.dropout, config.flow.augment = 0.3, "shift(1)"
     config.flow.updates, config.flow.eval_every = 600, 50
     config.flow.learning_rate, config.flow.warmup = 5e-3, 50
