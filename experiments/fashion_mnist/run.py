@@ -27,7 +27,7 @@ STUDY = Study(
     sizes=(50,),
     seeds=range(4),
     tuning_size=50,
-    tuning_seeds=(100, 101),
+    tuning_seeds=(100,),
 )
 
 if __name__ == "__main__":
