@@ -1,12 +1,12 @@
 """What a hypergradient costs, and how far finite differences are off.
 
-    python benchmarks/hypergradient.py                      # both networks, a few minutes on 2 cores
+    python benchmarks/hypergradient.py                    # both networks, minutes on 2 cores
     python benchmarks/hypergradient.py --model=convnet --batch=64 --repeats=9
 
 For each network and mode: time (median over the repeats, modes interleaved), XLA's FLOPs and XLA's
 temporary memory, each as a multiple of one plain gradient of the cross-entropy on a batch of the
 same size, and the relative difference of the hypergradient from `reverse`, all in float32. The
-inner objective is MGR's: cross-entropy plus PCR on samples of a frozen flow at the finder's latents.
+inner objective is MGR's: cross-entropy plus PCR on samples of a frozen flow at found latents.
 """
 
 import argparse
@@ -64,9 +64,11 @@ def problem(name, batch):
     opt_state = tx.init(params)
     programs = {"plain gradient": lambda p, m: jax.grad(cross_entropy)(p, x, y)}
     for mode in MODES:
-        programs[mode] = lambda p, m, mode=mode: gr.hypergradient(
-            inner, lambda p: cross_entropy(p, xv, yv), p, m, tx, opt_state, mode=mode
-        ).grads
+        programs[mode] = lambda p, m, mode=mode: (
+            gr.hypergradient(
+                inner, lambda p: cross_entropy(p, xv, yv), p, m, tx, opt_state, mode=mode
+            ).grads
+        )
     return programs, params, phi
 
 

@@ -1,5 +1,6 @@
-"""Plain supervised training, on digits, 20 labels per class.
+"""Plain supervised training.
 
+Data: digits, 20 labels per class.
 Source: the reference of every comparison.
 
     python -m genreg_jax.main --config=configs/base_digits.py --workdir=runs/base_digits

@@ -1,9 +1,10 @@
-"""Plain supervised training, on FashionMNIST, 50 labels per class.
+"""Plain supervised training.
 
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
 Source: the reference of every comparison.
 
-    python -m genreg_jax.main --config=configs/base_fashion_mnist.py --workdir=runs/base_fashion_mnist --config.data.dir=DIR
-    python -m genreg_jax.main --config=configs/base_fashion_mnist.py:runlocal --workdir=runs/smoke --config.data.dir=DIR
+    python -m genreg_jax.main --config=configs/base_fashion_mnist.py --workdir=runs/base_fashion_mnist
+    python -m genreg_jax.main --config=configs/base_fashion_mnist.py:runlocal --workdir=runs/smoke
 
 Measured: not yet.
 """

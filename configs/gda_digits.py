@@ -1,5 +1,6 @@
-"""Naive generative data augmentation: cross-entropy on synthetic samples, on digits, 20 labels per class.
+"""Naive generative data augmentation: cross-entropy on synthetic samples.
 
+Data: digits, 20 labels per class.
 Source: MGR's baseline, arXiv:2307.13899.
 
     python -m genreg_jax.main --config=configs/gda_digits.py --workdir=runs/gda_digits

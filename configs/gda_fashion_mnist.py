@@ -1,9 +1,10 @@
-"""Naive generative data augmentation: cross-entropy on synthetic samples, on FashionMNIST, 50 labels per class.
+"""Naive generative data augmentation: cross-entropy on synthetic samples.
 
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
 Source: MGR's baseline, arXiv:2307.13899.
 
-    python -m genreg_jax.main --config=configs/gda_fashion_mnist.py --workdir=runs/gda_fashion_mnist --config.data.dir=DIR
-    python -m genreg_jax.main --config=configs/gda_fashion_mnist.py:runlocal --workdir=runs/smoke --config.data.dir=DIR
+    python -m genreg_jax.main --config=configs/gda_fashion_mnist.py --workdir=runs/gda_fashion_mnist
+    python -m genreg_jax.main --config=configs/gda_fashion_mnist.py:runlocal --workdir=runs/smoke
 
 Measured: not yet.
 """

@@ -1,5 +1,6 @@
-"""MGR: pseudo consistency regularisation with meta pseudo sampling, on digits, 20 labels per class.
+"""MGR: pseudo consistency regularisation with meta pseudo sampling.
 
+Data: digits, 20 labels per class.
 Source: arXiv:2307.13899.
 
     python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=runs/mgr_digits

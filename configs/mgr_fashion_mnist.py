@@ -1,9 +1,10 @@
-"""MGR: pseudo consistency regularisation with meta pseudo sampling, on FashionMNIST, 50 labels per class.
+"""MGR: pseudo consistency regularisation with meta pseudo sampling.
 
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
 Source: arXiv:2307.13899.
 
-    python -m genreg_jax.main --config=configs/mgr_fashion_mnist.py --workdir=runs/mgr_fashion_mnist --config.data.dir=DIR
-    python -m genreg_jax.main --config=configs/mgr_fashion_mnist.py:runlocal --workdir=runs/smoke --config.data.dir=DIR
+    python -m genreg_jax.main --config=configs/mgr_fashion_mnist.py --workdir=runs/mgr_fashion_mnist
+    python -m genreg_jax.main --config=configs/mgr_fashion_mnist.py:runlocal --workdir=runs/smoke
 
 Measured: not yet.
 """

@@ -1,5 +1,6 @@
-"""Pseudo consistency regularisation on uniformly drawn synthetic samples, on digits, 20 labels per class.
+"""Pseudo consistency regularisation on uniformly drawn synthetic samples.
 
+Data: digits, 20 labels per class.
 Source: MGR without its finder, arXiv:2307.13899.
 
     python -m genreg_jax.main --config=configs/pcr_digits.py --workdir=runs/pcr_digits

@@ -1,9 +1,10 @@
-"""Pseudo consistency regularisation on uniformly drawn synthetic samples, on FashionMNIST, 50 labels per class.
+"""Pseudo consistency regularisation on uniformly drawn synthetic samples.
 
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
 Source: MGR without its finder, arXiv:2307.13899.
 
-    python -m genreg_jax.main --config=configs/pcr_fashion_mnist.py --workdir=runs/pcr_fashion_mnist --config.data.dir=DIR
-    python -m genreg_jax.main --config=configs/pcr_fashion_mnist.py:runlocal --workdir=runs/smoke --config.data.dir=DIR
+    python -m genreg_jax.main --config=configs/pcr_fashion_mnist.py --workdir=runs/pcr_fashion_mnist
+    python -m genreg_jax.main --config=configs/pcr_fashion_mnist.py:runlocal --workdir=runs/smoke
 
 Measured: not yet.
 """

@@ -1,7 +1,7 @@
 """Runs a study: tune every row on validation images, then run paired seeds and read the test set.
 
-A study is a list of rows (methods), sizes (labels per class) and seeds. Every run has a folder named
-by its content and is not repeated once it has finished, so a study can be stopped, continued,
+A study is rows (methods), sizes (labels per class) and seeds. Every run has a folder named by its
+content and is not repeated once it has finished, so a study can be stopped, continued,
 spread over processes with `--shard`, and grow. See `main` for the command line.
 """
 

@@ -47,7 +47,8 @@ class BatchPlan:
     def __init__(self, settings: Settings, labels: np.ndarray):
         self._seed, self._meta = settings.seed, settings.meta
         self._batch = settings.train.batch_size
-        self._outer = settings.meta.outer if settings.meta.enabled else "train"
+        self._uses_meta = settings.uses_meta
+        self._outer = settings.meta.outer if self._uses_meta else "train"
         self._part = np.zeros(len(labels), np.int64)
         if self._outer == "folds":
             self._part = self._folds(labels)
@@ -98,24 +99,27 @@ class BatchPlan:
         held_out = self._part == (epoch % self._meta.folds if self._outer == "folds" else 0)
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
-    def _draw(self, stream: int, epoch: int, pool: np.ndarray, batch: int) -> np.ndarray:
-        count = self.steps_per_epoch * batch
+    def _draw(
+        self, stream: int, epoch: int, pool: np.ndarray, batch: int, skip: int = 0
+    ) -> np.ndarray:
+        count = skip + self.steps_per_epoch * batch
         passes = -(-count // len(pool))
         order = [
             np.random.default_rng((self._seed, stream, epoch, p)).permutation(pool)
             for p in range(passes)
         ]
-        return np.concatenate(order)[:count].astype(np.int32).reshape(-1, batch)
+        return np.concatenate(order)[skip:count].astype(np.int32).reshape(-1, batch)
 
     def epoch(self, epoch: int) -> EpochIndices:
         """The indices of one epoch, counted from 0."""
         inner_pool, outer_pool = self._pools(epoch)
         inner = self._draw(0, epoch, inner_pool, self._batch)
-        if not self._meta.enabled:
+        if not self._uses_meta:
             return EpochIndices(inner, None)
         batch = min(self._meta.outer_batch_size or self._batch, len(outer_pool))
         if self._outer == "train" and batch == self._batch:
             # Half a pass away from the inner batch, so that the two share as little as possible.
-            shifted = np.roll(inner.ravel(), -(len(inner_pool) // 2))
-            return EpochIndices(inner, shifted.reshape(inner.shape))
+            return EpochIndices(
+                inner, self._draw(0, epoch, inner_pool, batch, skip=len(inner_pool) // 2)
+            )
         return EpochIndices(inner, self._draw(1, epoch, outer_pool, batch))

@@ -6,4 +6,12 @@ class UserError(ValueError):
 
     The message is one paragraph: what was given, what is allowed, and the way out. The command
     line prints it and exits with a non-zero status; from a notebook it is an ordinary `ValueError`.
+
+    Example:
+      >>> import genreg_jax as gr
+      >>> try:
+      ...     gr.data.load("digitz")
+      ... except gr.UserError as error:
+      ...     print("did you mean" in str(error).lower())
+      True
     """

@@ -1,5 +1,6 @@
 """The generator stage: a class-conditional exact flow, trained on the same training images."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,8 @@ def trained_flow_generator(
         settings or other training images.
     """
     s = settings.flow
-    flow = build_flow(s, dataset.image_shape, dataset.num_classes)
+    with _as_user_error():
+        flow = build_flow(s, dataset.image_shape, dataset.num_classes)
     like = jax.eval_shape(
         flow.init, jax.random.key(0), *_example(dataset, s.batch_size, s.conditional)
     )
@@ -114,6 +116,19 @@ def _same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def _as_user_error():
+    """What the flow finds wrong with its settings or its training, as a paragraph for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(
+            f"The flow of config.flow cannot be trained on these images: {error}"
+        ) from None
+
+
 def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: Augment, note):
     s = settings.flow
     writer = MetricWriter(workdir, phase="flow")
@@ -129,7 +144,7 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
     if len(dataset.validation.labels):
         split = dataset.validation
         validation = (split.images, split.labels if s.conditional else None)
-    with writer, progress:
+    with writer, progress, _as_user_error():
         result = fit(
             jax.random.fold_in(jax.random.key(settings.seed), 2),
             flow,

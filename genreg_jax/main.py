@@ -38,16 +38,18 @@ def _reason(error: Exception) -> str:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them ends in one paragraph."""
+    path = ""
     for arg, following in zip(argv[1:], [*argv[2:], ""]):
         name, equals, value = arg.lstrip("-").partition("=")
-        path = Path((value if equals else following).partition(":")[0])
-        if name == "config" and not path.is_file():
-            _stop(f"There is no config file {str(path)!r}. {_shipped_configs()}")
+        if name == "config":
+            path = (value if equals else following).partition(":")[0]
+            if not Path(path).is_file():
+                _stop(f"There is no config file {path!r}. {_shipped_configs()}")
     try:
         rest = flags.FLAGS(argv)
         config = _CONFIG.value
     except Exception as error:  # a config is a program of the user's and can raise anything
-        _stop(f"The command line or the config is wrong: {_reason(error)}")
+        _stop(f"The command line or the config {path} is wrong: {_reason(error)}")
     if len(rest) > 1:
         _stop(f"Unknown argument {rest[1]!r}; overrides are written --config.key=value.")
     if config is None:

@@ -29,6 +29,17 @@ class Generator(NamedTuple):
         `z`.
       params: pytree handed to `apply`.
       latent_shape: shape of one latent; its prior is N(0, I).
+
+    Example:
+      A generator of one's own, here a linear one:
+
+      >>> import jax, jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> def apply(params, z, y):
+      ...     return jax.nn.sigmoid(z @ params).reshape(len(z), 8, 8, 1)
+      >>> generator = gr.Generator(apply, params=jnp.ones((5, 64)), latent_shape=(5,))
+      >>> generator.apply(generator.params, jnp.zeros((2, 5)), jnp.array([0, 1])).shape
+      (2, 8, 8, 1)
     """
 
     apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -124,6 +135,22 @@ def make_train_step(
 
     Raises:
       ValueError: `synthetic` without `generator`, or `meta` without `synthetic`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import genreg_jax as gr
+      >>> from genreg_jax.objective import Batch
+      >>> from genreg_jax.state import TrainState
+      >>> model = gr.models.make("convnet", num_classes=10, widths=(4, 8))
+      >>> x, y = jnp.zeros((6, 8, 8, 1)), jnp.arange(6)
+      >>> params, model_state = model.init(jax.random.key(0), x)
+      >>> tx = optax.sgd(0.1)
+      >>> state = TrainState(jnp.int32(0), params, model_state, tx.init(params), (), (),
+      ...                    jax.random.key(1))
+      >>> step = jax.jit(gr.make_train_step(model, tx, num_classes=10, augment=lambda key, x: x))
+      >>> state, metrics = step(state, Batch(x, y), None, ())
+      >>> int(state.step), sorted(metrics)[:2]
+      (1, ['train/accuracy', 'train/cross_entropy'])
     """
     if synthetic is not None and generator is None:
         raise ValueError("generator is required when synthetic is given, got None.")
@@ -212,7 +239,7 @@ def make_train_step(
                 )
                 finder_params = optax.apply_updates(state.finder_params, updates)
                 metrics["train/outer_loss"] = h.outer_loss
-                metrics["train/hypergradient_norm"] = optax.global_norm(h.grads)
+                metrics["train/hypergradient_norm"] = optax.tree.norm(h.grads)
 
             value, synthetic_grads = jax.value_and_grad(term)(state.params, finder_params)
             grads = jax.tree.map(jnp.add, grads, synthetic_grads)
@@ -220,7 +247,7 @@ def make_train_step(
             loss = loss + value
 
         metrics["train/loss"] = loss
-        metrics["train/gradient_norm"] = optax.global_norm(grads)
+        metrics["train/gradient_norm"] = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         new_state = TrainState(
             step=state.step + 1,

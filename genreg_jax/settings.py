@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -252,6 +253,16 @@ class Settings:
     flow: FlowSettings = FlowSettings()
     train: TrainSettings = TrainSettings()
 
+    @property
+    def uses_synthetic(self) -> bool:
+        """Whether there is a term on synthetic samples; with weight 0 there is none."""
+        return self.synthetic.loss != "none" and self.synthetic.weight > 0
+
+    @property
+    def uses_meta(self) -> bool:
+        """Whether there is a finder."""
+        return self.uses_synthetic and self.meta.enabled
+
 
 # Where the data lie and what is shown do not change what is computed.
 _NOT_IDENTITY = (("data", "dir"), ("data", "download"), ("train", "progress"))
@@ -333,6 +344,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise UserError(f"{path} must be of type {hint.__name__}, got {value!r}.")
+    if hint is float and not math.isfinite(value):
+        raise UserError(f"{path} must be a finite number, got {value!r}.")
     return value
 
 
@@ -360,6 +373,9 @@ def _check(s: Settings) -> None:
             group, _, name = path.rpartition(".")
             value = getattr(getattr(s, group) if group else s, name)
             need(value >= minimum, path, f"at least {minimum}")
+    if s.model.name == "wide_resnet":
+        fits = s.model.depth >= 10 and (s.model.depth - 4) % 6 == 0
+        need(fits, "model.depth", "6n + 4 for a wide_resnet (10, 16, 22, 28, ...)")
     need(s.seed < 2**31, "seed", "below 2**31")
     need(0 < s.data.fraction <= 1, "data.fraction", "above 0 and at most 1")
     need(0 <= s.data.validation_fraction < 1, "data.validation_fraction", "at least 0 and below 1")

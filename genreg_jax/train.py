@@ -1,4 +1,4 @@
-"""The one training loop, read top to bottom; `train_and_evaluate` is what the command line calls."""
+"""The one training loop; `train_and_evaluate` is what the command line calls."""
 
 import json
 import time
@@ -106,7 +106,7 @@ def train_and_evaluate(
     )
 
     flow_summary = None
-    if settings.synthetic.loss == "none":
+    if not settings.uses_synthetic:
         generator = None
     elif generator is None:
         generator, flow_summary = trained_flow_generator(
@@ -123,7 +123,7 @@ def train_and_evaluate(
     tx = make_optimizer(settings.optimizer, schedule)
     synthetic = _make_synthetic(settings, views) if generator else None
     meta, finder_params = None, ()
-    if synthetic is not None and settings.meta.enabled:
+    if settings.uses_meta:
         meta, finder_params = _make_meta(
             settings,
             views,
@@ -329,6 +329,8 @@ def _check_workdir(workdir: Path, settings: Settings) -> dict[str, Any] | None:
             "a new workdir, or put the file back."
         ) from None
     lines = differences(found, identity(settings))
+    if lines and all(other == path for other in workdir.iterdir()):
+        return None  # a start that failed before anything was made
     if lines:
         raise UserError(
             f"The workdir {workdir} was used with another config, and a run continues only with "
@@ -392,10 +394,8 @@ def _make_views(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, A
     return {name: augment.make(spec, image_shape=image_shape) for name, spec in specs.items()}
 
 
-def _make_synthetic(settings: Settings, views: dict[str, Augment]) -> Synthetic | None:
+def _make_synthetic(settings: Settings, views: dict[str, Augment]) -> Synthetic:
     s = settings.synthetic
-    if s.weight == 0:
-        return None
     return Synthetic(
         loss=s.loss,
         weight=s.weight,
@@ -445,12 +445,11 @@ def _validate(evaluate: Callable, state: TrainState, dataset: Dataset) -> dict[s
 
 def _better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int) -> Best:
     """The better of two models on validation; the latest one where there is no validation."""
-    accuracy = metrics.get("validation/accuracy", -1.0)
-    loss = metrics.get("validation/cross_entropy", float("inf"))
-    if "validation/accuracy" in metrics and (accuracy, -loss) <= (
-        float(best.accuracy),
-        -float(best.loss),
-    ):
+    # In float32, as they are kept: otherwise rounding would decide between equal accuracies.
+    accuracy = float(np.float32(metrics.get("validation/accuracy", -1.0)))
+    loss = float(np.float32(metrics.get("validation/cross_entropy", np.inf)))
+    better = (accuracy, -loss) > (float(best.accuracy), -float(best.loss))
+    if "validation/accuracy" in metrics and not better:
         return best
     # A copy, since the state's buffers are donated to the next step.
     params, model_state = jax.tree.map(jnp.copy, (state.params, state.model_state))

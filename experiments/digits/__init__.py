@@ -1,0 +1,1 @@
+"""base, gda, pcr and mgr on digits."""

@@ -1,7 +1,7 @@
 """Does MGR beat plain training with 10, 20 and 50 labelled digits per class?
 
-    python -m experiments.digits.run --stage=tune        # validation images only
-    python -m experiments.digits.run                     # the table; continues where it stopped
+python -m experiments.digits.run --stage=tune        # validation images only
+python -m experiments.digits.run                     # the table; continues where it stopped
 """
 
 import pathlib

@@ -1,7 +1,7 @@
 """Does MGR beat plain training with 50 labelled images per class of FashionMNIST?
 
-    python -m experiments.fashion_mnist.run --data_dir=DIR --stage=tune    # validation images only
-    python -m experiments.fashion_mnist.run --data_dir=DIR                 # the table; resumes
+python -m experiments.fashion_mnist.run --data_dir=DIR --stage=tune    # validation images only
+python -m experiments.fashion_mnist.run --data_dir=DIR                 # the table; resumes
 """
 
 import pathlib

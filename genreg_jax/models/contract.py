@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 
 class Outputs(NamedTuple):
-    """What a classifier returns: `logits` `[B, K]` and `embedding` `[B, D]`, the head's input."""
+    """What a classifier returns: `logits` `[B, K]` and `embedding` `[B, D]`, the head's input.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> gr.Outputs(logits=jnp.zeros((2, 10)), embedding=jnp.ones((2, 64))).embedding.shape
+      (2, 64)
+    """
 
     logits: jax.Array
     embedding: jax.Array
@@ -30,6 +37,22 @@ class Model(NamedTuple):
       init: `(key, x) -> (params, model_state)`.
       apply: `(params, model_state, x, *, rng, train) -> (Outputs, new_model_state)`; with
         `train=False` it returns `model_state` unchanged.
+
+    Example:
+      A linear classifier without state, in plain JAX:
+
+      >>> import jax, jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> def init(key, x):
+      ...     return jax.random.normal(key, (x[0].size, 10)), {}
+      >>> def apply(params, model_state, x, *, rng, train):
+      ...     embedding = x.reshape(len(x), -1)
+      ...     return gr.Outputs(embedding @ params, embedding), model_state
+      >>> model = gr.Model(init, apply)
+      >>> x = jnp.ones((2, 8, 8, 1))
+      >>> params, model_state = model.init(jax.random.key(0), x)
+      >>> model.apply(params, model_state, x, rng=None, train=True)[0].logits.shape
+      (2, 10)
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
@@ -63,7 +86,9 @@ def standardized(model: Model, mean: Any, std: Any) -> Model:
     statistics = {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
 
     def standardize(statistics, x):
-        return (x - statistics["mean"].astype(x.dtype)) / statistics["std"].astype(x.dtype)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        mean, std = (statistics[k].reshape(shape).astype(x.dtype) for k in ("mean", "std"))
+        return (x - mean) / std
 
     def init(key, x):
         params, model_state = model.init(key, standardize(statistics, x))

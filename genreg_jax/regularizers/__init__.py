@@ -1,0 +1,1 @@
+"""The regularisers, one paper a file."""

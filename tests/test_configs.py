@@ -1,0 +1,122 @@
+"""The shipped configs: all of them load and say what they are, and one of them runs, shrunk."""
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import genreg_jax as gr
+from genreg_jax import augment
+from genreg_jax.settings import from_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(path for path in CONFIGS.glob("*_*.py") if not path.name.startswith("_"))
+IMAGE_SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+every_config = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def load(path, option=None, monkeypatch=None):
+    """The config as the command line gets it: from the repository root, which is on the path."""
+    if monkeypatch is not None:
+        monkeypatch.syspath_prepend(str(CONFIGS.parent))
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config() if option is None else module.get_config(option)
+
+
+def test_four_methods_are_shipped_for_three_data_sets():
+    methods = ("base", "gda", "pcr", "mgr")
+    assert {f"{m}_{d}" for m in methods for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
+
+
+@every_config
+def test_the_header_gives_the_command_that_runs_it(path):
+    header = ast.get_docstring(ast.parse(path.read_text()))
+    assert header, f"{path.name} has no header"
+    # The command may be broken over lines with a backslash.
+    commands = re.sub(r"\\\n\s*", "", header)
+    assert f"python -m genreg_jax.main --config=configs/{path.name}" in commands
+
+
+@every_config
+@pytest.mark.parametrize("option", [None, "runlocal"])
+def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
+    config = load(path, option, monkeypatch)
+    settings = from_config(config)
+    method, _, dataset = path.stem.partition("_")
+    assert settings.name == method and settings.data.name == dataset
+    assert settings.synthetic.loss == {"base": "none", "gda": "cross_entropy"}.get(method, "pcr")
+    assert settings.meta.enabled == (method == "mgr")
+    specs = (
+        settings.augment.train, settings.synthetic.weak, settings.synthetic.strong,
+        settings.flow.augment,
+    )  # fmt: skip
+    for spec in specs:
+        augment.make(spec, image_shape=IMAGE_SHAPES[dataset])
+    side = IMAGE_SHAPES[dataset][0]
+    assert side % 2**settings.flow.levels == 0
+    with pytest.raises(AttributeError):
+        config.train.epoch = 3
+
+
+@every_config
+def test_runlocal_shrinks_everything(path, monkeypatch):
+    whole = from_config(load(path, monkeypatch=monkeypatch))
+    local = from_config(load(path, "runlocal", monkeypatch))
+    assert local.train.epochs * local.train.steps_per_epoch <= 100
+    assert local.flow.updates <= 100 and local.model.name == "convnet"
+    assert local.synthetic == whole.synthetic and local.meta == whole.meta
+
+
+def test_the_methods_of_a_data_set_differ_in_the_method_alone(monkeypatch):
+    for dataset in IMAGE_SHAPES:
+        recipes = []
+        for method in ("base", "gda", "pcr", "mgr"):
+            config = load(CONFIGS / f"{method}_{dataset}.py", monkeypatch=monkeypatch).to_dict()
+            recipes.append(
+                {k: config[k] for k in ("data", "model", "augment", "optimizer", "train")}
+            )
+        assert all(recipe == recipes[0] for recipe in recipes[1:])
+
+
+def test_an_unknown_option_is_refused_with_those_there_are(monkeypatch):
+    with pytest.raises(ValueError, match="unknown config option 'runlocl'.*runlocal"):
+        load(FILES[0], "runlocl", monkeypatch)
+
+
+def test_mgr_on_digits_runs_end_to_end_and_leaves_everything(tmp_path, monkeypatch):
+    config = load(CONFIGS / "mgr_digits.py", "runlocal", monkeypatch)
+    config.data.per_class = 9
+    config.model.widths = (4, 8)
+    config.flow.levels, config.flow.steps, config.flow.width = 1, 1, 4
+    config.flow.updates, config.flow.eval_every = 4, 2
+    config.train.epochs, config.train.steps_per_epoch, config.train.batch_size = 2, 3, 16
+    config.meta.hidden, config.meta.outer_fraction = (8,), 0.1
+    config.train.progress = False
+    summary = gr.train_and_evaluate(config, tmp_path, command="python -m genreg_jax.main ...")
+    for key in (
+        "test_accuracy", "validation_accuracy", "train_examples", "steps", "seconds",
+        "images_per_second", "seed", "device", "versions", "config_hash",
+    ):  # fmt: skip
+        assert summary[key] is not None
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    held_out = 10 if config.meta.outer == "holdout" else 0  # a tenth, one image a class
+    assert summary["train_examples"] == 90 - held_out and summary["steps"] == 6
+    assert 0 < summary["flow"]["bits_per_dim"] < 20
+    for name in (
+        "config.json", "metrics.jsonl", "metrics.csv", "report.html", "tensorboard", "checkpoints",
+        "flow", "samples/1_real.png", "samples/2_generated.png", "samples/3_found.png",
+        "samples/4_views.png",
+    ):  # fmt: skip
+        assert (tmp_path / name).exists(), name
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("flow/validation_bits_per_dim" in line for line in lines)
+    last = lines[-1]
+    assert last["step"] == 6 and last["train/hypergradient_norm"] > 0
+    report = (tmp_path / "report.html").read_text()
+    assert report.count("data:image/png;base64,") >= 4 and "<svg" in report

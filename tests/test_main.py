@@ -1,0 +1,214 @@
+"""The command line: what it prints, and that all a user can get wrong ends in a paragraph."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from genreg_jax import main, train
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "--config=configs/base_digits.py:runlocal",
+    "--config.data.per_class=4",
+    "--config.model.widths=(4,)",
+    "--config.train.epochs=1",
+    "--config.train.steps_per_epoch=2",
+    "--config.train.batch_size=8",
+    "--config.train.progress=False",
+)
+
+
+def forget_flags():
+    """Takes back what parsing added, so that the next command starts as a new process does."""
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    for name in ("config", "workdir"):
+        flags.FLAGS[name].unparse()
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command in this process: `cli(*arguments) -> (exit status, stdout, stderr)`."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["genreg_jax.main", *map(str, arguments)])
+        try:
+            with pytest.raises(SystemExit) as stopped:
+                main.console()
+        finally:
+            forget_flags()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def hashes(folder):
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+WRONG = {
+    "unknown key": (
+        ["--config=configs/mgr_digits.py", "--config.train.epchs=3"],
+        ["epchs", "Did you mean", "epochs"],
+    ),
+    "wrong type": (
+        ["--config=configs/mgr_digits.py", "--config.train.epochs=many"],
+        ["config.train.epochs", "many"],
+    ),
+    "out of range": (
+        ["--config=configs/mgr_digits.py", "--config.train.epochs=0"],
+        ["config.train.epochs must be at least 1, got 0"],
+    ),
+    "no config": ([], ["--config=configs/", "base_digits.py", "mgr_cifar10.py"]),
+    "no such config": (
+        ["--config=configs/mgr_digit.py"],
+        ["configs/mgr_digit.py", "mgr_digits.py", "base_digits.py"],
+    ),
+    "not a config": (["--config=README.md"], ["README.md"]),
+    "unknown option": (
+        ["--config=configs/mgr_digits.py:runlocl"],
+        ["unknown config option 'runlocl'", "runlocal"],
+    ),
+    "unknown flag": (["--config=configs/mgr_digits.py", "--wrokdir=a"], ["wrokdir", "workdir"]),
+    "stray argument": (
+        ["--config=configs/mgr_digits.py", "config.train.epochs=3"],
+        ["config.train.epochs=3", "--config.key=value"],
+    ),
+    "absent data": (
+        ["--config=configs/mgr_cifar10.py", "--config.data.dir=/no/such/folder",
+         "--config.data.download=False"],
+        ["/no/such/folder", "config.data.dir", "genreg_jax.data.prepare"],
+    ),
+    "unknown data": (
+        ["--config=configs/base_digits.py", "--config.data.name=digit"],
+        ["'digit'", "digits"],
+    ),
+    "too many per class": (
+        ["--config=configs/base_digits.py", "--config.data.per_class=2000"],
+        ["per_class=2000", "at most"],
+    ),
+    "batch too large": (
+        ["--config=configs/base_digits.py", "--config.train.batch_size=201"],
+        ["config.train.batch_size = 201", "200"],
+    ),
+    "unknown augmentation": (
+        ["--config=configs/base_digits.py", "--config.augment.train=flop"],
+        ["'flop'", "flip"],
+    ),
+    "impossible model": (
+        ["--config=configs/base_digits.py", "--config.model.name=wide_resnet",
+         "--config.model.depth=27"],
+        ["depth", "27", "28"],
+    ),
+    "impossible flow": (
+        ["--config=configs/mgr_digits.py", "--config.flow.levels=5"],
+        ["levels=5", "levels=3"],
+    ),
+    "no such flow": (
+        ["--config=configs/mgr_digits.py", "--config.flow.workdir=/no/such/run"],
+        ["config.flow.workdir = '/no/such/run'"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_a_user_can_get_wrong_ends_in_one_paragraph(what, cli, tmp_path):
+    arguments, words = WRONG[what]
+    start = time.perf_counter()
+    status, _, err = cli(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert time.perf_counter() - start < 30
+    assert status == 1
+    assert err.count("\n") == 1 and err.strip(), err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, err
+
+
+def test_a_run_prints_its_accuracy_last_and_is_not_repeated(cli, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    status, out, err = cli(*TINY, f"--workdir={workdir}")
+    assert status == 0 and err == ""
+    lines = out.strip().splitlines()
+    assert lines[-1].startswith("test accuracy: ") and lines[-1].endswith(" %")
+    assert str(workdir / "report.html") in lines[-2]
+    report = (workdir / "report.html").read_text()
+    assert "python -m genreg_jax.main" in report and "config.train.epochs=1" in report
+
+    before = hashes(workdir)
+    monkeypatch.setattr(train, "make_train_step", None)
+    assert cli(*TINY, f"--workdir={workdir}")[1].strip().splitlines()[-1] == lines[-1]
+    status, _, err = cli(*TINY, "--config.seed=1", f"--workdir={workdir}")
+    assert status == 1 and err.count("\n") == 1
+    assert "config.seed: 0 -> 1" in err and str(workdir) in err
+    assert hashes(workdir) == before
+
+
+def test_an_interrupt_says_how_to_continue(cli, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_and_evaluate", interrupt)
+    status, _, err = cli(*TINY, f"--workdir={tmp_path}")
+    assert status == 1 and "same command continues" in err and str(tmp_path) in err
+
+
+def test_the_workdir_is_named_after_the_config_and_a_tuning_run_says_so(cli, monkeypatch):
+    called = []
+
+    def record(config, workdir, *, command):
+        called.append((config, workdir, command))
+        return {"test_accuracy": None}
+
+    monkeypatch.setattr(train, "train_and_evaluate", record)
+    status, out, _ = cli(*TINY, "--config.train.evaluate_test=False")
+    ((config, workdir, command),) = called
+    assert status == 0 and workdir == Path("runs/base_digits")
+    assert config.train.epochs == 1 and config.model.widths == (4,)
+    assert command == (
+        "python -m genreg_jax.main --config=configs/base_digits.py:runlocal "
+        "--config.data.per_class=4 '--config.model.widths=(4,)' --config.train.epochs=1 "
+        "--config.train.steps_per_epoch=2 --config.train.batch_size=8 "
+        "--config.train.progress=False --config.train.evaluate_test=False"
+    )
+    assert "test accuracy: not read" in out.strip().splitlines()[-1]
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "genreg_jax.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_a_process_of_its_own_says_the_same_of_a_wrong_key(tmp_path):
+    done = command(
+        "--config=configs/mgr_digits.py", "--config.train.epchs=3", f"--workdir={tmp_path / 'run'}"
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Did you mean" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_of_its_own_trains(tmp_path):
+    done = command(*TINY, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("test accuracy: ")
+    assert (tmp_path / "run" / "summary.json").exists()

@@ -1,0 +1,196 @@
+"""The step without synthetic data against NumPy, the optimisers' settings, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import genreg_jax as gr
+from genreg_jax.models.contract import Model
+from genreg_jax.objective import Batch, Meta, Synthetic, make_train_step, to_float
+from genreg_jax.optimizers import make_optimizer, make_schedule
+from genreg_jax.settings import OptimizerSettings
+from genreg_jax.state import TrainState
+
+CLASSES = 3
+
+
+def linear():
+    """Softmax regression on 2x2 images; its state counts the passes that were made."""
+
+    def apply(params, model_state, x, *, rng, train):
+        e = x.reshape(len(x), -1)
+        logits = e @ params["w"] + params["b"][None]
+        return gr.Outputs(logits, e), model_state + 1 if train else model_state
+
+    return Model(init=lambda key, x: None, apply=apply)
+
+
+def make_state(tx, seed=0):
+    rng = np.random.default_rng(seed)
+    params = {
+        "w": jnp.asarray(rng.normal(size=(4, CLASSES)), jnp.float32),
+        "b": jnp.asarray(rng.normal(size=CLASSES), jnp.float32),
+    }
+    return TrainState(
+        jnp.int32(0), params, jnp.int32(0), tx.init(params), (), (), jax.random.key(seed)
+    )
+
+
+def make_batch(seed=1, size=5):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (size, 2, 2, 1), np.uint8)
+    return Batch(jnp.asarray(images), jnp.asarray(rng.integers(0, CLASSES, size), jnp.int32))
+
+
+def step_with(tx, state, batch, **options):
+    options = {"augment": lambda key, x: x, **options}
+    step = make_train_step(linear(), tx, num_classes=CLASSES, **options)
+    return step(state, batch, None, ())
+
+
+def softmax_regression(state, batch, targets=None):
+    """Loss and gradients by hand, in float64."""
+    x = np.asarray(batch.images, np.float64).reshape(len(batch.labels), -1) / 255
+    targets = np.eye(CLASSES)[batch.labels] if targets is None else targets
+    logits = x @ np.asarray(state.params["w"], np.float64) + np.asarray(state.params["b"])
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    loss = -(targets * np.log(p)).sum(1).mean()
+    delta = (p - targets) / len(x)
+    accuracy = np.mean(logits.argmax(1) == targets.argmax(1))
+    return loss, accuracy, {"w": x.T @ delta, "b": delta.sum(0)}
+
+
+def test_the_plain_step_is_softmax_regression_by_hand():
+    tx = optax.sgd(0.3)
+    state, batch = make_state(tx), make_batch()
+    new, metrics = step_with(tx, state, batch)
+    loss, accuracy, grads = softmax_regression(state, batch)
+    for name in ("w", "b"):
+        expected = state.params[name] - 0.3 * grads[name]
+        np.testing.assert_allclose(new.params[name], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["train/cross_entropy"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["train/accuracy"], accuracy, rtol=1e-6)
+    norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
+    np.testing.assert_allclose(metrics["train/gradient_norm"], norm, rtol=1e-5)
+    assert metrics["train/loss"] == metrics["train/cross_entropy"]
+    assert int(new.step) == 1 and int(new.model_state) == 1
+    assert set(metrics) == {
+        "train/cross_entropy", "train/accuracy", "train/loss", "train/gradient_norm",
+    }  # fmt: skip
+
+
+def test_label_smoothing_spreads_its_mass_over_all_classes():
+    tx = optax.sgd(0.3)
+    state, batch = make_state(tx), make_batch()
+    _, metrics = step_with(tx, state, batch, label_smoothing=0.3)
+    targets = 0.7 * np.eye(CLASSES)[batch.labels] + 0.1
+    loss, accuracy, _ = softmax_regression(state, batch, targets)
+    np.testing.assert_allclose(metrics["train/cross_entropy"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["train/accuracy"], accuracy)
+
+
+def test_mixing_changes_images_and_targets_together():
+    tx = optax.sgd(0.3)
+    state, batch = make_state(tx), make_batch()
+    half = lambda key, x, y: (0.5 * x, 0.25 * y + 0.75 * y[::-1])
+    _, metrics = step_with(tx, state, batch, mix=half)
+    onehot = np.eye(CLASSES)[batch.labels]
+    mixed = Batch(np.asarray(batch.images) / 2, batch.labels)
+    loss, _, _ = softmax_regression(state, mixed, 0.25 * onehot + 0.75 * onehot[::-1])
+    np.testing.assert_allclose(metrics["train/cross_entropy"], loss, rtol=1e-5)
+
+
+def test_every_step_draws_anew_and_the_same_step_draws_the_same():
+    tx = optax.sgd(0.3)
+    state, batch = make_state(tx), make_batch()
+    noise = lambda key, x: x + jax.random.normal(key, x.shape)
+    run = lambda step: float(
+        step_with(tx, TrainState(**{**vars(state), "step": jnp.int32(step)}), batch, augment=noise)[
+            1
+        ]["train/loss"]
+    )
+    assert run(3) == run(3)
+    assert len({run(step) for step in range(4)}) == 4
+
+
+def test_images_become_float32_in_the_unit_interval():
+    x = to_float(jnp.arange(256, dtype=jnp.uint8))
+    assert x.dtype == jnp.float32 and x[0] == 0 and x[-1] == 1
+    np.testing.assert_allclose(x, np.arange(256) / 255, rtol=1e-6)
+    for dtype in (jnp.bfloat16, jnp.float32):
+        x = to_float(jnp.array([0.0, 0.25, 1.0], dtype))
+        assert x.dtype == jnp.float32
+        np.testing.assert_array_equal(x, np.float32([0, 0.25, 1]))
+
+
+def test_a_missing_part_is_named():
+    same = lambda key, x: x
+    synthetic = Synthetic("pcr", 1.0, "l2", same, same, 4, 1.0)
+    meta = Meta(lambda p, z, y: z, optax.sgd(0.1), "reverse", same)
+    generator = gr.Generator(lambda p, z, y: z, (), (2, 2, 1))
+    make = lambda **parts: make_train_step(
+        linear(), optax.sgd(0.1), num_classes=CLASSES, augment=same, **parts
+    )
+    with pytest.raises(ValueError, match="generator is required .* got None"):
+        make(synthetic=synthetic)
+    with pytest.raises(ValueError, match="synthetic is required .* got None"):
+        make(meta=meta, generator=generator)
+
+
+# ------------------------------------------------------------------------------------- optimisers
+
+
+def first_update(params, grads, **settings):
+    tx = make_optimizer(OptimizerSettings(**settings), optax.constant_schedule(0.1))
+    return tx.update(grads, tx.init(params), params)[0]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_weights_decay_and_biases_and_scales_do_not(name):
+    params = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0), "scale": jnp.full(2, 2.0)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates = first_update(params, zero, name=name, weight_decay=0.5, momentum=0.0)
+    # adam divides the decayed gradient by its own size, adamw and sgd do not.
+    expected = -0.1 if name == "adam" else -0.1 * 0.5 * 2
+    np.testing.assert_allclose(updates["kernel"], np.full((2, 3), expected), rtol=1e-5)
+    assert np.all(updates["bias"] == 0) and np.all(updates["scale"] == 0)
+
+
+def test_gradients_are_clipped_before_anything_else():
+    params, grads = jnp.zeros((1, 2)), jnp.array([[30.0, 40.0]])
+    updates = first_update(params, grads, grad_clip=1.0, momentum=0.0, weight_decay=0.0)
+    np.testing.assert_allclose(updates, [[-0.06, -0.08]], rtol=1e-5)
+
+
+def test_nesterov_momentum_by_hand():
+    tx = make_optimizer(OptimizerSettings(weight_decay=0.0), optax.constant_schedule(0.1))
+    theta, trace = np.array([[1.0, -2.0]]), 0.0
+    params, state = jnp.asarray(theta, jnp.float32), tx.init(jnp.asarray(theta, jnp.float32))
+    for _ in range(3):
+        trace = 3 * theta + 0.9 * trace
+        theta = theta - 0.1 * (3 * theta + 0.9 * trace)
+        updates, state = tx.update(3 * params, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, theta, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"schedule": "constant"}, {0: 1.0, 50: 1.0, 99: 1.0}),
+        ({"schedule": "cosine"}, {0: 1.0, 25: 0.5 + 0.5**1.5, 50: 0.5, 100: 0.0}),
+        ({"schedule": "step", "step_epochs": (2, 5), "step_factor": 0.1},
+         {0: 1.0, 19: 1.0, 20: 0.1, 49: 0.1, 50: 0.01}),
+        ({"schedule": "constant", "warmup_epochs": 2.0}, {0: 0.0, 10: 0.5, 20: 1.0, 70: 1.0}),
+        ({"schedule": "cosine", "warmup_epochs": 2.0}, {10: 0.5, 20: 1.0, 60: 0.5, 100: 0.0}),
+        ({"schedule": "step", "warmup_epochs": 1.0, "step_epochs": (2,), "step_factor": 0.5},
+         {5: 0.5, 10: 1.0, 19: 1.0, 21: 0.5}),
+    ],
+)  # fmt: skip
+def test_schedules_in_epochs_of_ten_steps(settings, expected):
+    settings = OptimizerSettings(learning_rate=1.0, **settings)
+    schedule = make_schedule(settings, total_steps=100, steps_per_epoch=10)
+    for step, rate in expected.items():
+        np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, atol=1e-6)

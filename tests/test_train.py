@@ -1,0 +1,603 @@
+"""The loop end to end: what it learns, how it stops, and that stopping it changes nothing."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import genreg_jax as gr
+from genreg_jax import train
+from genreg_jax.evaluate import make_evaluate
+from genreg_jax.models.contract import Model
+from genreg_jax.settings import from_config
+from genreg_jax.state import Best
+
+compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **_: (
+        compilations.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch, request):
+    """Reports have tests of their own and take a second each."""
+    if "reported" not in request.fixturenames:
+        monkeypatch.setattr(train, "write_report", lambda *args, **kwargs: None)
+
+
+class Perceptron(nn.Module):
+    """One hidden layer: nothing to compile for long, and no running statistics."""
+
+    num_classes: int = 2
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        e = nn.tanh(nn.Dense(6)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes, name="head")(e), e
+
+
+def points(num=40, num_classes=2, seed=0, noise=30.0, **options):
+    """Images of 4x4 pixels, one bright quarter a class: separable by a line."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(2 * num) % num_classes
+    images = rng.normal(60, noise, (2 * num, 4, 4, 1))
+    for i, label in enumerate(labels):
+        images[i, 2 * (label // 2) :, 2 * (label % 2) :][:2, :2] += 120
+    images = np.clip(images, 0, 255).astype(np.uint8)
+    options = {"validation_fraction": 0.25, **options}
+    return gr.data.from_arrays(
+        images[:num], labels[:num], images[num:], labels[num:], name="points", **options
+    )
+
+
+def small(**groups):
+    """A config for `points`, with the settings of `groups` on top."""
+    config = {
+        "optimizer": {"learning_rate": 0.5},
+        "train": {"epochs": 4, "steps_per_epoch": 3, "batch_size": 10, "progress": False},
+    }
+    for group, values in groups.items():
+        config[group] = {**config.get(group, {}), **values} if isinstance(values, dict) else values
+    return config
+
+
+def run(workdir, config=None, *, dataset=None, model=None, **kwargs):
+    dataset = dataset or points()
+    model = model or gr.from_linen(Perceptron(dataset.num_classes))
+    return gr.train_and_evaluate(config or small(), workdir, dataset=dataset, model=model, **kwargs)
+
+
+def hashes(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def metric_lines(workdir):
+    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def toy_generator():
+    """Images as a smooth function of three numbers and the class."""
+    rng = np.random.default_rng(5)
+    params = {"w": jnp.asarray(rng.normal(size=(3, 16)), jnp.float32), "c": jnp.arange(20.0) / 10}
+
+    def apply(params, z, y):
+        return jax.nn.sigmoid(z @ params["w"] + params["c"][y][:, None]).reshape(-1, 4, 4, 1)
+
+    return gr.Generator(apply, params, (3,))
+
+
+# ---------------------------------------------------------------------------------------- learning
+
+
+def test_forty_separable_points_are_learned_and_the_run_leaves_its_record(tmp_path, reported):
+    summary = run(tmp_path / "new" / "folder", command="python -m here")
+    assert summary["test_accuracy"] == summary["validation_accuracy"] == 1.0
+    assert summary["train_examples"] == 30 and summary["validation_examples"] == 10
+    assert summary["test_examples"] == 40 and summary["steps"] == 12 and summary["epochs"] == 4
+    assert summary["parameters"] == 17 * 6 + 7 * 2 and summary["seed"] == 0
+    assert summary["flow"] is None and len(summary["config_hash"]) == 12
+    assert summary["seconds"] > 0 and summary["images_per_second"] > 0
+    assert summary["device"]["platform"] == "cpu" and summary["versions"]["jax"] == jax.__version__
+    workdir = tmp_path / "new" / "folder"
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    written = json.loads((workdir / "config.json").read_text())
+    assert from_config(written) == from_config(small())
+    for name in ("metrics.csv", "samples/1_real.png", "tensorboard", "checkpoints"):
+        assert (workdir / name).exists()
+    assert "python -m here" in (workdir / "report.html").read_text()
+    lines = metric_lines(workdir)
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    assert set(lines[0]) == {
+        "step", "train/loss", "train/cross_entropy", "train/accuracy", "train/gradient_norm",
+        "train/learning_rate", "validation/accuracy", "validation/cross_entropy",
+    }  # fmt: skip
+    assert lines[-1]["train/loss"] < 0.5 * lines[0]["train/loss"]
+    assert lines[0]["train/learning_rate"] > lines[-1]["train/learning_rate"] > 0
+
+
+@pytest.fixture
+def reported():
+    """Asks for the report to be written."""
+
+
+def test_the_model_that_is_tested_is_the_best_of_validation_not_the_last(tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.9, 0.9, 0.7])
+    losses = iter([1.0, 1.0, 0.8, 0.1])
+    seen = []
+
+    def validate(evaluate, state, dataset):
+        seen.append(jax.device_get(state.params))
+        return {
+            "validation/accuracy": next(accuracies),
+            "validation/cross_entropy": next(losses),
+        }
+
+    monkeypatch.setattr(train, "_validate", validate)
+    dataset = points()
+    model = gr.from_linen(Perceptron(2))
+    summary = run(tmp_path, dataset=dataset, model=model)
+    assert summary["best_step"] == 9
+    assert summary["validation_accuracy"] == pytest.approx(0.9)
+    images = dataset.test.images / np.float32(255)
+    logits = model.apply(seen[2], {}, images, rng=None, train=False)[0].logits
+    expected = np.mean(np.argmax(logits, 1) == dataset.test.labels)
+    assert summary["test_accuracy"] == expected
+    log_p = jax.nn.log_softmax(logits)[np.arange(40), dataset.test.labels]
+    np.testing.assert_allclose(summary["test_loss"], -np.mean(log_p), rtol=1e-5)
+
+
+@pytest.mark.parametrize("correct", range(0, 11))
+def test_equal_accuracies_are_decided_by_the_loss(correct):
+    # Tenths are not exact in binary, and a model that is kept is kept in float32.
+    state = SimpleNamespace(params={}, model_state={})
+    metrics = lambda loss: {"validation/accuracy": correct / 10, "validation/cross_entropy": loss}
+    first = Best({}, {}, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
+    best = train._better(first, state, metrics(0.7), 1)
+    assert int(best.epoch) == 1
+    assert int(train._better(best, state, metrics(0.7), 2).epoch) == 1, "a tie keeps the earlier"
+    assert int(train._better(best, state, metrics(0.8), 2).epoch) == 1
+    assert int(train._better(best, state, metrics(0.6), 2).epoch) == 2
+    more = {"validation/accuracy": correct / 10 + 0.1, "validation/cross_entropy": 9.0}
+    assert int(train._better(best, state, more, 2).epoch) == 2
+
+
+def test_a_diverged_model_is_not_better_at_the_same_accuracy():
+    state = SimpleNamespace(params={}, model_state={})
+    best = Best({}, {}, jnp.float32(0.5), jnp.float32(2.0), jnp.int32(1))
+    metrics = {"validation/accuracy": 0.5, "validation/cross_entropy": float("nan")}
+    assert int(train._better(best, state, metrics, 2).epoch) == 1
+
+
+def test_patience_stops_early(tmp_path):
+    # Nothing is learned, so every validation after the first is a tie, at 7 of 10 and others.
+    for seed in range(3):
+        summary = run(
+            tmp_path / str(seed),
+            small(
+                train={"patience": 2, "epochs": 9, "steps_per_epoch": 1},
+                optimizer={"learning_rate": 0.0},
+            ),
+            dataset=points(num_classes=4, seed=seed),
+        )
+        assert summary["epochs"] == 3 and summary["steps"] == 3 and summary["best_step"] == 1
+
+
+def test_without_validation_the_last_model_is_tested(tmp_path):
+    config = small(train={"patience": 1, "epochs": 3})
+    summary = run(tmp_path, config, dataset=points(validation_fraction=0.0))
+    assert summary["validation_accuracy"] is None and summary["validation_examples"] == 0
+    assert summary["train_examples"] == 40 and summary["best_step"] == summary["steps"] == 9
+    assert summary["test_accuracy"] == 1.0
+    assert not any("validation/accuracy" in line for line in metric_lines(tmp_path))
+
+
+def test_a_tuning_run_does_not_read_the_test_set(tmp_path, monkeypatch):
+    dataset = points()
+    broken = dataclasses.replace(dataset.test, images=None)
+    monkeypatch.setattr(gr.data.Split, "__len__", lambda self: len(self.labels))
+    summary = run(
+        tmp_path,
+        small(train={"evaluate_test": False, "epochs": 1}),
+        dataset=dataclasses.replace(dataset, test=broken),
+    )
+    assert summary["test_accuracy"] is None and summary["test_loss"] is None
+    assert summary["validation_accuracy"] > 0.5
+
+
+def test_the_seed_decides_everything(tmp_path):
+    a = run(tmp_path / "a", small(seed=3, train={"epochs": 1}))
+    b = run(tmp_path / "b", small(seed=3, train={"epochs": 1}))
+    c = run(tmp_path / "c", small(seed=4, train={"epochs": 1}))
+    assert metric_lines(tmp_path / "a") == metric_lines(tmp_path / "b")
+    assert a["test_loss"] == b["test_loss"] != c["test_loss"]
+
+
+@pytest.mark.parametrize("options", [{"mix": "mixup"}, {"mix": "cutmix", "label_smoothing": 0.1}])
+def test_mixing_is_a_matter_of_config(tmp_path, options):
+    summary = run(tmp_path, small(augment=options, train={"epochs": 2}))
+    assert summary["test_accuracy"] > 0.9
+
+
+# --------------------------------------------------------------------------------- synthetic data
+
+MGR = {
+    "synthetic": {"loss": "pcr", "strong": "shift(1)", "weight": 0.5},
+    "meta": {"enabled": True, "hidden": [4], "learning_rate": 0.01},
+}
+
+
+def two_epochs(**groups):
+    return small(**{**groups, "train": {**groups.get("train", {}), "epochs": 2}})
+
+
+@pytest.mark.parametrize("outer", ["train", "holdout", "folds"])
+def test_mgr_runs_with_an_own_model_data_and_generator(tmp_path, outer):
+    summary = run(
+        tmp_path,
+        two_epochs(**{**MGR, "meta": {**MGR["meta"], "outer": outer, "folds": 3}}),
+        generator=toy_generator(),
+    )
+    assert summary["test_accuracy"] > 0.8 and summary["flow"] is None
+    assert summary["train_examples"] == {"train": 30, "holdout": 26, "folds": 30}[outer]
+    for line in metric_lines(tmp_path):
+        assert line["train/hypergradient_norm"] > 0 and line["train/outer_loss"] > 0
+        total = line["train/cross_entropy"] + line["train/synthetic_loss"]
+        assert line["train/loss"] == pytest.approx(total, rel=1e-5)
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names[-3:] == ["2_generated.png", "3_found.png", "4_views.png"]
+
+
+def test_weight_zero_is_the_base_run_bit_for_bit(tmp_path):
+    run(tmp_path / "base", two_epochs())
+    zero = {
+        "synthetic": {**MGR["synthetic"], "weight": 0.0},
+        "meta": {**MGR["meta"], "outer": "train"},  # the others train on fewer images
+    }
+    run(tmp_path / "zero", two_epochs(**zero), generator=toy_generator())
+    base, zero = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("base", "zero"))
+    assert base == zero
+
+
+def test_the_synthetic_batch_has_its_own_size_and_naive_augmentation_needs_no_finder(tmp_path):
+    shapes = []
+
+    def recording(params, z, y):
+        shapes.append(z.shape)
+        return toy_generator().apply(params, z, y)
+
+    summary = run(
+        tmp_path,
+        two_epochs(synthetic={"loss": "cross_entropy", "batch_size": 6, "weight": 0.1}),
+        generator=toy_generator()._replace(apply=recording),
+    )
+    assert shapes[0] == (6, 3) and summary["test_accuracy"] > 0.8
+    assert not (tmp_path / "samples" / "3_found.png").exists()
+
+
+# ---------------------------------------------------------------------------------------- resuming
+
+DIGITS = {
+    "data": {"name": "digits", "per_class": 8, "validation_fraction": 0.1},
+    "model": {"widths": [4, 8]},
+    "augment": {"train": "shift(1)"},
+    "train": {"epochs": 3, "steps_per_epoch": 2, "batch_size": 16, "progress": False},
+}
+METHODS = {
+    "base": DIGITS,
+    "mgr": {
+        **DIGITS,
+        "synthetic": {"loss": "pcr", "strong": "shift(1)", "batch_size": 6},
+        "meta": {"enabled": True, "hidden": [8]},
+        "flow": {"levels": 1, "steps": 1, "width": 4, "updates": 4, "eval_every": 2},
+    },
+}
+
+
+def as_numpy(tree):
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(
+        lambda leaf: np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree
+    )
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def uninterrupted(request, tmp_path_factory):
+    """One whole run, with what was seen on the way."""
+    workdir = tmp_path_factory.mktemp(request.param)
+    seen = SimpleNamespace(
+        method=request.param, config=METHODS[request.param], workdir=workdir,
+        compiled=[], saved=None, jaxpr="",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        watch(patch, seen)
+        seen.summary = gr.train_and_evaluate(seen.config, workdir)
+        seen.compiled.append(len(compilations))
+    return seen
+
+
+def watch(patch, seen):
+    """Records compilations by epoch, the last saved state, and runs the epochs under a guard."""
+    epoch, save, compile_epoch = train.BatchPlan.epoch, train.Checkpoints.save, train.compile_epoch
+
+    def counted_epoch(self, number):
+        seen.compiled.append(len(compilations))
+        return epoch(self, number)
+
+    def kept_save(self, step, tree, extra):
+        if "bits_per_dim" not in extra:  # not the flow's own
+            seen.saved = as_numpy(tree)
+        save(self, step, tree, extra)
+
+    def guarded_compile(step, state, train_data, indices, generator_params):
+        rows = lambda i: None if i is None else jax.tree.map(lambda a: a[i[0]], train_data)
+        seen.jaxpr = str(
+            jax.make_jaxpr(step)(state, rows(indices.inner), rows(indices.outer), generator_params)
+        )
+        run_epoch = compile_epoch(step, state, train_data, indices, generator_params)
+
+        def guarded(*args):
+            with jax.transfer_guard("disallow"):
+                return run_epoch(*args)
+
+        return guarded
+
+    patch.setattr(train.BatchPlan, "epoch", counted_epoch)
+    patch.setattr(train.Checkpoints, "save", kept_save)
+    patch.setattr(train, "compile_epoch", guarded_compile)
+    patch.setattr(train, "write_report", lambda *args, **kwargs: None)
+
+
+def test_nothing_is_compiled_after_the_first_epoch(uninterrupted):
+    before, first, second, third, end = uninterrupted.compiled
+    assert first > before, "the step itself must have been counted"
+    assert second > first, "so must the evaluation at the end of the first epoch"
+    assert third == second
+    # The end of the last epoch is followed by the pictures, whose programs are their own; without
+    # a generator there are none, and all that came after the first epoch compiled nothing.
+    if uninterrupted.method == "base":
+        assert end == second
+
+
+def test_the_step_neither_calls_back_nor_moves_data_to_the_host(uninterrupted):
+    # The epochs above ran under a transfer guard; here is what shows that it was watching.
+    with pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"):
+        with jax.transfer_guard("disallow"):
+            jax.jit(lambda x: x + 1)(np.ones(3))
+    assert "conv_general_dilated" in uninterrupted.jaxpr
+    for word in ("callback", "infeed", "outfeed"):
+        assert word not in uninterrupted.jaxpr
+
+
+@pytest.fixture(scope="module")
+def interrupted(uninterrupted, tmp_path_factory):
+    """The same run, stopped in its second epoch and started again."""
+    workdir = tmp_path_factory.mktemp("interrupted")
+    seen = SimpleNamespace(compiled=[], saved=None, workdir=workdir)
+    if uninterrupted.method == "mgr":  # stopped once before, when the flow had been trained
+        for name in ("config.json", "metrics.jsonl"):
+            shutil.copy(uninterrupted.workdir / name, workdir)
+        shutil.copytree(uninterrupted.workdir / "flow", workdir / "flow")
+    validate, calls = train._validate, []
+
+    def stop_in_the_second_epoch(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        watch(patch, seen)
+        patch.setattr("genreg_jax.generator.fit", None)  # the flow must not be trained again
+        patch.setattr(train, "_validate", stop_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            gr.train_and_evaluate(uninterrupted.config, workdir)
+        assert not (workdir / "summary.json").exists()
+        seen.compiled.clear()
+        seen.summary = gr.train_and_evaluate(uninterrupted.config, workdir)
+    return seen
+
+
+def test_a_run_that_was_stopped_and_continued_is_the_same_run_bit_for_bit(
+    uninterrupted, interrupted
+):
+    assert len(interrupted.compiled) == 1 + 2, "one call to compile, then the two epochs left"
+    jax.tree.map(np.testing.assert_array_equal, interrupted.saved, uninterrupted.saved)
+    state, best = interrupted.saved
+    assert int(state.step) == 6
+    a, b = ((seen.workdir / "metrics.jsonl").read_bytes() for seen in (interrupted, uninterrupted))
+    assert a == b and len(a) > 0
+    timing = {"seconds", "images_per_second", "flow"}
+    a, b = (
+        {k: v for k, v in seen.summary.items() if k not in timing}
+        for seen in (interrupted, uninterrupted)
+    )
+    assert a == b
+    if uninterrupted.method == "mgr":
+        bits = [seen.summary["flow"]["bits_per_dim"] for seen in (interrupted, uninterrupted)]
+        assert bits[0] == bits[1]
+
+
+def test_a_finished_run_gives_its_summary_without_training(uninterrupted, monkeypatch):
+    before = hashes(uninterrupted.workdir)
+    monkeypatch.setattr(train.data, "load", None)
+    monkeypatch.setattr(train, "make_train_step", None)
+    assert gr.train_and_evaluate(uninterrupted.config, uninterrupted.workdir) == (
+        uninterrupted.summary
+    )
+    # Where the data lie and whether progress is shown do not make it another run.
+    moved = {**uninterrupted.config, "data": {**DIGITS["data"], "dir": "/elsewhere"}}
+    assert gr.train_and_evaluate(moved, uninterrupted.workdir) == uninterrupted.summary
+    assert hashes(uninterrupted.workdir) == before
+
+
+def test_another_config_is_refused_with_all_that_differs_and_changes_nothing(uninterrupted):
+    before = hashes(uninterrupted.workdir)
+    other = {
+        **uninterrupted.config,
+        "seed": 5,
+        "optimizer": {"learning_rate": 0.125},
+        "augment": {"train": "none"},
+    }
+    with pytest.raises(gr.UserError) as error:
+        gr.train_and_evaluate(other, uninterrupted.workdir)
+    for line in (
+        "config.seed: 0 -> 5",
+        "config.optimizer.learning_rate: 0.05 -> 0.125",
+        "config.augment.train: 'shift(1)' -> 'none'",
+        str(uninterrupted.workdir),
+    ):
+        assert line in str(error.value)
+    assert "epochs" not in str(error.value)
+    assert hashes(uninterrupted.workdir) == before
+
+
+def test_a_trained_flow_is_taken_from_another_run_and_only_where_it_fits(
+    uninterrupted, tmp_path, monkeypatch
+):
+    if uninterrupted.method != "mgr":
+        pytest.skip("needs the run that trained a flow")
+    config = {
+        **uninterrupted.config,
+        "meta": {"enabled": False},
+        "train": {**DIGITS["train"], "epochs": 1},
+    }
+    config["flow"] = {**config["flow"], "workdir": str(uninterrupted.workdir)}
+    monkeypatch.setattr("genreg_jax.generator.fit", None)
+    summary = gr.train_and_evaluate(config, tmp_path / "pcr")
+    assert summary["flow"] == uninterrupted.summary["flow"]
+    assert not (tmp_path / "pcr" / "flow").exists()
+    wider = {**config, "flow": {**config["flow"], "width": 5}}
+    with pytest.raises(gr.UserError, match=r"flow\.settings\.width: 4 -> 5"):
+        gr.train_and_evaluate(wider, tmp_path / "wider")
+    with pytest.raises(gr.UserError, match=r"flow\.subset_hash: "):
+        gr.train_and_evaluate({**config, "seed": 9}, tmp_path / "seed")
+
+
+# ----------------------------------------------------------------------------------------- refusals
+
+
+def interrupted_points(workdir, monkeypatch, **kwargs):
+    with monkeypatch.context() as patch:
+        better, calls = train._better, []
+
+        def stop(*args):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return better(*args)
+
+        patch.setattr(train, "_better", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(workdir, **kwargs)
+
+
+def test_changed_data_are_refused_and_the_run_can_still_continue(tmp_path, monkeypatch):
+    interrupted_points(tmp_path, monkeypatch)
+    before = hashes(tmp_path)
+    with pytest.raises(gr.UserError, match="data have changed since the checkpoint"):
+        run(tmp_path, dataset=points(seed=1))
+    assert hashes(tmp_path) == before
+    assert run(tmp_path)["steps"] == 12
+
+
+def test_a_folder_that_is_not_a_run_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(gr.UserError, match="not the workdir of a run.*new or empty folder"):
+        run(tmp_path)
+    with pytest.raises(gr.UserError, match="not the workdir of a run"):
+        run(tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_damaged_config_file_is_refused_and_left_alone(tmp_path):
+    for text in ("{", '{"seed": "a"}', "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(gr.UserError, match="cannot be read as the config of a run"):
+            run(tmp_path)
+        assert (tmp_path / "config.json").read_text() == text
+
+
+NEEDS_FLOW = {
+    **DIGITS,
+    "synthetic": {"loss": "pcr", "strong": "none"},
+    "flow": {"levels": 1, "steps": 1, "width": 4, "updates": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"data": {"per_class": 5000}}, "per_class"),
+        ({"data": {"name": "digit", "download": False}}, "digits"),
+        ({"train": {"batch_size": 81}}, "config.train.batch_size = 81"),
+        ({"augment": {"train": "flop"}}, "flop"),
+        ({"model": {"name": "wide_resnet", "depth": 27}}, "27"),
+        ({"flow": {"levels": 5}}, "levels"),
+        ({"flow": {"workdir": "/no/such/run"}}, "config.flow.workdir = '/no/such/run'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_after_a_start_that_was_refused_the_workdir_is_free_for_the_corrected_config(
+    tmp_path, config, words
+):
+    merged = {
+        group: {**NEEDS_FLOW.get(group, {}), **config.get(group, {})}
+        for group in {*NEEDS_FLOW, *config}
+    }
+    with pytest.raises(gr.UserError) as error:
+        gr.train_and_evaluate(merged, tmp_path / "run")
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert train._check_workdir(tmp_path / "run", from_config(NEEDS_FLOW)) is None
+
+
+# --------------------------------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
+def test_evaluation_equals_numpy_and_does_not_count_padding(batch_size):
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(4, 3)).astype(np.float32), np.array([5.0, 0, -5], np.float32)
+
+    def apply(params, model_state, x, *, rng, train):
+        assert rng is None and not train
+        e = x.reshape(len(x), -1)
+        return gr.Outputs(e @ params["w"] + params["b"][None], 2 * e), model_state
+
+    images = rng.integers(0, 256, (11, 2, 2, 1), np.uint8)
+    labels = rng.integers(0, 3, 11).astype(np.int32)
+    evaluate = make_evaluate(Model(lambda key, x: None, apply), batch_size=batch_size)
+    result = evaluate({"w": w, "b": b}, {}, images, labels)
+    x = images.reshape(11, 4) / 255
+    logits = x @ w + b
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(result["loss"], -log_p[np.arange(11), labels].mean(), rtol=1e-5)
+    np.testing.assert_array_equal(result["predictions"], logits.argmax(1))
+    assert result["accuracy"] == np.mean(logits.argmax(1) == labels)
+    np.testing.assert_allclose(result["embeddings"], 2 * x, rtol=1e-5, atol=1e-6)
+
+
+def test_splits_of_all_sizes_share_one_program():
+    model = gr.from_linen(Perceptron(2))
+    params, state = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    evaluate = make_evaluate(model, batch_size=8)
+    images, labels = np.zeros((20, 4, 4, 1), np.uint8), np.zeros(20, np.int32)
+    evaluate(params, state, images[:3], labels[:3])
+    before = len(compilations)
+    for size in (1, 8, 13, 20):
+        evaluate(params, state, images[:size], labels[:size])
+    assert len(compilations) == before
