@@ -1,0 +1,17 @@
+"""Exact image flows: RealNVP and Glow, their layers, freezing and training."""
+
+from genreg_jax.flows.flow import Flow, FrozenFlow, dequantize
+from genreg_jax.flows.glow import glow
+from genreg_jax.flows.realnvp import realnvp
+from genreg_jax.flows.training import FlowFit, fit, random_shift
+
+__all__ = [
+    "Flow",
+    "FlowFit",
+    "FrozenFlow",
+    "dequantize",
+    "fit",
+    "glow",
+    "random_shift",
+    "realnvp",
+]

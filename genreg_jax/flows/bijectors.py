@@ -1,0 +1,621 @@
+r"""The layers of an image flow, each a bijector over a plain dict of parameters.
+
+The contract. A bijector is a frozen dataclass that holds only constants: shapes, masks,
+permutations, hyper-parameters. It is hashable, so it can be a static argument of `jit`. Its
+parameters live outside, in a dict. It maps images `[B, H, W, C]` to images of the *same* shape and
+has two primitive methods,
+
+    z, log_det = forward_and_log_det(params, x, y, key=None)     log_det = log |det dz / dx|   [B]
+    x, log_det = inverse_and_log_det(params, z, y)               log_det = log |det dx / dz|   [B]
+
+plus `init(key, x, y) -> (params, z)`, the data-dependent initialisation: a pure function that sees
+the activations `x` arriving at the layer and passes on what leaves it. Everything else in
+`genreg_jax.flows` is derived from these. `y` are labels `[B]`, or None; `key` turns on dropout,
+where a layer has any.
+
+A squeeze changes shapes, so it is not a layer: `Level` squeezes, works and unsqueezes again. That
+keeps one shape law for all layers, puts the factored-out latents back where their pixels are, and
+makes the latent of a multi-scale flow an image-shaped array.
+
+Sources: Dinh et al., "Density estimation using Real NVP" (2017); Kingma and Dhariwal, "Glow:
+Generative Flow with Invertible 1x1 Convolutions" (2018).
+"""
+
+import dataclasses
+import functools
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from genreg_jax.flows.convolution import conv3x3
+
+Params = Any
+_HIGHEST = lax.Precision.HIGHEST
+
+
+class Bijector(Protocol):
+    """What every layer offers; see the module's docstring for the contract."""
+
+    def init(self, key, x, y=None) -> tuple[Params, jax.Array]:
+        """Parameters for the activations `x`, and the layer's output on them."""
+        ...
+
+    def forward_and_log_det(self, params, x, y=None, key=None) -> tuple[jax.Array, jax.Array]:
+        """`z = f(x)` and `log |det dz / dx|` per example."""
+        ...
+
+    def inverse_and_log_det(self, params, z, y=None) -> tuple[jax.Array, jax.Array]:
+        """`x = f^-1(z)` and `log |det dx / dz|` per example."""
+        ...
+
+
+def _sum_per_example(x: jax.Array) -> jax.Array:
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+def _per_example(scalar: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(scalar, x.shape[:1])
+
+
+def _per_channel(c: jax.Array) -> jax.Array:
+    """`[C]` to `[1, 1, 1, C]`: broadcasting is spelt out, so strict rank promotion is fine."""
+    return c[None, None, None, :]
+
+
+def squeeze(x: jax.Array) -> jax.Array:
+    """Trades each 2x2 block of pixels for four channels: `[B, H, W, C]` to `[B, H/2, W/2, 4C]`.
+
+    A permutation, so its log-determinant is zero.
+
+    Args:
+      x: images with even sides.
+
+    Returns:
+      The squeezed images; the channels of one pixel stay together, in the order top left, top
+      right, bottom left, bottom right.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> squeeze(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
+      [[[[0.0, 1.0, 2.0, 3.0]]]]
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // 2, w // 2, 4 * c)
+
+
+def unsqueeze(x: jax.Array) -> jax.Array:
+    """The inverse of `squeeze`: `[B, H, W, 4C]` to `[B, 2H, 2W, C]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.arange(24.0).reshape(1, 4, 2, 3)
+      >>> bool((unsqueeze(squeeze(x)) == x).all())
+      True
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, 2 * h, 2 * w, c // 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Logit:
+    """Pixels in [0, 1] to the real line.
+
+        u = ((n - 1) x + 1/2) / n,   v = (1 + bound (2 u - 1)) / 2,   z = log v - log(1 - v)
+
+    With `n = 256` bins a pixel `k / 255` of an 8-bit image goes to the centre `(k + 1/2) / 256` of
+    its bin. `bound < 1` keeps black and white at a finite distance. Decoding can leave [0, 1] by at
+    most `(1 / bound - 1) / 2` and a bin; it is exact, so it does not clip.
+
+    Attributes:
+      num_bins: number of grey levels of the images.
+      bound: the share of (0, 1) that `v` may use.
+    """
+
+    num_bins: int = 256
+    bound: float = 0.9
+
+    def init(self, key, x, y=None):
+        """No parameters."""
+        del key
+        return {}, self.forward_and_log_det({}, x, y)[0]
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """Pixels to logits."""
+        u = ((self.num_bins - 1) * x + 0.5) / self.num_bins
+        v = 0.5 + self.bound * (u - 0.5)
+        log_v, log_not_v = jnp.log(v), jnp.log1p(-v)
+        slope = np.log(self.bound * (self.num_bins - 1) / self.num_bins)
+        return log_v - log_not_v, _sum_per_example(slope - log_v - log_not_v)
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """Logits to pixels."""
+        u = 0.5 + (jax.nn.sigmoid(z) - 0.5) / self.bound
+        x = (self.num_bins * u - 0.5) / (self.num_bins - 1)
+        slope = np.log(self.bound * (self.num_bins - 1) / self.num_bins)
+        log_det = _sum_per_example(jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) - slope)
+        return x, log_det
+
+
+@dataclasses.dataclass(frozen=True)
+class ActNorm:
+    """An affine map per channel, `z = x exp(log_scale) + bias`.
+
+    Initialised so that the first batch leaves with mean 0 and variance 1 per channel; after that
+    the scale and the bias are ordinary parameters. A channel that is constant over the batch is
+    only centred.
+    """
+
+    def init(self, key, x, y=None):
+        """Mean and standard deviation of the batch, per channel."""
+        del key
+        mean, std = jnp.mean(x, (0, 1, 2)), jnp.std(x, (0, 1, 2))
+        log_scale = -jnp.log(jnp.where(std > 1e-4, std, 1.0))
+        params = {"log_scale": log_scale, "bias": -mean * jnp.exp(log_scale)}
+        return params, self.forward_and_log_det(params, x, y)[0]
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """Scale and shift."""
+        z = x * _per_channel(jnp.exp(params["log_scale"])) + _per_channel(params["bias"])
+        return z, _per_example(x.shape[1] * x.shape[2] * jnp.sum(params["log_scale"]), x)
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """Shift back and scale back."""
+        x = (z - _per_channel(params["bias"])) * _per_channel(jnp.exp(-params["log_scale"]))
+        return x, _per_example(-z.shape[1] * z.shape[2] * jnp.sum(params["log_scale"]), z)
+
+
+@functools.cache
+def _rotation_plu(channels: int, seed: int):
+    """A random rotation `Q = P L (S + U)`: the permutation `P`, `L`, `U`, the pivots `S`."""
+    rng = np.random.default_rng([seed, channels])
+    rotation, _ = np.linalg.qr(rng.standard_normal((channels, channels)))
+    upper, order = rotation.copy(), np.arange(channels)
+    lower = np.zeros_like(upper)
+    for k in range(channels):  # Gaussian elimination with partial pivoting
+        pivot = k + int(np.argmax(np.abs(upper[k:, k])))
+        for rows in (upper, lower, order):
+            rows[[k, pivot]] = rows[[pivot, k]]
+        lower[k + 1 :, k] = upper[k + 1 :, k] / upper[k, k]
+        upper[k + 1 :] -= np.outer(lower[k + 1 :, k], upper[k])
+    return np.argsort(order).astype(np.int32), lower, np.triu(upper, 1), np.diag(upper).copy()
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertibleConv:
+    """The invertible 1x1 convolution of Glow, `z[b, r, c] = W x[b, r, c]`.
+
+        W = P L (U + diag(sign * exp(log_diagonal))),   log |det| = H W sum(log_diagonal)
+
+    `P` and `sign` are constants from `seed`, `L` is unit lower and `U` strictly upper triangular.
+    The log-parametrised diagonal cannot reach zero, so `W` stays invertible whatever the optimiser
+    does, and the determinant costs a sum. Starts as a random rotation.
+
+    Attributes:
+      channels: number of channels.
+      seed: of the rotation; the permutation is part of the layer, not of the parameters.
+    """
+
+    channels: int
+    seed: int = 0
+
+    def init(self, key, x, y=None):
+        """The factors of a rotation."""
+        del key
+        _, lower, upper, pivots = _rotation_plu(self.channels, self.seed)
+        params = {
+            "lower": jnp.asarray(lower, x.dtype),
+            "upper": jnp.asarray(upper, x.dtype),
+            "log_diagonal": jnp.asarray(np.log(np.abs(pivots)), x.dtype),
+        }
+        return params, self.forward_and_log_det(params, x, y)[0]
+
+    def _factors(self, params):
+        rows, _, _, pivots = _rotation_plu(self.channels, self.seed)
+        identity = jnp.eye(self.channels, dtype=params["lower"].dtype)
+        lower = jnp.tril(params["lower"], -1) + identity
+        diagonal = np.sign(pivots).astype(identity.dtype) * jnp.exp(params["log_diagonal"])
+        upper = jnp.triu(params["upper"], 1) + jnp.diag(diagonal)
+        return rows, lower, upper
+
+    def matrix(self, params) -> jax.Array:
+        """`W`, `[C, C]`."""
+        rows, lower, upper = self._factors(params)
+        return jnp.matmul(lower, upper, precision=_HIGHEST)[rows]
+
+    def inverse_matrix(self, params) -> jax.Array:
+        """`W^-1` by two triangular solves, `[C, C]`."""
+        rows, lower, upper = self._factors(params)
+        identity = jnp.eye(self.channels, dtype=lower.dtype)
+        solve = jax.scipy.linalg.solve_triangular
+        inverse = solve(upper, solve(lower, identity, lower=True, unit_diagonal=True))
+        return inverse[:, rows]
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """Mix the channels."""
+        z = jnp.matmul(x, self.matrix(params).T, precision=_HIGHEST)
+        return z, _per_example(x.shape[1] * x.shape[2] * jnp.sum(params["log_diagonal"]), x)
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """Unmix the channels."""
+        x = jnp.matmul(z, self.inverse_matrix(params).T, precision=_HIGHEST)
+        return x, _per_example(-z.shape[1] * z.shape[2] * jnp.sum(params["log_diagonal"]), z)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedAffine:
+    """ActNorm and the 1x1 convolution after it, folded: `z = W x + b` with `W^-1` stored.
+
+    Made by `freeze`, never trained. Its parameters are `matrix` and `inverse` `[C, C]`, `bias`
+    `[C]` and the `log_det` of one pixel.
+    """
+
+    def init(self, key, x, y=None):
+        """The identity."""
+        del key
+        channels = x.shape[-1]
+        identity = jnp.eye(channels, dtype=x.dtype)
+        bias = jnp.zeros(channels, x.dtype)
+        log_det = jnp.zeros((), x.dtype)
+        return {"matrix": identity, "inverse": identity, "bias": bias, "log_det": log_det}, x
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """One product."""
+        z = jnp.matmul(x, params["matrix"].T, precision=_HIGHEST) + _per_channel(params["bias"])
+        return z, _per_example(x.shape[1] * x.shape[2] * params["log_det"], x)
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """One product with the stored inverse."""
+        centred = z - _per_channel(params["bias"])
+        x = jnp.matmul(centred, params["inverse"].T, precision=_HIGHEST)
+        return x, _per_example(-z.shape[1] * z.shape[2] * params["log_det"], z)
+
+
+def fold(actnorm_params, conv: InvertibleConv, conv_params) -> dict[str, jax.Array]:
+    """Parameters of the `FixedAffine` that equals `ActNorm` followed by `conv`."""
+    scale = jnp.exp(actnorm_params["log_scale"])
+    matrix, inverse = conv.matrix(conv_params), conv.inverse_matrix(conv_params)
+    return {
+        "matrix": matrix * scale[None, :],
+        "inverse": inverse / scale[:, None],
+        "bias": jnp.matmul(matrix, actnorm_params["bias"], precision=_HIGHEST),
+        "log_det": jnp.sum(actnorm_params["log_scale"]) + jnp.sum(conv_params["log_diagonal"]),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineCoupling:
+    """Half of the input scales and shifts the other half.
+
+        s, t = net(a, y)      z_a = a,   z_b = b exp(scale tanh(s)) + t,     log |det| = sum(s)
+
+    `net` is 3x3 -> 1x1 -> 3x3 with `width` channels and ReLUs; its last layer starts at zero, so
+    the coupling starts as the identity. The labels enter as an embedding added after the first
+    layer.
+
+    Attributes:
+      width: channels of the network.
+      mask: "channel" splits the channels in halves, "checkerboard" the pixels like the squares of
+        a chess board.
+      flip: which half changes; the second half (the odd pixels) if False.
+      scale: bound on `|log scale|`.
+      num_classes: None, or the number of classes.
+      dropout: share of the network's last channels dropped, per example, when a key is given.
+      compute_dtype: of the network's products; None is the input's. See `freeze`.
+    """
+
+    width: int
+    mask: str = "channel"
+    flip: bool = False
+    scale: float = 2.0
+    num_classes: int | None = None
+    dropout: float = 0.0
+    compute_dtype: str | None = None
+
+    def init(self, key, x, y=None):
+        """He-normal, and zero at the end."""
+        c = x.shape[-1]
+        if self.mask == "checkerboard":
+            c_in, c_changed = c, c
+        else:
+            c_in = c - c // 2 if self.flip else c // 2
+            c_changed = c - c_in
+        first, second = jax.random.split(key)
+        params = {
+            "w1": jax.random.normal(first, (3, 3, c_in, self.width), x.dtype)
+            * np.sqrt(2 / (9 * c_in)),
+            "b1": jnp.zeros(self.width, x.dtype),
+            "w2": jax.random.normal(second, (self.width, self.width), x.dtype)
+            * np.sqrt(2 / self.width),
+            "b2": jnp.zeros(self.width, x.dtype),
+            "w3": jnp.zeros((3, 3, self.width, 2 * c_changed), x.dtype),
+            "b3": jnp.zeros(2 * c_changed, x.dtype),
+        }
+        if self.num_classes is not None:
+            params["class_embedding"] = jnp.zeros((self.num_classes, self.width), x.dtype)
+        return params, x
+
+    def _scale_and_shift(self, params, a, y, key):
+        dtype = a.dtype if self.compute_dtype is None else jnp.dtype(self.compute_dtype)
+        precision = _HIGHEST if self.compute_dtype is None else None
+        p = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        h = conv3x3(a.astype(dtype), p["w1"], precision=precision) + _per_channel(p["b1"])
+        if self.num_classes is not None:
+            h = h + p["class_embedding"][y][:, None, None, :]
+        h = jnp.matmul(jax.nn.relu(h), p["w2"], precision=precision) + _per_channel(p["b2"])
+        h = jax.nn.relu(h)
+        if key is not None and self.dropout > 0:
+            # Whole channels: stronger than single features, and hardly any random numbers to draw.
+            shape = (h.shape[0], 1, 1, h.shape[-1])
+            kept = jax.random.bernoulli(key, 1 - self.dropout, shape)
+            h = jnp.where(kept, h / (1 - self.dropout), 0)
+        out = (conv3x3(h, p["w3"], precision=precision) + _per_channel(p["b3"])).astype(a.dtype)
+        raw, shift = jnp.split(out, 2, axis=-1)
+        return self.scale * jnp.tanh(raw), shift
+
+    def _split(self, x):
+        """The half that is read, and the half that changes."""
+        if self.mask == "checkerboard":
+            rows, columns = np.arange(x.shape[1])[:, None], np.arange(x.shape[2])[None, :]
+            changed = ((rows + columns) % 2 == (0 if self.flip else 1))[None, :, :, None]
+            return jnp.where(changed, 0, x), jnp.where(changed, x, 0), changed
+        c = x.shape[-1] // 2
+        if self.flip:
+            return x[..., c:], x[..., :c], None
+        return x[..., :c], x[..., c:], None
+
+    def _merge(self, a, b):
+        if self.mask == "checkerboard":
+            return a + b
+        return jnp.concatenate((b, a) if self.flip else (a, b), axis=-1)
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """Scale and shift the second half."""
+        a, b, changed = self._split(x)
+        log_scale, shift = self._scale_and_shift(params, a, y, key)
+        if changed is not None:
+            log_scale, shift = jnp.where(changed, log_scale, 0), jnp.where(changed, shift, 0)
+        z = self._merge(a, b * jnp.exp(log_scale) + shift)
+        return z, _sum_per_example(log_scale)
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """Shift back and scale back."""
+        a, b, changed = self._split(z)
+        log_scale, shift = self._scale_and_shift(params, a, y, None)
+        if changed is not None:
+            log_scale, shift = jnp.where(changed, log_scale, 0), jnp.where(changed, shift, 0)
+        x = self._merge(a, (b - shift) * jnp.exp(-log_scale))
+        return x, -_sum_per_example(log_scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassAffine:
+    """A Gaussian prior per class, as a layer: `z = (x - mean[y]) exp(-log_scale[y])`.
+
+    `x | y ~ N(mean[y], exp(log_scale[y])^2)` per element is the same statement as `z ~ N(0, 1)`, so
+    every class keeps the standard normal latent. Starts as the identity. Without classes there is
+    one mean and one scale.
+
+    Attributes:
+      num_classes: None, or the number of classes.
+    """
+
+    num_classes: int | None = None
+
+    def init(self, key, x, y=None):
+        """Zeros."""
+        del key
+        shape = (self.num_classes or 1, *x.shape[1:])
+        zeros = jnp.zeros(shape, x.dtype)
+        return {"class_mean": zeros, "class_log_scale": zeros}, x
+
+    def _of(self, params, x, y):
+        labels = jnp.zeros(x.shape[:1], jnp.int32) if self.num_classes is None else y
+        return params["class_mean"][labels], params["class_log_scale"][labels]
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """Standardise under the class's Gaussian."""
+        mean, log_scale = self._of(params, x, y)
+        return (x - mean) * jnp.exp(-log_scale), -_sum_per_example(log_scale)
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """Back to the class's Gaussian."""
+        mean, log_scale = self._of(params, z, y)
+        return z * jnp.exp(log_scale) + mean, _sum_per_example(log_scale)
+
+
+def _fold_in(key, i):
+    return None if key is None else jax.random.fold_in(key, i)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Layers in a row, `z = f_n(... f_1(x))`; the log-determinants add up.
+
+    Attributes:
+      layers: the bijectors, first applied first.
+    """
+
+    layers: tuple[Any, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """The key of each layer in the parameter dict, such as `"02_affinecoupling"`."""
+        return tuple(f"{i:02d}_{type(f).__name__.lower()}" for i, f in enumerate(self.layers))
+
+    def init(self, key, x, y=None):
+        """Layer by layer, each on what the one before it lets through."""
+        params = {}
+        for i, (name, layer) in enumerate(zip(self.names(), self.layers)):
+            params[name], x = layer.init(jax.random.fold_in(key, i), x, y)
+        return params, x
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """First to last."""
+        total = jnp.zeros(x.shape[:1], x.dtype)
+        for i, (name, layer) in enumerate(zip(self.names(), self.layers)):
+            x, log_det = layer.forward_and_log_det(params[name], x, y, _fold_in(key, i))
+            total = total + log_det
+        return x, total
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """Last to first."""
+        total = jnp.zeros(z.shape[:1], z.dtype)
+        for name, layer in reversed(tuple(zip(self.names(), self.layers))):
+            z, log_det = layer.inverse_and_log_det(params[name], z, y)
+            total = total + log_det
+        return z, total
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """`layer` applied `times` times, each time with parameters of its own, stacked `[times, ...]`.
+
+    Runs as one `lax.scan`, so the time to compile does not grow with the depth. On CPU this costs
+    nothing at run time, because a flow's convolutions are products there (see
+    `genreg_jax.flows.convolution`).
+
+    Attributes:
+      layer: the bijector.
+      times: how often.
+      scan: False to unroll the loop; the values are the same up to rounding.
+      remat: whether to recompute the activations of a step in the backward pass and keep only its
+        input, which trades a third of the speed for memory.
+    """
+
+    layer: Any
+    times: int
+    scan: bool = True
+    remat: bool = False
+
+    def init(self, key, x, y=None):
+        """Step by step, each on what the one before it lets through."""
+
+        def step(x, k):
+            params, x = self.layer.init(jax.random.fold_in(key, k), x, y)
+            return x, params
+
+        x, params = lax.scan(step, x, jnp.arange(self.times))
+        return params, x
+
+    def _loop(self, step, x, params, reverse):
+        if self.remat:
+            step = jax.checkpoint(step)
+        unroll = 1 if self.scan else self.times
+        numbers = jnp.arange(self.times)
+        x, log_dets = lax.scan(step, x, (params, numbers), reverse=reverse, unroll=unroll)
+        return x, jnp.sum(log_dets, axis=0)
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """First to last."""
+
+        def step(x, inputs):
+            return self.layer.forward_and_log_det(inputs[0], x, y, _fold_in(key, inputs[1]))
+
+        return self._loop(step, x, params, reverse=False)
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """Last to first."""
+
+        def step(z, inputs):
+            return self.layer.inverse_and_log_det(inputs[0], z, y)
+
+        return self._loop(step, z, params, reverse=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One scale of a multi-scale flow: squeeze, `body`, factor out half of the channels, unsqueeze.
+
+    Half of the channels after `body` are finished latents; the other half go through `inner`, the
+    next level. Both are put back together and unsqueezed, so the level maps `[B, H, W, C]` to the
+    same shape and each latent sits where its pixels are.
+
+    Attributes:
+      body: bijector on the squeezed images `[B, H/2, W/2, 4C]`.
+      inner: bijector on the kept half `[B, H/2, W/2, 2C]`, or None for the last level.
+    """
+
+    body: Any
+    inner: Any = None
+
+    def init(self, key, x, y=None):
+        """`body` first, then `inner` on its half."""
+        outer_key, inner_key = jax.random.split(key)
+        params = {}
+        params["body"], h = self.body.init(outer_key, squeeze(x), y)
+        if self.inner is not None:
+            on, out = jnp.split(h, 2, axis=-1)
+            params["inner"], on = self.inner.init(inner_key, on, y)
+            h = jnp.concatenate((on, out), axis=-1)
+        return params, unsqueeze(h)
+
+    def forward_and_log_det(self, params, x, y=None, key=None):
+        """Squeeze, `body`, `inner` on the first half, unsqueeze."""
+        h, total = self.body.forward_and_log_det(params["body"], squeeze(x), y, _fold_in(key, 0))
+        if self.inner is not None:
+            on, out = jnp.split(h, 2, axis=-1)
+            on, log_det = self.inner.forward_and_log_det(params["inner"], on, y, _fold_in(key, 1))
+            h, total = jnp.concatenate((on, out), axis=-1), total + log_det
+        return unsqueeze(h), total
+
+    def inverse_and_log_det(self, params, z, y=None):
+        """The same, backwards."""
+        h, total = squeeze(z), jnp.zeros(z.shape[:1], z.dtype)
+        if self.inner is not None:
+            on, out = jnp.split(h, 2, axis=-1)
+            on, total = self.inner.inverse_and_log_det(params["inner"], on, y)
+            h = jnp.concatenate((on, out), axis=-1)
+        h, log_det = self.body.inverse_and_log_det(params["body"], h, y)
+        return unsqueeze(h), total + log_det
+
+
+def _folds(chain: Chain, i: int) -> bool:
+    """Whether layers `i` and `i + 1` of the chain become one `FixedAffine`."""
+    pair = chain.layers[i : i + 2]
+    return len(pair) == 2 and isinstance(pair[0], ActNorm) and isinstance(pair[1], InvertibleConv)
+
+
+def frozen_form(bijector, *, coupling_dtype: str | None = None):
+    """The bijector that runs on the parameters from `freeze_params`.
+
+    An `ActNorm` followed by an `InvertibleConv` becomes one `FixedAffine`; couplings take
+    `coupling_dtype`, None or the name of a floating point type.
+    """
+    form = functools.partial(frozen_form, coupling_dtype=coupling_dtype)
+    if isinstance(bijector, AffineCoupling):
+        return dataclasses.replace(bijector, compute_dtype=coupling_dtype)
+    if isinstance(bijector, Repeat):
+        return dataclasses.replace(bijector, layer=form(bijector.layer))
+    if isinstance(bijector, Level):
+        return Level(form(bijector.body), bijector.inner and form(bijector.inner))
+    if isinstance(bijector, Chain):
+        layers = []
+        for i, layer in enumerate(bijector.layers):
+            if _folds(bijector, i):
+                layers.append(FixedAffine())
+            elif not (i and _folds(bijector, i - 1)):
+                layers.append(form(layer))
+        return Chain(tuple(layers))
+    return bijector
+
+
+def freeze_params(bijector, params):
+    """The parameters of `frozen_form(bijector)`: what depends on them alone, computed once."""
+    if isinstance(bijector, Repeat):
+        return jax.vmap(lambda p: freeze_params(bijector.layer, p))(params)
+    if isinstance(bijector, Level):
+        parts = {"body": bijector.body, "inner": bijector.inner}
+        return {name: freeze_params(parts[name], p) for name, p in params.items()}
+    if isinstance(bijector, Chain):
+        names, frozen = bijector.names(), []
+        for i, (name, layer) in enumerate(zip(names, bijector.layers)):
+            if _folds(bijector, i):
+                frozen.append(fold(params[name], bijector.layers[i + 1], params[names[i + 1]]))
+            elif not (i and _folds(bijector, i - 1)):
+                frozen.append(freeze_params(layer, params[name]))
+        return dict(zip(frozen_form(bijector).names(), frozen))
+    return params
