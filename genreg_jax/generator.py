@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from genreg_jax import flows
 from genreg_jax.checkpoint import Checkpoints
@@ -38,7 +39,8 @@ def flow_generator(
     frozen = flow.freeze(params)
 
     def apply(frozen, z, y):
-        return frozen.decode(z, y if conditional else None)
+        # The logit's bounds let a decoded pixel leave [0, 1] by a few per cent.
+        return jnp.clip(frozen.decode(z, y if conditional else None), 0, 1)
 
     return Generator(apply=apply, params=frozen, latent_shape=tuple(image_shape))
 

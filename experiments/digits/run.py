@@ -22,7 +22,9 @@ STUDY = Study(
         "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
         "gda": [{"synthetic.weight": w} for w in (0.1, 0.3, 1.0)],
         "pcr": [{"synthetic.weight": w} for w in (1.0, 3.0, 10.0)],
-        "mgr": [{"synthetic.weight": w} for w in (1.0, 3.0, 10.0)],
+        "mgr": [
+            {"synthetic.weight": 1.0, "meta.outer": outer} for outer in ("holdout", "folds", "train")
+        ],
     },
     sizes=(10, 20, 50),
     seeds=range(10),
