@@ -57,7 +57,7 @@ class Checkpoints:
         if step is None:
             return None
         args = ocp.args.Composite(extra=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args).extra
+        return self._manager.restore(step, args=args)["extra"]
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The latest `(step, tree, extra)`, None without one; `like` gives structure and types."""
@@ -71,4 +71,4 @@ class Checkpoints:
                 tree=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
             ),
         )
-        return step, restored.tree, restored.extra
+        return step, restored["tree"], restored["extra"]

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -64,7 +64,8 @@ def main(argv: list[str]) -> None:
     # Imported late, so that a mistyped flag is answered at once.
     from genreg_jax.train import train_and_evaluate
 
-    name = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).stem
+    flag: Any = flags.FLAGS["config"]
+    name = Path(flag.config_filename.partition(":")[0]).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     command = shlex.join(["python", "-m", "genreg_jax.main", *sys.argv[1:]])
     try:

@@ -213,10 +213,11 @@ def make_train_step(
 
             if meta is not None:
                 assert outer is not None
+                augment_outer = meta.augment
 
                 def outer_loss(params):
                     key_augment, key_model = jax.random.split(key_outer)
-                    images = meta.augment(key_augment, to_float(outer.images))
+                    images = augment_outer(key_augment, to_float(outer.images))
                     outputs, _ = forward(params, state.model_state, images, key_model)
                     return jnp.mean(
                         optax.losses.softmax_cross_entropy_with_integer_labels(

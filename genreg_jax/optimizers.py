@@ -1,5 +1,8 @@
 """The classifier's optimiser from its settings."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import optax
 
@@ -10,7 +13,9 @@ from genreg_jax.settings import OptimizerSettings
 _EPS_ROOT = 1e-16
 
 
-def make_schedule(settings: OptimizerSettings, *, total_steps: int, steps_per_epoch: int):
+def make_schedule(
+    settings: OptimizerSettings, *, total_steps: int, steps_per_epoch: int
+) -> Callable[[Any], Any]:
     """The learning rate as a function of the update's number.
 
     Args:

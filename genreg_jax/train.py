@@ -123,7 +123,7 @@ def train_and_evaluate(
     tx = make_optimizer(settings.optimizer, schedule)
     synthetic = _make_synthetic(settings, views) if generator else None
     meta, finder_params = None, ()
-    if settings.uses_meta:
+    if generator is not None and settings.uses_meta:
         meta, finder_params = _make_meta(
             settings,
             views,
@@ -423,8 +423,12 @@ def _make_meta(
         keep_norm=s.keep_norm,
     )
     params = finder.init(key, jnp.zeros((1, *latent_shape)), jnp.zeros(1, jnp.int32))["params"]
+
+    def find(params, z, y) -> Any:
+        return finder.apply({"params": params}, z, y)
+
     meta = Meta(
-        apply=lambda params, z, y: finder.apply({"params": params}, z, y),
+        apply=find,
         tx=optax.adam(s.learning_rate),
         mode=s.mode,
         augment=views["train"],
@@ -461,7 +465,7 @@ def _done(settings: Settings, best: Best, epoch: int) -> bool:
     return epoch >= s.epochs or bool(s.patience and epoch - int(best.epoch) >= s.patience)
 
 
-def _shown(metrics: dict[str, float]) -> dict[str, float]:
+def _shown(metrics: dict[str, float]) -> dict[str, Any]:
     names = {
         "loss": "train/loss",
         "train": "train/accuracy",

@@ -23,7 +23,8 @@ STUDY = Study(
         "gda": [{"synthetic.weight": w} for w in (0.1, 0.3, 1.0)],
         "pcr": [{"synthetic.weight": w} for w in (1.0, 3.0, 10.0)],
         "mgr": [
-            {"synthetic.weight": 1.0, "meta.outer": outer} for outer in ("holdout", "folds", "train")
+            {"synthetic.weight": 1.0, "meta.outer": outer}
+            for outer in ("holdout", "folds", "train")
         ],
     },
     sizes=(10, 20, 50),

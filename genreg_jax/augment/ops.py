@@ -16,6 +16,7 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 # The order of torchvision's RandAugment; an operation is known by its place here.
 OPS = (
@@ -486,7 +487,13 @@ def apply_ops(x, op, level):
 
 
 def affine_matrix(
-    *, degrees=0.0, shear_x=0.0, shear_y=0.0, translate_x=0.0, translate_y=0.0, anchor=(0.0, 0.0)
+    *,
+    degrees: ArrayLike = 0.0,
+    shear_x: ArrayLike = 0.0,
+    shear_y: ArrayLike = 0.0,
+    translate_x: ArrayLike = 0.0,
+    translate_y: ArrayLike = 0.0,
+    anchor=(0.0, 0.0),
 ):
     """Builds the map from result to source coordinates, as `(a, b, c, d, e, f)`.
 

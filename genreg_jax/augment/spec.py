@@ -192,7 +192,7 @@ def _build(term, spec, image_shape):
         raise UserError(f"Unknown term {term!r} in the augmentation {spec!r}; {hint}{_ALLOWED}")
 
     builder, most = _TERMS[name]
-    numbers = [] if match.group(2) is None else match.group(2).split(",")
+    numbers = match.group(2).split(",") if match and match.group(2) else []
     if len(numbers) > most or not all(_NUMBER.fullmatch(number) for number in numbers):
         expected = f"at most {most}" if most else "no"
         raise UserError(

@@ -617,5 +617,7 @@ def freeze_params(bijector, params):
                 frozen.append(fold(params[name], bijector.layers[i + 1], params[names[i + 1]]))
             elif not (i and _folds(bijector, i - 1)):
                 frozen.append(freeze_params(layer, params[name]))
-        return dict(zip(frozen_form(bijector).names(), frozen))
+        form = frozen_form(bijector)
+        assert isinstance(form, Chain)
+        return dict(zip(form.names(), frozen))
     return params

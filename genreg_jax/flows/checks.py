@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # Decoded and re-encoded pixels may leave [0, 1] by rounding; the logit has room for far more.
 _TOLERANCE = 1e-3
@@ -10,7 +11,7 @@ _TOLERANCE = 1e-3
 
 def is_concrete(x) -> bool:
     """Whether the values of `x` can be read, which they cannot under a transformation."""
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def check_image_shape(image_shape, levels: int, *, squeezes: int) -> tuple[int, int, int]:

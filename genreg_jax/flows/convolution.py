@@ -6,6 +6,9 @@ nine shifted images and one matrix product; on accelerators it is the library's 
 made here and nowhere else; both forms agree to rounding.
 """
 
+from functools import reduce
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -28,10 +31,12 @@ def _by_products(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:
     # `split` and not indexing, because its transpose is one concatenation.
     stacked = kernel.transpose(2, 0, 1, 3).reshape(channels_in, -1)
     parts = jnp.split(jnp.matmul(x, stacked, precision=precision), 9, axis=-1)
-    return sum(_shift(part, i, j) for part, (i, j) in zip(parts, _OFFSETS))
+    return reduce(jnp.add, [_shift(part, i, j) for part, (i, j) in zip(parts, _OFFSETS)])
 
 
-def conv3x3(x: jax.Array, kernel: jax.Array, *, precision=lax.Precision.HIGHEST) -> jax.Array:
+def conv3x3(
+    x: jax.Array, kernel: jax.Array, *, precision: Any = lax.Precision.HIGHEST
+) -> jax.Array:
     """3x3 convolution with zero padding and stride 1.
 
     `out[b, r, c, o] = sum_{i, j, k} x[b, r + i, c + j, k] kernel[1 + i, 1 + j, k, o]`.

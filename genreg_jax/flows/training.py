@@ -144,7 +144,7 @@ def _compiled(flow: Flow, settings: tuple, augment):
         bits, grads = jax.value_and_grad(loss)(state.params)
         ok = jnp.isfinite(bits) & jnp.isfinite(jnp.vdot(grads, grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         # The average of the first steps is a plain mean, so that it forgets the initialisation.
         decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
         average = decay * state.average + (1 - decay) * params
@@ -322,6 +322,7 @@ def fit(
     )
 
     def evaluate(params) -> float:
+        assert validation is not None
         valid_images, valid_labels = validation
         n, total = valid_images.shape[0], 0.0
         chunk = min(n, 256)

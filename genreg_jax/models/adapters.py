@@ -1,5 +1,7 @@
 """Adapters from neural-network frameworks to the contract in `contract.py`."""
 
+from typing import Any
+
 import flax.linen as nn
 
 from genreg_jax.models.contract import Model, Outputs
@@ -41,13 +43,15 @@ def from_linen(module: nn.Module) -> Model:
         params = model_state.pop("params", {})
         return params, model_state
 
+    run: Any = module.apply
+
     def apply(params, model_state, x, *, rng, train):
         variables = {"params": params, **model_state}
         rngs = None if rng is None else {"dropout": rng}
         if not train:
-            logits, embedding = module.apply(variables, x, train=False, rngs=rngs)
+            logits, embedding = run(variables, x, train=False, rngs=rngs)
             return Outputs(logits, embedding), model_state
-        (logits, embedding), new_model_state = module.apply(
+        (logits, embedding), new_model_state = run(
             variables, x, train=True, rngs=rngs, mutable=list(model_state)
         )
         return Outputs(logits, embedding), dict(new_model_state)
