@@ -22,7 +22,7 @@ STUDY = Study(
         "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3)],
         "gda": [{"synthetic.weight": w} for w in (0.1, 0.3)],
         "pcr": [{"synthetic.weight": w} for w in (0.5, 2.0)],
-        "mgr": [{"synthetic.weight": w} for w in (0.5, 2.0)],
+        "mgr": [{"synthetic.weight": 2.0, "meta.outer": o} for o in ("folds", "train")],
     },
     sizes=(50,),
     seeds=range(4),
