@@ -1,6 +1,5 @@
 """Augmentation: every operation against Pillow, then the properties that training relies on."""
 
-import doctest
 import functools
 
 import jax
@@ -571,9 +570,3 @@ def test_wrong_settings_are_refused_by_name():
     for message, call in cases.items():
         with pytest.raises(ValueError, match=message):
             call()
-
-
-@pytest.mark.parametrize("module", [ops, transforms, spec])
-def test_docstring_examples(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0 and result.failed == 0

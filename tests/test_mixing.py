@@ -1,6 +1,5 @@
 """Mixup and CutMix: exact proportions, conserved labels, and the plain batch at alpha 0."""
 
-import doctest
 import functools
 
 import jax
@@ -163,8 +162,3 @@ def test_wrong_arguments_are_refused_by_name():
     for message, call in cases.items():
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_docstring_examples():
-    result = doctest.testmod(mixing)
-    assert result.attempted > 0 and result.failed == 0
