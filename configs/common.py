@@ -1,7 +1,7 @@
 """What the shipped configs share: one recipe a data set, one option, and four methods.
 
 Every config file calls `get_config` of this module with a method and a data set and may then change
-settings. The recipes' values were chosen on validation images; see `experiments/`.
+settings.
 """
 
 from genreg_jax.settings import default_config
@@ -85,6 +85,16 @@ def runlocal(config):
     config.train.epochs, config.train.steps_per_epoch, config.train.batch_size = 2, 20, 32
 
 
+# What tuning on validation images chose; see experiments/<data set>/results/tuned.json.
+CHOSEN = {
+    ("gda", "digits"): {"synthetic.weight": 0.1},
+    ("pcr", "digits"): {"synthetic.weight": 10.0},
+    ("mgr", "digits"): {"synthetic.weight": 1.0, "meta.outer": "train"},
+    ("gda", "fashion_mnist"): {"synthetic.weight": 0.3},
+    ("pcr", "fashion_mnist"): {"synthetic.weight": 2.0},
+    ("mgr", "fashion_mnist"): {"synthetic.weight": 2.0, "meta.outer": "folds"},
+}
+
 DATASETS = {f.__name__: f for f in (digits, fashion_mnist, cifar10)}
 METHODS = {f.__name__: f for f in (base, gda, pcr, mgr)}
 OPTIONS = {"runlocal": runlocal}
@@ -97,6 +107,7 @@ def get_config(method, dataset, arg=None):
         config.name = method
     DATASETS[dataset](config)
     METHODS[method](config)
+    config.update_from_flattened_dict(CHOSEN.get((method, dataset), {}))
     for option in filter(None, (arg or "").split(",")):
         if option not in OPTIONS:
             raise ValueError(f"unknown config option {option!r}; there is {', '.join(OPTIONS)}.")
