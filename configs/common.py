@@ -14,6 +14,7 @@ def digits(config):
     config.data.validation_fraction = 0.25
     config.model.widths = (32, 64, 64)
     config.augment.train = "shift(1)"
+    config.optimizer.weight_decay = 5e-3
     config.train.epochs = 12
     config.train.steps_per_epoch = 50
     config.synthetic.strong = "shift(1)+affine(0.5)"
@@ -32,6 +33,7 @@ def fashion_mnist(config):
     config.data.validation_fraction = 0.02
     config.model.widths = (16, 32, 64)
     config.augment.train = "flip+crop(2)"
+    config.optimizer.weight_decay = 2e-3
     config.train.epochs = 10
     config.train.steps_per_epoch = 100
     config.synthetic.strong = "flip+crop(2)+randaugment(2,5)"

@@ -437,7 +437,7 @@ def provenance() -> dict[str, Any]:
     Returns:
       `versions` (package name to version, None where one is not installed), `device` (`platform`,
       `kind`, `count`) and `commit`: of the checkout that the package lies in, with `-dirty` behind
-      it if tracked files were changed, None for an installed wheel or without git. Nothing that
+      it if tracked Python files were changed, None for an installed wheel or without git. Nothing that
       identifies the machine or its user.
 
     Example:
@@ -471,7 +471,10 @@ def _commit(directory: Path) -> str | None:
     # checkout that tracks the package itself says which code this is.
     if _git(directory, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    return _git(directory, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    commit = _git(directory, "rev-parse", "HEAD")
+    # Results and notes may change while a study runs; what matters is the code.
+    changed = _git(directory, "diff", "--name-only", "HEAD", "--", ":/*.py")
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
@@ -481,7 +484,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
             capture_output=True,
             text=True,
             timeout=10,
-            # `describe --dirty` would otherwise rewrite the index of a checkout others work in.
+            # `git diff` would otherwise rewrite the index of a checkout others work in.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.TimeoutExpired):

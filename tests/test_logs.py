@@ -294,6 +294,8 @@ def test_commit_is_of_the_packages_own_checkout(tmp_path, monkeypatch):
     git("tag", "v1")
     commit = logs._commit(package)
     assert len(commit) == 40 and int(commit, 16)
+    (tmp_path / "other.txt").write_text("a result")
+    assert logs._commit(package) == commit
     source.write_text("changed = True\n")
     assert logs._commit(package) == f"{commit}-dirty"
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -16,16 +16,13 @@ STUDY = Study(
         "base": {},
         "gda": {"synthetic.loss": "cross_entropy"},
         "pcr": {"synthetic.loss": "pcr"},
-        "mgr": {"synthetic.loss": "pcr", "meta.enabled": True},
+        "mgr": {"synthetic.loss": "pcr", "meta.enabled": True, "meta.outer": "train"},
     },
     candidates={
-        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
-        "gda": [{"synthetic.weight": w} for w in (0.1, 0.3, 1.0)],
-        "pcr": [{"synthetic.weight": w} for w in (1.0, 3.0, 10.0)],
-        "mgr": [
-            {"synthetic.weight": 1.0, "meta.outer": outer}
-            for outer in ("holdout", "folds", "train")
-        ],
+        "base": [{"optimizer.learning_rate": r} for r in (0.02, 0.05, 0.1)],
+        "gda": [{"synthetic.weight": w} for w in (0.03, 0.1, 0.3)],
+        "pcr": [{"synthetic.weight": w} for w in (0.3, 1.0, 3.0)],
+        "mgr": [{"synthetic.weight": w} for w in (0.3, 1.0, 3.0)],
     },
     sizes=(10, 20, 50),
     seeds=range(10),

@@ -19,7 +19,7 @@ STUDY = Study(
         "mgr": {"synthetic.loss": "pcr", "meta.enabled": True},
     },
     candidates={
-        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3)],
+        "base": [{"optimizer.learning_rate": r} for r in (0.05, 0.1)],
         "gda": [{"synthetic.weight": w} for w in (0.1, 0.3)],
         "pcr": [{"synthetic.weight": w} for w in (0.5, 2.0)],
         "mgr": [{"synthetic.weight": 2.0, "meta.outer": o} for o in ("folds", "train")],
