@@ -1,20 +1,34 @@
-"""Checkpoints: a thin adapter over orbax, the only module that knows it."""
+"""Checkpoints: a thin adapter over orbax, the only module that knows it.
 
+Orbax writes a step into a temporary folder and renames it, so that a kill during a save costs that
+save alone. What it does not do is notice a flipped bit, or fall back on the step before; this
+module adds a checksum per leaf, verified at every restore, and that walk.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+
+from genreg_jax.errors import UserError
 
 
 class Checkpoints:
     """The checkpoints of one directory: a pytree of arrays and a JSON dict per step.
 
-    Saving is asynchronous; leaving the context waits for it.
+    Saving is asynchronous; leaving the context waits for it. Restoring walks from the newest step
+    to the oldest until one verifies; a damaged one is moved to `<directory>_damaged` and named
+    with `note`.
 
     Args:
       directory: created when the first checkpoint is saved.
       keep: number of most recent checkpoints kept.
+      note: called with lines for people.
 
     Example:
       >>> import tempfile, jax.numpy as jnp
@@ -28,47 +42,165 @@ class Checkpoints:
       (3, [0, 1], {'note': 'third'})
     """
 
-    def __init__(self, directory: str | Path, *, keep: int = 2):
+    def __init__(
+        self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = print
+    ):
+        self._directory = Path(directory).absolute()
+        self._note = note
         self._manager = ocp.CheckpointManager(
-            Path(directory).absolute(),
+            self._directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=False, enable_async_checkpointing=True
+                max_to_keep=keep,
+                create=False,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
             ),
         )
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._manager.close()
+    def __exit__(self, kind, *_):
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:
+                raise self._not_written(error) from error
 
     def save(self, step: int, tree: Any, extra: dict[str, Any]) -> None:
-        """Saves `tree` and `extra` under `step`."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                tree=ocp.args.StandardSave(tree), extra=ocp.args.JsonSave(extra)
-            ),
-        )
+        """Saves `tree` and `extra` under `step`.
+
+        Raises:
+          UserError: it, or the save before it, could not be written; what was saved earlier is
+            whole.
+        """
+        # Orbax saves NumPy's scalars and cannot restore them.
+        tree = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, np.generic) else a, tree)
+        record = {"extra": extra, "leaves": _fingerprints(tree)}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    tree=ocp.args.StandardSave(tree),
+                    record=ocp.args.JsonSave({**record, "digest": _digest(record)}),
+                ),
+            )
+        except Exception as error:
+            raise self._not_written(error) from error
 
     def extra(self) -> dict[str, Any] | None:
-        """The JSON dict of the latest checkpoint, None without one."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        args = ocp.args.Composite(extra=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["extra"]
+        """The JSON dict of the newest checkpoint whose record is whole, None without one."""
+        for step in self._steps():
+            record = self._record(step)
+            if record is not None:
+                return record["extra"]
+            self._set_aside(step, "its record cannot be read")
+        return None
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """The latest `(step, tree, extra)`, None without one; `like` gives structure and types."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        """The newest `(step, tree, extra)` that verifies, None without one.
+
+        Args:
+          like: a tree with the structure, shapes and types of the saved one; its values are not
+            used. Where its leaves carry a sharding, the restored ones have it.
+
+        Raises:
+          UserError: the checkpoint is whole but of other arrays than `like`.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                tree=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
-            ),
+        for step in self._steps():
+            record = self._record(step)
+            if record is None:
+                self._set_aside(step, "its record cannot be read")
+                continue
+            self._check_same_arrays(step, record["leaves"], like)
+            try:
+                args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
+                tree = self._manager.restore(step, args=args)["tree"]
+            except Exception as error:
+                self._set_aside(step, f"orbax cannot read it ({_line(error)})")
+                continue
+            found = _fingerprints(tree)
+            changed = [name for name, leaf in record["leaves"].items() if found.get(name) != leaf]
+            if changed:
+                self._set_aside(step, f"the checksum of {changed[0]} is wrong")
+                continue
+            return step, tree, record["extra"]
+        return None
+
+    def _steps(self) -> list[int]:
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def _record(self, step: int) -> dict[str, Any] | None:
+        """The verified record of a step, None if it is damaged."""
+        try:
+            args = ocp.args.Composite(record=ocp.args.JsonRestore())
+            record = dict(self._manager.restore(step, args=args)["record"])
+            return record if record.pop("digest") == _digest(record) else None
+        except Exception:
+            return None
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        target = self._directory.with_name(f"{self._directory.name}_damaged") / str(step)
+        while target.exists():
+            target = target.with_name(f"{target.name}_again")
+        target.parent.mkdir(exist_ok=True)
+        (self._directory / str(step)).rename(target)
+        self._manager.reload()
+        self._note(
+            f"The checkpoint of step {step} in {self._directory} is damaged: {reason}. It was "
+            f"moved to {target}; "
+            + ("the one before it is tried." if self._steps() else "there is none before it.")
         )
-        return step, restored["tree"], restored["extra"]
+
+    def _check_same_arrays(self, step: int, saved: dict[str, list], like: Any) -> None:
+        wanted = {name: _type(leaf) for name, leaf in _named(like)}
+        stored = {name: leaf[:2] for name, leaf in saved.items()}
+        if stored != wanted:
+            names = [n for n in {**stored, **wanted} if stored.get(n) != wanted.get(n)]
+            raise UserError(
+                f"The checkpoint of step {step} in {self._directory} is of another model: "
+                f"{names[0]} is {stored.get(names[0], 'absent')} there and "
+                f"{wanted.get(names[0], 'absent')} here, and {len(names) - 1} more arrays differ. "
+                "Nothing was changed; use the code and the settings it was made with, or a new "
+                "workdir."
+            )
+
+    def _not_written(self, error: Exception) -> UserError:
+        return UserError(
+            f"A checkpoint could not be written to {self._directory}: {_line(error)}. Earlier "
+            "checkpoints are whole; make room, or make the folder writable, and run the same "
+            "command again to continue from the last one."
+        )
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return (text.splitlines()[0][:300] if text else type(error).__name__).rstrip(".")
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def _type(leaf: Any) -> list:
+    return [list(np.shape(leaf)), str(leaf.dtype)]
+
+
+def _fingerprints(tree: Any) -> dict[str, list]:
+    """Name of each leaf to its shape, type and a checksum of its bytes."""
+
+    def data(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return np.ascontiguousarray(leaf).tobytes()
+
+    return {
+        name: [*_type(leaf), hashlib.blake2b(data(leaf), digest_size=16).hexdigest()]
+        for name, leaf in _named(tree)
+    }
+
+
+def _digest(record: dict[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

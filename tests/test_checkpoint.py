@@ -1,5 +1,11 @@
 """Checkpoints come back bit for bit, with their types."""
 
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +13,7 @@ import optax
 import pytest
 
 from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.errors import UserError
 from genreg_jax.state import Best, TrainState
 
 
@@ -86,3 +93,103 @@ def test_a_save_is_complete_when_the_context_is_left_by_an_interrupt(tmp_path):
         step, tree, _ = checkpoints.restore(make_state(0))
     assert step == 2
     jax.tree.map(np.testing.assert_array_equal, as_numpy(tree), as_numpy(make_state(2)))
+
+
+def flip_a_bit(path, where):
+    data = bytearray(path.read_bytes())
+    data[where % len(data)] ^= 1 << (where % 8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damage_anywhere_is_found_and_the_step_before_is_restored(folder, tmp_path, seed):
+    """A flipped bit, a truncated file or a missing one in a random file of the newest step."""
+    copy, rng = tmp_path / "run", np.random.default_rng(seed)
+    shutil.copytree(folder, copy)
+    files = sorted(p for p in (copy / "9").rglob("*") if p.is_file() and p.stat().st_size)
+    path = files[rng.integers(len(files))]
+    damage = ("flip", "truncate", "remove")[seed % 3]
+    if damage == "flip":
+        flip_a_bit(path, int(rng.integers(path.stat().st_size)))
+    elif damage == "truncate":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    notes = []
+    with Checkpoints(copy, note=notes.append) as checkpoints:
+        step, tree, extra = checkpoints.restore(make_state(0))
+    # Damage to a byte that nothing reads may leave the step whole; it never changes a value.
+    assert step == extra["epoch"] and step in (4, 9)
+    jax.tree.map(np.testing.assert_array_equal, as_numpy(tree), as_numpy(make_state(step)))
+    assert (step == 4) == (len(notes) == 1) == (tmp_path / "run_damaged" / "9").exists()
+
+
+def test_a_flipped_bit_in_the_data_is_found(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    data = max((p for p in (copy / "9").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    flip_a_bit(data, data.stat().st_size // 2)
+    notes = []
+    with Checkpoints(copy, note=notes.append) as checkpoints:
+        assert checkpoints.restore(make_state(0))[0] == 4
+    assert "step 9" in notes[0] and "is damaged" in notes[0]
+
+
+def test_every_step_damaged_is_as_none(folder, tmp_path):
+    copy, notes = tmp_path / "run", []
+    shutil.copytree(folder, copy)
+    for step in ("4", "9"):
+        shutil.rmtree(copy / step)
+        (copy / step).mkdir()
+    with Checkpoints(copy, note=notes.append) as checkpoints:
+        assert checkpoints.restore(make_state(0)) is None
+        checkpoints.save(9, make_state(9), {})
+    assert len(notes) == 2 and "none before it" in notes[1]
+
+
+def test_another_model_is_refused_and_nothing_is_set_aside(folder):
+    state, best = make_state(0)
+    other = (
+        dataclasses.replace(state, params={"w": jnp.zeros((3, 3)), "half": state.params["half"]}),
+        best,
+    )
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(UserError, match=r"\['w'\].*\[3, 2\].*\[3, 3\].*Nothing was changed"):
+            checkpoints.restore(other)
+        assert checkpoints.restore(make_state(0))[0] == 9
+
+
+def test_numpy_scalars_are_saved_as_arrays(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"n": np.int64(5)}, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore({"n": np.zeros((), np.int64)})[1]["n"] == 5
+
+
+def test_a_full_disk_ends_in_a_paragraph_and_the_step_before_restores(tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    program = """
+import resource, sys
+import jax.numpy as jnp
+from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.errors import UserError
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, {"w": jnp.arange(9.0)}, {})
+try:
+    with Checkpoints(sys.argv[1]) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        checkpoints.save(2, {"w": jnp.arange(1e6)}, {})
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.stdout.startswith("UserError A checkpoint could not be written"), done.stderr
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore({"w": jnp.zeros(9)})[0] == 1
