@@ -437,8 +437,8 @@ def provenance() -> dict[str, Any]:
     Returns:
       `versions` (package name to version, None where one is not installed), `device` (`platform`,
       `kind`, `count`) and `commit`: of the checkout that the package lies in, with `-dirty` behind
-      it if tracked Python files were changed, None for an installed wheel or without git. Nothing that
-      identifies the machine or its user.
+      it if tracked Python files were changed, None for an installed wheel or without git. Nothing
+      that identifies the machine or its user.
 
     Example:
       >>> sorted(provenance())

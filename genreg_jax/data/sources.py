@@ -141,7 +141,7 @@ def load(
     elif name == "synthetic":
         train, test, class_names = _synthetic()
     else:
-        train, test, class_names = _tfds(name, _tfds_root(data_dir), download)
+        train, test, class_names = _tfds(name, tfds_root(data_dir), download)
     return _make_dataset(
         name,
         train,
@@ -394,7 +394,8 @@ def _synthetic() -> tuple[Split, Split, tuple[str, ...]]:
 # because an absent dataset makes TFDS retry the network for minutes and then blame the format.
 
 
-def _tfds_root(data_dir: str | os.PathLike[str]) -> Path:
+def tfds_root(data_dir: str | os.PathLike[str]) -> Path:
+    """The TFDS data directory: the one given, or `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(data_dir or default).expanduser()
 
