@@ -21,9 +21,18 @@ from genreg_jax.generator import trained_flow_generator
 from genreg_jax.images import grid, save_png
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
-from genreg_jax.objective import Augment, Batch, Generator, Meta, Synthetic, make_train_step
+from genreg_jax.objective import (
+    Augment,
+    Batch,
+    EmbeddingTerm,
+    Generator,
+    Meta,
+    Synthetic,
+    make_train_step,
+)
 from genreg_jax.optimizers import make_optimizer, make_schedule
 from genreg_jax.regularizers import mixing
+from genreg_jax.regularizers.phantom import phantom_term
 from genreg_jax.report import write_report
 from genreg_jax.settings import (
     Settings,
@@ -138,6 +147,7 @@ def train_and_evaluate(
         augment=views["train"],
         mix=_make_mix(settings),
         label_smoothing=settings.augment.label_smoothing,
+        embedding_term=_make_embedding_term(settings, dataset.num_classes, total_steps),
         synthetic=synthetic,
         generator=generator,
         meta=meta,
@@ -381,6 +391,28 @@ def _make_mix(settings: Settings) -> Callable | None:
         return None
     mix = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}[s.mix]
     return lambda key, x, y: mix(key, x, y, alpha=s.mix_alpha)
+
+
+def _make_embedding_term(
+    settings: Settings, num_classes: int, total_steps: int
+) -> EmbeddingTerm | None:
+    """The phantom term with its weight, or None where it is off."""
+    s = settings.phantom
+    if not settings.uses_phantom:
+        return None
+    losses = phantom_term(
+        s.loss,
+        num_classes=num_classes,
+        subset_size=s.subset_size or None,
+        weighting=s.weighting,
+        distance=s.distance,
+        temperature=s.temperature,
+        ratio=s.ratio,
+        stop_gradient=s.stop_gradient,
+    )
+    warmup = max(round(s.warmup * total_steps), 1)
+    weight = lambda step: s.weight * jnp.minimum((step + 1) / warmup, 1.0)
+    return lambda key, outputs, labels, step: weight(step) * losses(key, outputs, labels)
 
 
 def _make_views(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augment]:
