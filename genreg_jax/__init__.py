@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from genreg_jax import augment, data, flows, models
 from genreg_jax.errors import UserError
 from genreg_jax.hypergradient import Hypergradient, hypergradient
-from genreg_jax.models.adapters import from_linen
+from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.contract import Model, Outputs
 from genreg_jax.models.finder import Finder
 from genreg_jax.objective import Generator, make_train_step
@@ -48,7 +48,10 @@ __all__ = [
     "data",
     "default_config",
     "flows",
+    "from_equinox",
+    "from_haiku",
     "from_linen",
+    "from_nnx",
     "hypergradient",
     "make_train_step",
     "models",
