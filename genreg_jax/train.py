@@ -15,6 +15,7 @@ from genreg_jax import augment, data, models
 from genreg_jax.batches import BatchPlan, EpochIndices
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.data import Dataset
+from genreg_jax.embeddings import class_similarity, principal_plane
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.generator import trained_flow_generator
@@ -208,13 +209,16 @@ def train_and_evaluate(
                         checkpoints.save(epoch, (state, best), extra)
 
     test: dict[str, Any] = {"accuracy": None, "loss": None, "predictions": None}
+    similarity = {"intra_class_similarity": None, "inter_class_similarity": None}
     if settings.train.evaluate_test:
         test = evaluate(best.params, best.model_state, dataset.test.images, dataset.test.labels)
+        similarity = class_similarity(test["embeddings"], dataset.test.labels)
     summary = {
         "name": settings.name,
         "dataset": dataset.name,
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
+        **{f"test_{name}": value for name, value in similarity.items()},
         "validation_accuracy": float(best.accuracy) if len(dataset.validation.labels) else None,
         "best_step": int(best.epoch) * plan.steps_per_epoch,
         "epochs": epoch,
@@ -233,7 +237,7 @@ def train_and_evaluate(
         **provenance(),
     }
     _write_samples(workdir, dataset, generator, synthetic, meta, state, jax.random.fold_in(root, 4))
-    _write_report(workdir, settings, summary, dataset, test["predictions"], command)
+    _write_report(workdir, settings, summary, dataset, test, command)
     write_json(workdir / "summary.json", summary)  # last: its presence means that all is done
     return summary
 
@@ -476,6 +480,10 @@ def _validate(evaluate: Callable, state: TrainState, dataset: Dataset) -> dict[s
     return {
         "validation/accuracy": result["accuracy"],
         "validation/cross_entropy": result["loss"],
+        **{
+            f"validation/{name}": value
+            for name, value in class_similarity(result["embeddings"], split.labels).items()
+        },
     }
 
 
@@ -568,13 +576,19 @@ def _write_report(
     settings: Settings,
     summary: dict[str, Any],
     dataset: Dataset,
-    predictions: np.ndarray | None,
+    test: dict[str, Any],
     command: str | None,
 ) -> None:
-    confusion = None
-    if predictions is not None:
+    confusion, embeddings = None, None
+    if test["predictions"] is not None:
         confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-        np.add.at(confusion, (dataset.test.labels, predictions), 1)
+        np.add.at(confusion, (dataset.test.labels, test["predictions"]), 1)
+        points, explained = principal_plane(test["embeddings"][:1000])
+        embeddings = {
+            "points": points.round(4),
+            "explained": explained.round(4),
+            "labels": dataset.test.labels[:1000],
+        }
     write_report(
         workdir,
         title=f"{settings.name} on {dataset.name}",
@@ -582,6 +596,7 @@ def _write_report(
         config=to_dict(settings),
         defaults=to_dict(Settings()),
         confusion=confusion,
+        embeddings=embeddings,
         class_names=dataset.class_names,
         command=command,
     )

@@ -19,8 +19,8 @@ from genreg_jax.state import TrainState
 from genreg_jax.train import _make_embedding_term
 
 KEY = jax.random.key(7)
-# One class of one, one of two, one of many, and a row that takes no part.
-LABELS = np.array([2, 0, 0, 3, 2, 2, 0, 3, 0, 1, 0, -1])
+# One class of one, two of two, one of many, and rows that take no part.
+LABELS = np.array([2, 0, 0, 3, 2, -1, 0, 3, 0, 1, 0, -1])
 CLASSES = 5
 DRAWS = [
     {}, {"subset_size": 2}, {"weighting": "uniform"}, {"subset_size": 1, "weighting": "uniform"},

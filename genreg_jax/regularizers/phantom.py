@@ -83,7 +83,7 @@ class PhantomMemory(NamedTuple):
         batch = _gather((embeddings, _check(embeddings, labels)), axis_name)
         size = len(self.labels)
         append = lambda old, new: jnp.concatenate([old, new.astype(old.dtype)])[-size:]
-        return jax.tree.map(append, self, jax.lax.stop_gradient(PhantomMemory(*batch)))
+        return jax.tree.map(append, self, PhantomMemory(*batch))
 
 
 def phantom_embeddings(
