@@ -618,9 +618,9 @@ def _embeddings_svg(
             of_class = points[labels == c]
             axes.scatter(*of_class.T, s=7, color=_colour(int(c)), alpha=0.7, linewidths=0)
         for c in np.unique(labels)[:20]:  # more names than this run into each other
-            center = np.median(points[labels == c], axis=0)
+            x, y = np.median(points[labels == c], axis=0)
             name = str(names[c]) if c < len(names) else str(c)
-            axes.annotate(name, center, ha="center", va="center", weight="bold")
+            axes.annotate(name, (x, y), ha="center", va="center", weight="bold")
         for axis, part in zip((axes.set_xlabel, axes.set_ylabel), plane["explained"]):
             axis(f"{100 * part:.0f} % of the variance")
         axes.set_xticks([])
