@@ -1,4 +1,4 @@
-"""What the shipped configs share: one recipe a data set, one option, and four methods.
+"""What the shipped configs share: one recipe a data set, one option, and methods that compose.
 
 Every config file calls `get_config` of this module with a method and a data set and may then change
 settings.
@@ -77,6 +77,11 @@ def mgr(config):
     config.meta.enabled = True
 
 
+def phantom(config):
+    """Each embedding is drawn to a phantom of its class."""
+    config.phantom.loss = "attraction"
+
+
 def runlocal(config):
     """Shrinks everything to a smoke run that shows the whole path on two CPU cores."""
     config.data.per_class = 20
@@ -98,7 +103,11 @@ CHOSEN = {
 }
 
 DATASETS = {f.__name__: f for f in (digits, fashion_mnist, cifar10)}
-METHODS = {f.__name__: f for f in (base, gda, pcr, mgr)}
+# A method is one part or several, which act in different places and are applied in order.
+METHODS = {
+    **{f.__name__: (f,) for f in (base, gda, pcr, mgr, phantom)},
+    "phantom_mgr": (phantom, mgr),
+}
 OPTIONS = {"runlocal": runlocal}
 
 
@@ -108,8 +117,9 @@ def get_config(method, dataset, arg=None):
     with config.unlocked():
         config.name = method
     DATASETS[dataset](config)
-    METHODS[method](config)
-    config.update_from_flattened_dict(CHOSEN.get((method, dataset), {}))
+    for part in METHODS[method]:
+        part(config)
+        config.update_from_flattened_dict(CHOSEN.get((part.__name__, dataset), {}))
     for option in filter(None, (arg or "").split(",")):
         if option not in OPTIONS:
             raise ValueError(f"unknown config option {option!r}; there is {', '.join(OPTIONS)}.")

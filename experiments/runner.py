@@ -105,7 +105,8 @@ def load(settings: Settings) -> data.Dataset:
 
 KEPT = (
     "test_accuracy validation_accuracy best_step steps train_examples seconds images_per_second "
-    "parameters seed flow finder_spread subset_hash config_hash versions device commit"
+    "test_intra_class_similarity test_inter_class_similarity parameters seed flow finder_spread "
+    "subset_hash config_hash versions device commit"
 ).split()
 
 
@@ -159,11 +160,12 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(study: Study, here: pathlib.Path) -> None:
+def main(study: Study, here: pathlib.Path, argv: Sequence[str] | None = None) -> None:
     """The command line of a study.
 
     `--stage=tune` chooses each row's settings on validation images and writes
-    `results/tuned.json`; without it the table is run with those settings.
+    `results/tuned.json`; without it the table is run with those settings. `argv` is that of the
+    process by default.
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.run")
     parser.add_argument("--stage", choices=["tune", "table"], default="table")
@@ -173,13 +175,13 @@ def main(study: Study, here: pathlib.Path) -> None:
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these labels per class")
     parser.add_argument("--rows", nargs="+", choices=study.rows, help="only these rows")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     part, parts = map(int, args.shard.split("/"))
     folder = args.runs / study.name
     # Seeds share their compiled programs.
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     results = here / "results"
-    results.mkdir(exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     if args.stage == "tune":
         tune(study, folder, results, args, part, parts)
         return

@@ -3,8 +3,8 @@
 Three places where a regulariser can act, and what the library has for each:
 
 - the input: exact flows (`genreg_jax.flows`), whose latent space is a place to perturb images in;
-- the embedding: losses on `Outputs.embedding` of any model behind the contract of
-  `genreg_jax.models.contract`;
+- the embedding: `phantom_embeddings` and the losses that use them, on `Outputs.embedding` of any
+  model behind the contract of `genreg_jax.models.contract`;
 - the feature extractor through synthetic data: `pcr_loss`, `Finder` and `hypergradient`.
 
 `train_and_evaluate(config, workdir)` is the whole training run that the command line calls.
@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any
 from genreg_jax import augment, data, flows, models
 from genreg_jax.errors import UserError
 from genreg_jax.hypergradient import Hypergradient, hypergradient
-from genreg_jax.models.adapters import from_linen
+from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.contract import Model, Outputs
 from genreg_jax.models.finder import Finder
 from genreg_jax.objective import Generator, make_train_step
 from genreg_jax.regularizers.mgr import pcr_loss
+from genreg_jax.regularizers.phantom import (
+    PhantomMemory,
+    attraction_loss,
+    classification_loss,
+    combination_loss,
+    phantom_embeddings,
+    separation_loss,
+)
 from genreg_jax.settings import default_config
 
 if TYPE_CHECKING:
@@ -31,16 +39,25 @@ __all__ = [
     "Hypergradient",
     "Model",
     "Outputs",
+    "PhantomMemory",
     "UserError",
+    "attraction_loss",
     "augment",
+    "classification_loss",
+    "combination_loss",
     "data",
     "default_config",
     "flows",
+    "from_equinox",
+    "from_haiku",
     "from_linen",
+    "from_nnx",
     "hypergradient",
     "make_train_step",
     "models",
     "pcr_loss",
+    "phantom_embeddings",
+    "separation_loss",
     "train_and_evaluate",
 ]
 

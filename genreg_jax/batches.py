@@ -21,7 +21,9 @@ class EpochIndices(NamedTuple):
 class BatchPlan:
     """Draws the indices of an epoch's real and outer batches.
 
-    Each epoch walks through fresh permutations of the images it may use, as many as it needs.
+    Each epoch walks through fresh permutations of the images it may use, as many as it needs. With
+    `config.train.balanced` each class is walked through on its own and the classes take turns, so
+    that their numbers in a batch differ by one at most.
 
     Args:
       settings: `seed`, `train` and `meta` are read.
@@ -46,7 +48,8 @@ class BatchPlan:
 
     def __init__(self, settings: Settings, labels: np.ndarray):
         self._seed, self._meta = settings.seed, settings.meta
-        self._batch = settings.train.batch_size
+        self._batch, self._balanced = settings.train.batch_size, settings.train.balanced
+        self._labels = np.asarray(labels)
         self._uses_meta = settings.uses_meta
         self._outer = settings.meta.outer if self._uses_meta else "train"
         self._part = np.zeros(len(labels), np.int64)
@@ -103,12 +106,25 @@ class BatchPlan:
         self, stream: int, epoch: int, pool: np.ndarray, batch: int, skip: int = 0
     ) -> np.ndarray:
         count = skip + self.steps_per_epoch * batch
-        passes = -(-count // len(pool))
-        order = [
-            np.random.default_rng((self._seed, stream, epoch, p)).permutation(pool)
-            for p in range(passes)
-        ]
-        return np.concatenate(order)[skip:count].astype(np.int32).reshape(-1, batch)
+        if self._balanced:
+            order = self._turns((self._seed, stream, epoch), pool, count)
+        else:
+            order = self._walk((self._seed, stream, epoch), pool, count)
+        return order[skip:count].astype(np.int32).reshape(-1, batch)
+
+    def _walk(self, seed: tuple[int, ...], pool: np.ndarray, count: int) -> np.ndarray:
+        """The first `count` of as many permutations of the pool as it takes."""
+        passes = range(-(-count // len(pool)))
+        order = [np.random.default_rng((*seed, p)).permutation(pool) for p in passes]
+        return np.concatenate(order)[:count]
+
+    def _turns(self, seed: tuple[int, ...], pool: np.ndarray, count: int) -> np.ndarray:
+        """Walks through each class of the pool, one image of each in turn, in one random order."""
+        labels = self._labels[pool]
+        classes = np.random.default_rng((*seed, 0, 0)).permutation(np.unique(labels))
+        rounds = -(-count // len(classes))
+        walks = [self._walk((*seed, 1, int(c)), pool[labels == c], rounds) for c in classes]
+        return np.stack(walks, axis=1).ravel()
 
     def epoch(self, epoch: int) -> EpochIndices:
         """The indices of one epoch, counted from 0."""

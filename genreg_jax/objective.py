@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from genreg_jax.hypergradient import hypergradient
-from genreg_jax.models.contract import Model
+from genreg_jax.models.contract import Model, Outputs
 from genreg_jax.regularizers.mgr import pcr_loss
 from genreg_jax.state import TrainState
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+EmbeddingTerm = Callable[[jax.Array, Outputs, jax.Array, jax.Array], jax.Array]
 
 
 class Generator(NamedTuple):
@@ -110,6 +111,7 @@ def make_train_step(
     augment: Augment,
     mix: Callable | None = None,
     label_smoothing: float = 0.0,
+    embedding_term: EmbeddingTerm | None = None,
     synthetic: Synthetic | None = None,
     generator: Generator | None = None,
     meta: Meta | None = None,
@@ -123,6 +125,9 @@ def make_train_step(
       augment: `(key, images [B, H, W, C]) -> images`, applied to the real batch.
       mix: `(key, images, targets [B, K]) -> (images, targets)`, mixup or cutmix.
       label_smoothing: mass spread uniformly over the classes.
+      embedding_term: `(key, outputs, labels [B], step) -> per-example losses [B]`, a term on what
+        the model makes of the real batch, its weight included. The label of a mixed image is that
+        of its larger part.
       synthetic: the term on synthetic samples; needs `generator`.
       generator: source of the synthetic samples. Its `params` are not used here but passed to the
         step, so that they are an argument of the compiled program and not constants inside it.
@@ -160,8 +165,8 @@ def make_train_step(
     def forward(params, model_state, images, rng):
         return model.apply(params, model_state, images, rng=rng, train=True)
 
-    def supervised(params, model_state, key, batch):
-        """Cross-entropy on the augmented real batch; the only pass that updates model_state."""
+    def supervised(params, model_state, key, batch, step):
+        """The loss on the augmented real batch; the only pass that updates model_state."""
         key_augment, key_mix, key_model = jax.random.split(key, 3)
         images = augment(key_augment, to_float(batch.images))
         targets = jax.nn.one_hot(batch.labels, num_classes)
@@ -171,8 +176,15 @@ def make_train_step(
             targets = optax.losses.smooth_labels(targets, label_smoothing)
         outputs, new_model_state = forward(params, model_state, images, key_model)
         loss = jnp.mean(optax.losses.softmax_cross_entropy(outputs.logits, targets))
-        accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == jnp.argmax(targets, -1))
-        return loss, (new_model_state, accuracy)
+        labels = jnp.argmax(targets, -1)
+        accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == labels)
+        metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}
+        if embedding_term is not None:
+            key_term = jax.random.fold_in(key, 3)  # the draws above stay as they are without it
+            term = jnp.mean(embedding_term(key_term, outputs, labels, step))
+            metrics["train/embedding_loss"] = term
+            loss = loss + term
+        return loss, (new_model_state, metrics)
 
     def synthetic_term(params, finder_params, model_state, key, generator_params):
         """lambda times the mean synthetic loss, a function of the classifier and of the finder."""
@@ -198,10 +210,9 @@ def make_train_step(
         key_real, key_synthetic, key_outer = jax.random.split(
             jax.random.fold_in(state.key, state.step), 3
         )
-        (loss, (model_state, accuracy)), grads = jax.value_and_grad(supervised, has_aux=True)(
-            state.params, state.model_state, key_real, batch
+        (loss, (model_state, metrics)), grads = jax.value_and_grad(supervised, has_aux=True)(
+            state.params, state.model_state, key_real, batch, state.step
         )
-        metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}
         finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
 
         if synthetic is not None:

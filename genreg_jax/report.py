@@ -51,6 +51,7 @@ def write_report(
     defaults: Mapping[str, Any] | None = None,
     figures: Sequence[Figure] | None = None,
     confusion: Any = None,
+    embeddings: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     command: str | None = None,
     notes: str | Sequence[str] = (),
@@ -76,6 +77,8 @@ def write_report(
       figures: (caption, PNG file) in the order to show; None shows `samples/*.png`, of each
         numbered series the last.
       confusion: [K, K] counts, row the true class, column the predicted one.
+      embeddings: The test set's in a plane: `points` [N, 2], `labels` [N] and the fractions of the
+        variance that the two axes explain, `explained` [2].
       class_names: K names.
       command: The exact command that gives this run.
       notes: One or several paragraphs, shown below the headline.
@@ -103,6 +106,7 @@ def write_report(
         _section("Training", _curves(read_metrics(workdir), summary.get("best_step"))),
         _section("Pictures", _pictures(_sample_figures(workdir) if figures is None else figures)),
         _section("Confusion on the test set", _confusion(confusion, class_names)),
+        _section("Embeddings of the test set", _embeddings(to_json(embeddings), class_names)),
         _section("Configuration", _configuration(config, defaults)),
         _section("How to get this result again", _reproduction(command, summary)),
     ]
@@ -117,6 +121,7 @@ def write_report(
         "figures": figures,
         "class_names": class_names,
         "confusion": confusion,
+        "embeddings": embeddings,
     }
     write_json(workdir / "report.json", extras)
     path = workdir / "report.html"
@@ -372,6 +377,7 @@ _PANELS: tuple[tuple[str, Callable[[str], bool], str, bool], ...] = (
     ("Accuracy", lambda name: "accuracy" in name and not _is_flow(name), "accuracy", False),
     ("Flow", lambda name: _is_flow(name) and "bits_per_dim" in name, "bits per dimension", False),
     ("Hypergradient", lambda name: "hypergradient" in name, "norm", True),
+    ("Similarity", lambda name: "similarity" in name, "mean cosine", False),
     ("Losses", _is_loss, "loss", True),
     ("Learning rate", lambda name: "learning_rate" in name, "learning rate", False),
 )
@@ -386,7 +392,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]], best_step: Any) -> str:
             panels.setdefault(panel, {})[name] = (steps, values)
     look = {title: (label, log) for title, _, label, log in _PANELS}
     drawn = []
-    for title in ("Losses", "Accuracy", "Learning rate", "Hypergradient", "Flow"):
+    for title in ("Losses", "Accuracy", "Similarity", "Learning rate", "Hypergradient", "Flow"):
         if title in panels:
             # The flow counts other steps, and on the schedules the mark would say nothing.
             mark = _number(best_step) if title in ("Losses", "Accuracy") else None
@@ -579,6 +585,49 @@ def _confusion_svg(counts: np.ndarray, names: Sequence[str]) -> str:
         return _svg(canvas)
 
 
+# -------------------------------------------------------------------------------------- embeddings
+
+
+def _embeddings(plane: Mapping[str, Any] | None, class_names: Sequence[str] | None) -> str:
+    if not plane:
+        return ""
+    points, labels = np.asarray(plane["points"], np.float64), np.asarray(plane["labels"])
+    if points.shape != (len(labels), 2):
+        raise ValueError(
+            f"embeddings must have points [N, 2] for its {len(labels)} labels, got points of shape "
+            f"{points.shape}"
+        )
+    names = class_names if class_names is not None else range(int(labels.max(initial=-1)) + 1)
+    return (
+        f'<div class="embeddings"><figure>{_embeddings_svg(points, labels, plane, list(names))}'
+        "<figcaption>Two principal components, a dot an image, a colour a class.</figcaption>"
+        "</figure></div>"
+    )
+
+
+def _embeddings_svg(
+    points: np.ndarray, labels: np.ndarray, plane: Mapping[str, Any], names: Sequence[Any]
+) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context(_rc("embeddings")):
+        canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
+        axes = canvas.add_subplot()
+        for c in np.unique(labels):
+            of_class = points[labels == c]
+            axes.scatter(*of_class.T, s=7, color=_colour(int(c)), alpha=0.7, linewidths=0)
+        for c in np.unique(labels)[:20]:  # more names than this run into each other
+            x, y = np.median(points[labels == c], axis=0)
+            name = str(names[c]) if c < len(names) else str(c)
+            axes.annotate(name, (x, y), ha="center", va="center", weight="bold")
+        for axis, part in zip((axes.set_xlabel, axes.set_ylabel), plane["explained"]):
+            axis(f"{100 * part:.0f} % of the variance")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return _svg(canvas)
+
+
 # -------------------------------------------------------------------------------------------- page
 
 _STYLE = """
@@ -622,6 +671,7 @@ svg text { font-family: inherit !important; }
 img { max-width: 100%; height: auto; display: block; border-radius: 4px; }
 .confusion { display: flex; flex-wrap: wrap; gap: 1.5rem 2.5rem; align-items: flex-start; }
 .confusion figure { flex: 0 1 30rem; }
+.embeddings { max-width: 36rem; }
 table { border-collapse: collapse; font-size: .87rem; }
 th, td { text-align: left; font-weight: 400; padding: .2rem 1.75rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }

@@ -167,6 +167,33 @@ class MetaSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhantomSettings:
+    """The term on phantom embeddings; see `genreg_jax.regularizers.phantom`.
+
+    Attributes:
+      loss: `none`, or the reading: `attraction`, `separation`, `classification`, `combination`.
+      weight: of the term; 0 turns it off.
+      warmup: fraction of all updates over which the weight rises linearly from 0.
+      subset_size: partners a phantom is mixed from; 0 for all in the batch.
+      weighting: `dirichlet` (random) or `uniform` (the mean).
+      distance: `l2` or `cosine`, for attraction and separation.
+      temperature: of separation's softmax.
+      ratio: the anchor's part in combination.
+      stop_gradient: no gradient to the phantoms of attraction and combination.
+    """
+
+    loss: Literal["none", "attraction", "separation", "classification", "combination"] = "none"
+    weight: float = 1.0
+    warmup: float = 0.0
+    subset_size: int = 0
+    weighting: Literal["dirichlet", "uniform"] = "dirichlet"
+    distance: Literal["l2", "cosine"] = "l2"
+    temperature: float = 1.0
+    ratio: float = 0.5
+    stop_gradient: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class FlowSettings:
     """The generator: a class-conditional exact flow trained on the same training images.
 
@@ -216,6 +243,7 @@ class TrainSettings:
       steps_per_epoch: updates an epoch; 0 for one pass over the training images. With few labels a
         pass is a handful of updates, so a fixed number keeps runs of different sizes comparable.
       batch_size: real images an update.
+      balanced: every batch holds each class equally often, to within one image.
       eval_batch_size: images a forward pass at evaluation.
       patience: stop after this many epochs without a better validation accuracy; 0 for never.
       checkpoint_every: epochs between checkpoints.
@@ -226,6 +254,7 @@ class TrainSettings:
     epochs: int = 30
     steps_per_epoch: int = 0
     batch_size: int = 64
+    balanced: bool = False
     eval_batch_size: int = 256
     patience: int = 0
     checkpoint_every: int = 1
@@ -250,6 +279,7 @@ class Settings:
     augment: AugmentSettings = AugmentSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
     meta: MetaSettings = MetaSettings()
+    phantom: PhantomSettings = PhantomSettings()
     flow: FlowSettings = FlowSettings()
     train: TrainSettings = TrainSettings()
 
@@ -262,6 +292,11 @@ class Settings:
     def uses_meta(self) -> bool:
         """Whether there is a finder."""
         return self.uses_synthetic and self.meta.enabled
+
+    @property
+    def uses_phantom(self) -> bool:
+        """Whether there is a term on phantom embeddings; with weight 0 there is none."""
+        return self.phantom.loss != "none" and self.phantom.weight > 0
 
 
 # Where the data lie and what is shown do not change what is computed.
@@ -362,7 +397,8 @@ def _check(s: Settings) -> None:
     at_least = {
         0: "seed data.per_class optimizer.momentum optimizer.weight_decay optimizer.warmup_epochs "
         "optimizer.grad_clip augment.mix_alpha synthetic.weight synthetic.batch_size "
-        "meta.outer_batch_size flow.weight_decay flow.warmup train.steps_per_epoch train.patience",
+        "phantom.weight phantom.subset_size meta.outer_batch_size flow.weight_decay flow.warmup "
+        "train.steps_per_epoch train.patience",
         1: "model.depth model.width flow.levels flow.steps flow.width flow.updates flow.batch_size "
         "flow.eval_every train.epochs train.batch_size train.eval_batch_size "
         "train.checkpoint_every",
@@ -389,6 +425,9 @@ def _check(s: Settings) -> None:
     need(0 <= s.flow.ema_decay < 1, "flow.ema_decay", "at least 0 and below 1")
     need(0 <= s.flow.dropout < 1, "flow.dropout", "at least 0 and below 1")
     need(s.synthetic.temperature > 0, "synthetic.temperature", "positive")
+    need(0 <= s.phantom.warmup <= 1, "phantom.warmup", "at least 0 and at most 1")
+    need(0 <= s.phantom.ratio <= 1, "phantom.ratio", "at least 0 and at most 1")
+    need(s.phantom.temperature > 0, "phantom.temperature", "positive")
     need(0 < s.meta.outer_fraction < 1, "meta.outer_fraction", "above 0 and below 1")
     need(bool(s.model.widths) and min(s.model.widths) > 0, "model.widths", "positive integers")
     need(all(h > 0 for h in s.meta.hidden), "meta.hidden", "positive integers")

@@ -15,15 +15,25 @@ from genreg_jax import augment, data, models
 from genreg_jax.batches import BatchPlan, EpochIndices
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.data import Dataset
+from genreg_jax.embeddings import class_similarity, principal_plane
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.generator import trained_flow_generator
 from genreg_jax.images import grid, save_png
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
-from genreg_jax.objective import Augment, Batch, Generator, Meta, Synthetic, make_train_step
+from genreg_jax.objective import (
+    Augment,
+    Batch,
+    EmbeddingTerm,
+    Generator,
+    Meta,
+    Synthetic,
+    make_train_step,
+)
 from genreg_jax.optimizers import make_optimizer, make_schedule
 from genreg_jax.regularizers import mixing
+from genreg_jax.regularizers.phantom import phantom_term
 from genreg_jax.report import write_report
 from genreg_jax.settings import (
     Settings,
@@ -138,6 +148,7 @@ def train_and_evaluate(
         augment=views["train"],
         mix=_make_mix(settings),
         label_smoothing=settings.augment.label_smoothing,
+        embedding_term=_make_embedding_term(settings, dataset.num_classes, total_steps),
         synthetic=synthetic,
         generator=generator,
         meta=meta,
@@ -198,13 +209,16 @@ def train_and_evaluate(
                         checkpoints.save(epoch, (state, best), extra)
 
     test: dict[str, Any] = {"accuracy": None, "loss": None, "predictions": None}
+    similarity = {"intra_class_similarity": None, "inter_class_similarity": None}
     if settings.train.evaluate_test:
         test = evaluate(best.params, best.model_state, dataset.test.images, dataset.test.labels)
+        similarity = class_similarity(test["embeddings"], dataset.test.labels)
     summary = {
         "name": settings.name,
         "dataset": dataset.name,
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
+        **{f"test_{name}": value for name, value in similarity.items()},
         "validation_accuracy": float(best.accuracy) if len(dataset.validation.labels) else None,
         "best_step": int(best.epoch) * plan.steps_per_epoch,
         "epochs": epoch,
@@ -223,7 +237,7 @@ def train_and_evaluate(
         **provenance(),
     }
     _write_samples(workdir, dataset, generator, synthetic, meta, state, jax.random.fold_in(root, 4))
-    _write_report(workdir, settings, summary, dataset, test["predictions"], command)
+    _write_report(workdir, settings, summary, dataset, test, command)
     write_json(workdir / "summary.json", summary)  # last: its presence means that all is done
     return summary
 
@@ -383,6 +397,28 @@ def _make_mix(settings: Settings) -> Callable | None:
     return lambda key, x, y: mix(key, x, y, alpha=s.mix_alpha)
 
 
+def _make_embedding_term(
+    settings: Settings, num_classes: int, total_steps: int
+) -> EmbeddingTerm | None:
+    """The phantom term with its weight, or None where it is off."""
+    s = settings.phantom
+    if not settings.uses_phantom:
+        return None
+    losses = phantom_term(
+        s.loss,
+        num_classes=num_classes,
+        subset_size=s.subset_size or None,
+        weighting=s.weighting,
+        distance=s.distance,
+        temperature=s.temperature,
+        ratio=s.ratio,
+        stop_gradient=s.stop_gradient,
+    )
+    warmup = max(round(s.warmup * total_steps), 1)
+    weight = lambda step: s.weight * jnp.minimum((step + 1) / warmup, 1.0)
+    return lambda key, outputs, labels, step: weight(step) * losses(key, outputs, labels)
+
+
 def _make_views(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augment]:
     """All augmentations of the run, built at once so that a wrong one is found at once."""
     specs = {
@@ -444,6 +480,10 @@ def _validate(evaluate: Callable, state: TrainState, dataset: Dataset) -> dict[s
     return {
         "validation/accuracy": result["accuracy"],
         "validation/cross_entropy": result["loss"],
+        **{
+            f"validation/{name}": value
+            for name, value in class_similarity(result["embeddings"], split.labels).items()
+        },
     }
 
 
@@ -536,13 +576,19 @@ def _write_report(
     settings: Settings,
     summary: dict[str, Any],
     dataset: Dataset,
-    predictions: np.ndarray | None,
+    test: dict[str, Any],
     command: str | None,
 ) -> None:
-    confusion = None
-    if predictions is not None:
+    confusion, embeddings = None, None
+    if test["predictions"] is not None:
         confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-        np.add.at(confusion, (dataset.test.labels, predictions), 1)
+        np.add.at(confusion, (dataset.test.labels, test["predictions"]), 1)
+        points, explained = principal_plane(test["embeddings"][:1000])
+        embeddings = {
+            "points": points.round(4),
+            "explained": explained.round(4),
+            "labels": dataset.test.labels[:1000],
+        }
     write_report(
         workdir,
         title=f"{settings.name} on {dataset.name}",
@@ -550,6 +596,7 @@ def _write_report(
         config=to_dict(settings),
         defaults=to_dict(Settings()),
         confusion=confusion,
+        embeddings=embeddings,
         class_names=dataset.class_names,
         command=command,
     )

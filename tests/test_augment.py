@@ -520,13 +520,13 @@ def test_default_specs_build_and_never_flip_digits():
         side = {"digits": 8, "stl10": 96}.get(name, 28)
         augment.make(augment.default_spec(name), image_shape=(side, side, 1))
     for name in ("digits", "mnist", "svhn"):
-        assert "flip" not in augment.default_spec(name, "strong")
+        assert "flip" not in augment.default_spec(name, strength="strong")
     assert augment.default_spec("fashion_mnist") == "flip+crop(2)"
-    assert augment.default_spec("cifar10", "strong") == "flip+crop(4)+randaugment(2,9)"
+    assert augment.default_spec("cifar10", strength="strong") == "flip+crop(4)+randaugment(2,9)"
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         augment.default_spec("cifar_10")
     with pytest.raises(UserError, match="strength is 'mild'"):
-        augment.default_spec("cifar10", "mild")
+        augment.default_spec("cifar10", strength="mild")
 
 
 # Wrong arguments --------------------------------------------------------------------------------

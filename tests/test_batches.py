@@ -60,6 +60,24 @@ def test_batches_are_a_function_of_seed_and_epoch_alone(outer):
     assert not np.array_equal(a.epoch(0).inner, other.epoch(0).inner)
 
 
+@pytest.mark.parametrize(("batch", "outer"), [(6, None), (7, "train"), (2, None), (8, "folds")])
+def test_balanced_batches_hold_each_class_equally_and_walk_through_each(batch, outer):
+    train = {"batch_size": batch, "steps_per_epoch": 20, "balanced": True}
+    plan = make(outer, train=train, folds=3) if outer == "folds" else make(outer, train=train)
+    for epoch in range(2):
+        inner, second = plan.epoch(epoch)
+        for rows in (inner, [] if second is None else second):
+            for row in rows:
+                in_batch = np.bincount(LABELS[row], minlength=3)
+                assert in_batch.max() - in_batch.min() <= 1
+        seen, outside = counts(inner), set() if outer != "folds" else set(second.ravel().tolist())
+        for c in range(3):
+            members = [i for i in np.flatnonzero(LABELS == c) if i not in outside]
+            assert seen[members].max() - seen[members].min() <= 1
+        assert not any(seen[i] for i in outside)
+    assert not np.array_equal(plan.epoch(0).inner, plan.epoch(1).inner)
+
+
 def test_meta_over_the_training_images_leaves_the_real_batches_as_they_were():
     base, meta = make(), make("train")
     for epoch in range(3):

@@ -29,8 +29,13 @@ def load(path, option=None, monkeypatch=None):
     return module.get_config() if option is None else module.get_config(option)
 
 
-def test_four_methods_are_shipped_for_three_data_sets():
-    methods = ("base", "gda", "pcr", "mgr")
+def method_and_dataset(path):
+    dataset = next(name for name in IMAGE_SHAPES if path.stem.endswith(f"_{name}"))
+    return path.stem.removesuffix(f"_{dataset}"), dataset
+
+
+def test_every_method_is_shipped_for_three_data_sets():
+    methods = ("base", "gda", "pcr", "mgr", "phantom", "phantom_mgr")
     assert {f"{m}_{d}" for m in methods for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
 
 
@@ -48,10 +53,13 @@ def test_the_header_gives_the_command_that_runs_it(path):
 def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     config = load(path, option, monkeypatch)
     settings = from_config(config)
-    method, _, dataset = path.stem.partition("_")
+    method, dataset = method_and_dataset(path)
+    parts = method.split("_")
     assert settings.name == method and settings.data.name == dataset
-    assert settings.synthetic.loss == {"base": "none", "gda": "cross_entropy"}.get(method, "pcr")
-    assert settings.meta.enabled == (method == "mgr")
+    loss = {"gda": "cross_entropy", "pcr": "pcr", "mgr": "pcr"}.get(parts[-1], "none")
+    assert settings.synthetic.loss == loss
+    assert settings.meta.enabled == ("mgr" in parts)
+    assert settings.phantom.loss == ("attraction" if "phantom" in parts else "none")
     specs = (
         settings.augment.train, settings.synthetic.weak, settings.synthetic.strong,
         settings.flow.augment,
@@ -71,12 +79,13 @@ def test_runlocal_shrinks_everything(path, monkeypatch):
     assert local.train.epochs * local.train.steps_per_epoch <= 100
     assert local.flow.updates <= 100 and local.model.name == "convnet"
     assert local.synthetic == whole.synthetic and local.meta == whole.meta
+    assert local.phantom == whole.phantom
 
 
 def test_the_methods_of_a_data_set_differ_in_the_method_alone(monkeypatch):
     for dataset in IMAGE_SHAPES:
         recipes = []
-        for method in ("base", "gda", "pcr", "mgr"):
+        for method in ("base", "gda", "pcr", "mgr", "phantom", "phantom_mgr"):
             config = load(CONFIGS / f"{method}_{dataset}.py", monkeypatch=monkeypatch).to_dict()
             recipes.append(
                 {k: config[k] for k in ("data", "model", "augment", "optimizer", "train")}

@@ -65,7 +65,7 @@ def changed(hint, default):
         return typing.get_args(hint)[-1 if default != typing.get_args(hint)[-1] else 0]
     if typing.get_origin(hint) is tuple:
         return (*default, 5)
-    return {int: lambda v: v + 2, float: lambda v: v * 0.5 + 0.25, str: lambda v: v + "x"}.get(
+    return {int: lambda v: v + 2, float: lambda v: v * 0.5 + 0.3, str: lambda v: v + "x"}.get(
         hint, lambda v: not v
     )(default)
 
@@ -100,6 +100,8 @@ OUT_OF_RANGE = [
     ("synthetic.temperature", 0.0), ("synthetic.batch_size", -1),
     ("meta.outer_fraction", 0.0), ("meta.outer_fraction", 1.0), ("meta.folds", 1),
     ("meta.outer_batch_size", -1), ("meta.learning_rate", -1e-3), ("meta.hidden", (8, 0)),
+    ("phantom.weight", -1.0), ("phantom.subset_size", -1), ("phantom.warmup", 1.5),
+    ("phantom.ratio", -0.1), ("phantom.temperature", 0.0),
     ("flow.levels", 0), ("flow.steps", 0), ("flow.width", 0), ("flow.updates", 0),
     ("flow.batch_size", 0), ("flow.learning_rate", 0.0), ("flow.grad_clip", 0.0),
     ("flow.ema_decay", 1.0), ("flow.dropout", 1.0), ("flow.dropout", -0.1),

@@ -118,12 +118,15 @@ def test_forty_separable_points_are_learned_and_the_run_leaves_its_record(tmp_pa
     assert from_config(written) == from_config(small())
     for name in ("metrics.csv", "samples/1_real.png", "tensorboard", "checkpoints"):
         assert (workdir / name).exists()
+    assert summary["test_intra_class_similarity"] > summary["test_inter_class_similarity"]
+    assert "Embeddings of the test set" in (workdir / "report.html").read_text()
     assert "python -m here" in (workdir / "report.html").read_text()
     lines = metric_lines(workdir)
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     assert set(lines[0]) == {
         "step", "train/loss", "train/cross_entropy", "train/accuracy", "train/gradient_norm",
         "train/learning_rate", "validation/accuracy", "validation/cross_entropy",
+        "validation/intra_class_similarity", "validation/inter_class_similarity",
     }  # fmt: skip
     assert lines[-1]["train/loss"] < 0.5 * lines[0]["train/loss"]
     assert lines[0]["train/learning_rate"] > lines[-1]["train/learning_rate"] > 0
@@ -270,6 +273,21 @@ def test_weight_zero_is_the_base_run_bit_for_bit(tmp_path):
     run(tmp_path / "zero", two_epochs(**zero), generator=toy_generator())
     base, zero = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("base", "zero"))
     assert base == zero
+
+
+def test_phantoms_are_a_matter_of_config_and_weight_zero_is_the_base_run_bit_for_bit(tmp_path):
+    run(tmp_path / "base", two_epochs())
+    run(tmp_path / "zero", two_epochs(phantom={"loss": "attraction", "weight": 0.0}))
+    base, zero = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("base", "zero"))
+    assert base == zero
+    changes = {"phantom": {"loss": "separation", "warmup": 0.5}, "train": {"balanced": True}}
+    summary = run(tmp_path / "on", two_epochs(**MGR, **changes), generator=toy_generator())
+    assert summary["test_accuracy"] > 0.8
+    for line in metric_lines(tmp_path / "on"):
+        parts = ("cross_entropy", "embedding_loss", "synthetic_loss")
+        assert all(line[f"train/{part}"] > 0 for part in parts)
+        total = sum(line[f"train/{part}"] for part in parts)
+        assert line["train/loss"] == pytest.approx(total, rel=1e-5)
 
 
 def test_the_synthetic_batch_has_its_own_size_and_naive_augmentation_needs_no_finder(tmp_path):

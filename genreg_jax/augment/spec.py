@@ -41,7 +41,7 @@ DEFAULT_SPECS = {
 """The weak augmentation of each data set; the strong one appends `+randaugment(2,9)`."""
 
 
-def default_spec(dataset, strength="weak"):
+def default_spec(dataset, *, strength="weak"):
     """Returns the usual augmentation of a data set.
 
     Weak is what a supervised baseline on the data set uses (`DEFAULT_SPECS`); strong is the same
@@ -58,7 +58,7 @@ def default_spec(dataset, strength="weak"):
       UserError: the data set is not listed; choose a spec by hand. Also for another strength.
 
     Example:
-      >>> default_spec("cifar10", "strong")
+      >>> default_spec("cifar10", strength="strong")
       'flip+crop(4)+randaugment(2,9)'
 
     Source: flip and crop for CIFAR-10, He et al., arXiv:1512.03385; RandAugment as the strong view,

@@ -198,10 +198,10 @@ def from_arrays(
     """
     subsets.check_subset_arguments(per_class, fraction, validation_fraction, seed)
     train = Split(
-        validate_images(train_images, "train_images"), _as_labels(train_labels, "train_labels")
+        validate_images(train_images, name="train_images"), _as_labels(train_labels, "train_labels")
     )
     test = Split(
-        validate_images(test_images, "test_images"), _as_labels(test_labels, "test_labels")
+        validate_images(test_images, name="test_images"), _as_labels(test_labels, "test_labels")
     )
     if class_names is None:
         num_classes = 1 + max(int(split.labels.max(initial=-1)) for split in (train, test))
@@ -218,7 +218,7 @@ def from_arrays(
     )
 
 
-def validate_images(images: Any, name: str = "images") -> np.ndarray:
+def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
     """Check that an array holds a batch of images, and return it as uint8.
 
     Args:

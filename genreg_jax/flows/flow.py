@@ -10,7 +10,7 @@ import numpy as np
 from genreg_jax.flows import bijectors, checks
 
 
-def dequantize(key: jax.Array, x: jax.Array, num_bins: int = 256) -> jax.Array:
+def dequantize(key: jax.Array, x: jax.Array, *, num_bins: int = 256) -> jax.Array:
     """Spreads each pixel uniformly over its bin: `x + (u - 1/2) / (num_bins - 1)`, `u ~ U(0, 1)`.
 
     With the logit's `((n - 1) x + 1/2) / n` this is the usual `(255 x + u) / 256`.
@@ -140,7 +140,7 @@ class Flow:
         """
         x, y = self._images(x, y)
         noise_key, init_key = jax.random.split(key)
-        return _init(self.bijector, init_key, dequantize(noise_key, x, self.num_bins), y)
+        return _init(self.bijector, init_key, dequantize(noise_key, x, num_bins=self.num_bins), y)
 
     def encode(self, params, x, y=None) -> tuple[jax.Array, jax.Array]:
         """`z = f(x)` and `log |det dz / dx|`; deterministic.
@@ -202,7 +202,7 @@ class Flow:
         """
         x, y = self._images(x, y)
         if key is not None:
-            x = dequantize(key, x, self.num_bins)
+            x = dequantize(key, x, num_bins=self.num_bins)
         z, log_det = _encode(self.bijector, params, x, y)
         return _standard_normal_log_prob(z) + log_det
 

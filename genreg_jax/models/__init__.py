@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from genreg_jax.models.adapters import from_linen
+from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.contract import Model, Outputs, standardized
 from genreg_jax.models.convnet import ConvNet
 from genreg_jax.models.finder import Finder
@@ -17,7 +17,10 @@ __all__ = [
     "Outputs",
     "ResNet",
     "WideResNet",
+    "from_equinox",
+    "from_haiku",
     "from_linen",
+    "from_nnx",
     "make",
     "standardized",
 ]

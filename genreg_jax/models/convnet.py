@@ -18,6 +18,14 @@ class ConvNet(nn.Module):
       num_classes: K, number of logits.
       widths: output channels of the convolutions; the last one is the embedding's width D.
       dtype: computation dtype; parameters and logits stay float32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> model = gr.from_linen(gr.models.ConvNet(num_classes=3, widths=(4, 8)))
+      >>> params, model_state = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+      >>> params["head"]["kernel"].shape
+      (8, 3)
     """
 
     num_classes: int

@@ -35,6 +35,14 @@ class ResNet(nn.Module):
       stages: number of basic blocks in each stage; every stage but the first halves the resolution.
       width: channels of the first stage, doubled at each later one.
       dtype: computation dtype; parameters and logits stay float32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> model = gr.from_linen(gr.models.ResNet(num_classes=3, stages=(1,), width=4))
+      >>> params, model_state = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+      >>> params["head"]["kernel"].shape
+      (4, 3)
     """
 
     num_classes: int
@@ -70,6 +78,14 @@ class WideResNet(nn.Module):
       depth: total depth, 6n + 4.
       width: widening factor; the stages have 16, 32 and 64 times it channels.
       dtype: computation dtype; parameters and logits stay float32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> model = gr.from_linen(gr.models.WideResNet(num_classes=3, depth=10, width=1))
+      >>> params, model_state = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+      >>> params["head"]["kernel"].shape
+      (64, 3)
     """
 
     num_classes: int

@@ -1,0 +1,106 @@
+"""What a phantom term adds to a training step.
+
+    python benchmarks/phantom.py                              # ResNet-18, batch 128; minutes on CPU
+    python benchmarks/phantom.py --readings attraction        # one reading only
+    python benchmarks/phantom.py --width=16 --repeats=15      # a quarter of the width
+
+One step is that of `genreg_jax.objective.make_train_step` with flip and crop and Nesterov SGD. For
+each reading: the time as a multiple of the plain step's (median over repeats of the ratio, steps
+interleaved) and XLA's count of FLOPs as a multiple of the plain step's.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import genreg_jax as gr
+from genreg_jax.logs import provenance
+from genreg_jax.objective import Batch
+from genreg_jax.regularizers.phantom import READINGS, phantom_term
+from genreg_jax.state import TrainState
+
+SHAPE = (32, 32, 3)
+
+
+def problem(batch_size, width, dtype, readings):
+    """The programs of the plain step and of the step with each reading, and their arguments."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    model = gr.models.make("resnet18", num_classes=10, width=width, dtype=dtype)
+    batch = Batch(
+        jax.random.randint(keys[0], (batch_size, *SHAPE), 0, 256).astype(jnp.uint8),
+        jax.random.randint(keys[1], (batch_size,), 0, 10),
+    )
+    params, model_state = model.init(keys[2], jnp.zeros((1, *SHAPE)))
+    tx = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    state = TrainState(jnp.int32(0), params, model_state, tx.init(params), (), (), key=keys[3])
+
+    def program(reading):
+        term = None
+        if reading is not None:
+            losses = phantom_term(reading, num_classes=10)
+            term = lambda key, outputs, labels, step: losses(key, outputs, labels)
+        step = gr.make_train_step(
+            model,
+            tx,
+            num_classes=10,
+            augment=gr.augment.make("flip+crop(4)", image_shape=SHAPE),
+            embedding_term=term,
+        )
+        return jax.jit(lambda state, batch: step(state, batch, None, ()))
+
+    programs = {"base": program(None), **{reading: program(reading) for reading in readings}}
+    return programs, (state, batch)
+
+
+def measure(batch_size, width, dtype, readings, repeats):
+    """Rows of the table."""
+    programs, arguments = problem(batch_size, width, dtype, readings)
+    compiled = {k: f.lower(*arguments).compile() for k, f in programs.items()}
+    for f in compiled.values():
+        jax.block_until_ready(f(*arguments))
+    seconds = {k: [] for k in compiled}
+    for _ in range(repeats):  # interleaved, so that a slow moment of the machine hits all alike
+        for k, f in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(f(*arguments))
+            seconds[k].append(time.perf_counter() - start)
+    flops = {k: f.cost_analysis()["flops"] for k, f in compiled.items()}
+    return [
+        {
+            "step": k,
+            "seconds": statistics.median(seconds[k]),
+            "time": statistics.median(s / b for s, b in zip(seconds[k], seconds["base"])),
+            "flops": flops[k] / flops["base"],
+        }
+        for k in compiled
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--width", type=int, default=64, help="of the first stage; 64 in ResNet-18")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--readings", nargs="+", choices=READINGS, default=READINGS)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
+    args = parser.parse_args()
+    rows = measure(args.batch, args.width, args.dtype, args.readings, args.repeats)
+    print(f"{'step':15} {'seconds':>9} {'time':>8} {'FLOPs':>9}")
+    for row in rows:
+        print(f"{row['step']:15} {row['seconds']:9.4f} {row['time']:8.4f} {row['flops']:9.6f}")
+    if args.output:
+        setting = {k: getattr(args, k) for k in ("batch", "width", "dtype", "repeats")}
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        content = {"rows": rows, **setting, **provenance()}
+        args.output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Phantom embeddings on the real batch and MGR on synthetic samples, together.
+
+Data: digits, 20 labels per class.
+Source: arXiv:2304.07262 and arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/phantom_mgr_digits.py --workdir=runs/phantom_mgr_digits
+    python -m genreg_jax.main --config=configs/phantom_mgr_digits.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("phantom_mgr", "digits", arg)

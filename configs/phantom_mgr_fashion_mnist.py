@@ -1,0 +1,16 @@
+"""Phantom embeddings on the real batch and MGR on synthetic samples, together.
+
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
+Source: arXiv:2304.07262 and arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/phantom_mgr_fashion_mnist.py --workdir=runs/phantom_mgr_fashion_mnist
+    python -m genreg_jax.main --config=configs/phantom_mgr_fashion_mnist.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("phantom_mgr", "fashion_mnist", arg)

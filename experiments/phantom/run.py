@@ -1,0 +1,65 @@
+"""Which reading of phantom embeddings helps, on which images, with augmentation and without?
+
+python -m experiments.phantom.run --study=digits --stage=tune       # validation images only
+python -m experiments.phantom.run --study=digits                    # the table; resumes
+"""
+
+import argparse
+import itertools
+import pathlib
+
+from configs import common
+from experiments.runner import Study, main
+
+READINGS = ("attraction", "separation", "classification", "combination")
+
+# Tried in tuning, six of each row: for a reading, each of these at two weight decays.
+DECAYS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
+TRIED = {
+    "attraction": [{"phantom.weight": w} for w in (1.0, 3.0, 10.0)],
+    "separation": [
+        {"phantom.weight": w, "phantom.temperature": t}
+        for w, t in ((0.1, 1.0), (0.3, 0.1), (1.0, 0.1))
+    ],
+    "classification": [{"phantom.weight": w} for w in (0.1, 0.3, 1.0)],
+    "combination": [{"phantom.weight": w} for w in (0.1, 0.3, 1.0)],
+}  # fmt: skip
+
+
+def study(name, dataset, augment, **options):
+    def config():
+        config = common.get_config("base", dataset)
+        if not augment:
+            config.augment.train = "none"
+        return config
+
+    candidates = {"base": [{"optimizer.weight_decay": d} for d in DECAYS]}
+    for reading in READINGS:
+        candidates[reading] = [
+            {"optimizer.weight_decay": d, **changes}
+            for d, changes in itertools.product((5e-4, 5e-3), TRIED[reading])
+        ]
+    return Study(
+        name=f"phantom_{name}",
+        config=config,
+        rows={"base": {}, **{reading: {"phantom.loss": reading} for reading in READINGS}},
+        candidates=candidates,
+        seeds=range(10),
+        **options,
+    )
+
+
+STUDIES = {
+    name + suffix: study(name + suffix, name, augment, **options)
+    for name, options in {
+        "digits": {"sizes": (10, 20), "tuning_size": 10, "tuning_seeds": (100, 101, 102)},
+        "fashion_mnist": {"sizes": (50, 100), "tuning_size": 50, "tuning_seeds": (100,)},
+    }.items()
+    for suffix, augment in (("", True), ("_plain", False))
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--study", choices=STUDIES, required=True)
+    args, rest = parser.parse_known_args()
+    main(STUDIES[args.study], pathlib.Path(__file__).parent / args.study, rest)
