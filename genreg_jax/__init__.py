@@ -2,7 +2,8 @@
 
 Three places where a regulariser can act, and what the library has for each:
 
-- the input: exact flows (`genreg_jax.flows`), whose latent space is a place to perturb images in;
+- the input: `random_latent_perturbation`, `away_latent_perturbation` and
+  `adversarial_latent_perturbation` of images through an exact flow (`genreg_jax.flows`);
 - the embedding: losses on `Outputs.embedding` of any model behind the contract of
   `genreg_jax.models.contract`;
 - the feature extractor through synthetic data: `pcr_loss`, `Finder` and `hypergradient`.
@@ -19,6 +20,13 @@ from genreg_jax.models.adapters import from_linen
 from genreg_jax.models.contract import Model, Outputs
 from genreg_jax.models.finder import Finder
 from genreg_jax.objective import Generator, make_train_step
+from genreg_jax.regularizers.latent import (
+    adversarial_latent_perturbation,
+    away_latent_perturbation,
+    image_pgd,
+    latent_interpolation,
+    random_latent_perturbation,
+)
 from genreg_jax.regularizers.mgr import pcr_loss
 from genreg_jax.settings import default_config
 
@@ -32,15 +40,20 @@ __all__ = [
     "Model",
     "Outputs",
     "UserError",
+    "adversarial_latent_perturbation",
     "augment",
+    "away_latent_perturbation",
     "data",
     "default_config",
     "flows",
     "from_linen",
     "hypergradient",
+    "image_pgd",
+    "latent_interpolation",
     "make_train_step",
     "models",
     "pcr_loss",
+    "random_latent_perturbation",
     "train_and_evaluate",
 ]
 
