@@ -62,7 +62,7 @@ def settings_of(study: Study, changes: Changes, size: int, seed: int, data_dir: 
 
 def run(study: Study, folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
     """One run, or the summary of the finished one; runs share the flow of their subset."""
-    if settings.synthetic.loss != "none":
+    if settings.uses_flow:
         flow_key = {
             "flow": dataclasses.asdict(settings.flow),
             "data": [settings.data.name, settings.data.per_class, settings.seed],

@@ -35,7 +35,7 @@ def build_flow(settings: FlowSettings, image_shape: tuple[int, ...], num_classes
 def flow_generator(
     flow: Any, params: Any, image_shape: tuple[int, ...], *, conditional: bool
 ) -> Generator:
-    """A frozen flow as a generator of images in [0, 1]."""
+    """A frozen flow, which is the generator's `params`, as a generator of images in [0, 1]."""
     frozen = flow.freeze(params)
 
     def apply(frozen, z, y):
@@ -64,7 +64,8 @@ def trained_flow_generator(
       note: called with lines for people.
 
     Returns:
-      The generator, and `{"bits_per_dim": on validation, "seconds": of its training, ...}`.
+      The generator, whose `params` are the `FrozenFlow` itself, and `{"bits_per_dim": on
+      validation, "seconds": of its training, ...}`.
 
     Raises:
       UserError: the run named in `config.flow.workdir` has no trained flow, or one for other

@@ -21,9 +21,19 @@ from genreg_jax.generator import trained_flow_generator
 from genreg_jax.images import grid, save_png
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
-from genreg_jax.objective import Augment, Batch, Generator, Meta, Synthetic, make_train_step
+from genreg_jax.objective import (
+    Augment,
+    Batch,
+    Generator,
+    Latent,
+    Meta,
+    Synthetic,
+    make_train_step,
+    to_float,
+)
 from genreg_jax.optimizers import make_optimizer, make_schedule
 from genreg_jax.regularizers import mixing
+from genreg_jax.regularizers.latent import perturbation
 from genreg_jax.report import write_report
 from genreg_jax.settings import (
     Settings,
@@ -43,6 +53,7 @@ def train_and_evaluate(
     dataset: Dataset | None = None,
     model: Model | None = None,
     generator: Generator | None = None,
+    flow: Any = None,
     command: str | None = None,
 ) -> dict[str, Any]:
     """Trains the classifier that the config describes and reads the test set once.
@@ -57,6 +68,7 @@ def train_and_evaluate(
       dataset: images of your own (`genreg_jax.data.from_arrays`) instead of `config.data`.
       model: a classifier of your own for images in [0, 1] instead of `config.model`.
       generator: a generator of your own instead of the flow of `config.flow`.
+      flow: a frozen flow of your own to perturb latents with, instead of that of `config.flow`.
       command: what to type to get this run again, shown in the report.
 
     Returns:
@@ -98,6 +110,7 @@ def train_and_evaluate(
         )
     plan = BatchPlan(settings, dataset.train.labels)
     views = _make_views(settings, dataset.image_shape)
+    _check_flow(flow, dataset)
     _start_workdir(workdir, settings)
     note(
         f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "
@@ -106,14 +119,18 @@ def train_and_evaluate(
     )
 
     flow_summary = None
-    if not settings.uses_synthetic:
-        generator = None
-    elif generator is None:
-        generator, flow_summary = trained_flow_generator(
+    wants_generator = settings.uses_synthetic and generator is None
+    wants_flow = settings.perturbs_latents and flow is None
+    if wants_generator or wants_flow:
+        trained, flow_summary = trained_flow_generator(
             settings, dataset, workdir, augment=views["flow"], note=note
         )
+        generator = trained if wants_generator else generator
+        flow = trained.params if wants_flow else flow
+    generator = generator if settings.uses_synthetic else None
+    flow = flow if settings.perturbs_latents else None
 
-    # Everything below is a pure function of settings, dataset and generator.
+    # Everything below is a pure function of settings, dataset, generator and flow.
     root = jax.random.key(settings.seed)
     total_steps = settings.train.epochs * plan.steps_per_epoch
     model = model or _make_model(settings, dataset)
@@ -141,6 +158,7 @@ def train_and_evaluate(
         synthetic=synthetic,
         generator=generator,
         meta=meta,
+        latent=_make_latent(settings, views),
     )
     params, model_state = model.init(
         jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape))
@@ -159,7 +177,9 @@ def train_and_evaluate(
     best = Best(params, model_state, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
     evaluate = make_evaluate(model, batch_size=settings.train.eval_batch_size)
     train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
-    generator_params = generator.params if generator else ()
+    if flow is not None and settings.latent.cache and settings.augment.train == "none":
+        train_data = train_data._replace(latents=_encode(flow, train_data, settings))
+    frozen = (generator.params if generator else (), flow)
     clock = Clock()
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -176,14 +196,14 @@ def train_and_evaluate(
         with writer, progress:
             with progress.excluded():
                 indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
-                run_epoch = compile_epoch(step, state, train_data, indices, generator_params)
+                run_epoch = compile_epoch(step, state, train_data, indices, frozen)
             while not _done(settings, best, epoch):
                 indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
                 state, metrics = run_epoch(
                     state,
                     train_data,
                     indices,
-                    generator_params,
+                    frozen,
                     lambda step: progress.update(step, images=settings.train.batch_size),
                 )
                 epoch += 1
@@ -249,7 +269,7 @@ def compile_epoch(
     state: TrainState,
     train_data: Batch,
     indices: EpochIndices,
-    generator_params: Any,
+    frozen: tuple,
 ) -> Callable:
     """Compiles the training of one epoch, in the form that suits the backend.
 
@@ -262,25 +282,25 @@ def compile_epoch(
       state: the first state, for its shapes; its buffers are donated at each call of the result.
       train_data: all training images.
       indices: of one epoch; images are gathered on the device.
-      generator_params: passed on to `step`.
+      frozen: what `step` takes after the batches: the generator's parameters and maybe a flow.
 
     Returns:
-      `run_epoch(state, train_data, indices, generator_params, tick) -> (state, metrics)`, with
+      `run_epoch(state, train_data, indices, frozen, tick) -> (state, metrics)`, with
       `tick(step)` called as updates are made and `metrics` their means over the epoch as floats.
     """
     steps = len(indices.inner)
 
-    def indexed_step(state, train_data, indices, generator_params):
+    def indexed_step(state, train_data, indices, frozen):
         i = state.step % steps
         inner, outer = (
             None if rows is None else jax.tree.map(lambda array: array[rows[i]], train_data)  # noqa: B023
             for rows in indices
         )
-        return step(state, inner, outer, generator_params)
+        return step(state, inner, outer, *frozen)
 
-    def scanned(state, train_data, indices, generator_params):
+    def scanned(state, train_data, indices, frozen):
         def body(state, _):
-            return indexed_step(state, train_data, indices, generator_params)
+            return indexed_step(state, train_data, indices, frozen)
 
         state, metrics = jax.lax.scan(body, state, length=steps)
         return state, jax.tree.map(jnp.mean, metrics)
@@ -288,20 +308,20 @@ def compile_epoch(
     scan = jax.default_backend() != "cpu"
     program = (
         jax.jit(scanned if scan else indexed_step, donate_argnums=0)
-        .lower(state, train_data, indices, generator_params)
+        .lower(state, train_data, indices, frozen)
         .compile()
     )
 
-    def run_epoch(state, train_data, indices, generator_params, tick):
+    def run_epoch(state, train_data, indices, frozen, tick):
         done = int(state.step)
         if scan:
-            state, metrics = program(state, train_data, indices, generator_params)
+            state, metrics = program(state, train_data, indices, frozen)
             metrics = jax.device_get(metrics)
             tick(done + steps)
         else:
             history = []
             for _ in range(steps):
-                state, metrics = program(state, train_data, indices, generator_params)
+                state, metrics = program(state, train_data, indices, frozen)
                 history.append(metrics)
                 done += 1
                 tick(done)
@@ -361,6 +381,21 @@ def _check_same_data(stored_hash: str, dataset: Dataset, workdir: Path) -> None:
         )
 
 
+def _check_flow(flow: Any, dataset: Dataset) -> None:
+    if flow is None:
+        return
+    if tuple(flow.image_shape) != dataset.image_shape:
+        raise UserError(
+            f"The flow is for images of shape {tuple(flow.image_shape)}, but those of "
+            f"{dataset.name} have {dataset.image_shape}; give a flow for these images."
+        )
+    if flow.num_classes not in (None, dataset.num_classes):
+        raise UserError(
+            f"The flow is conditioned on {flow.num_classes} classes, but {dataset.name} has "
+            f"{dataset.num_classes}; give a flow for as many, or an unconditional one."
+        )
+
+
 def _make_model(settings: Settings, dataset: Dataset) -> Model:
     """The configured classifier behind standardisation by the training images' own statistics."""
     s = settings.model
@@ -389,6 +424,7 @@ def _make_views(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, A
         "train": settings.augment.train,
         "weak": settings.synthetic.weak,
         "strong": settings.synthetic.strong,
+        "after": settings.latent.augment_after,
         "flow": settings.flow.augment,
     }
     return {name: augment.make(spec, image_shape=image_shape) for name, spec in specs.items()}
@@ -405,6 +441,44 @@ def _make_synthetic(settings: Settings, views: dict[str, Augment]) -> Synthetic:
         batch_size=s.batch_size or settings.train.batch_size,
         temperature=s.temperature,
     )
+
+
+def _make_latent(settings: Settings, views: dict[str, Augment]) -> Latent | None:
+    s = settings.latent
+    if not settings.uses_latent:
+        return None
+    return Latent(
+        perturb=_make_perturbation(settings),
+        labels=s.labels if s.kind in ("adversarial", "pgd") else "true",
+        mix=s.mix,
+        augment=views["after"],
+    )
+
+
+def _make_perturbation(settings: Settings, **changes: Any) -> Callable[..., jax.Array]:
+    s = settings.latent
+    options = {
+        "epsilon": s.epsilon,
+        "norm": s.norm,
+        "relative": s.relative,
+        "step_size": s.step_size,
+        "num_steps": s.num_steps,
+        "random_start": s.random_start,
+        "ratio": s.ratio,
+        "clip": s.clip or None,
+        "clip_norm": s.clip_norm,
+    }
+    return perturbation(s.kind, **{**options, **changes})
+
+
+def _encode(flow: Any, data: Batch, settings: Settings) -> jax.Array:
+    """The latents of all training images."""
+    size = settings.train.eval_batch_size
+    labels = data.labels if flow.num_classes is not None else None
+    rows = [slice(start, start + size) for start in range(0, len(data.labels), size)]
+    encode = jax.jit(lambda flow, x, y: flow.encode(to_float(x), y))
+    latents = [encode(flow, data.images[r], None if labels is None else labels[r]) for r in rows]
+    return jnp.concatenate(latents)
 
 
 def _make_meta(
