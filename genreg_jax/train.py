@@ -18,7 +18,7 @@ from genreg_jax.data import Dataset
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.generator import trained_flow_generator
-from genreg_jax.images import grid, save_png
+from genreg_jax.images import captioned, grid, save_png
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
 from genreg_jax.objective import (
@@ -243,6 +243,8 @@ def train_and_evaluate(
         **provenance(),
     }
     _write_samples(workdir, dataset, generator, synthetic, meta, state, jax.random.fold_in(root, 4))
+    if settings.uses_latent:
+        _write_perturbed(workdir, settings, dataset, flow, model, best, jax.random.fold_in(root, 5))
     _write_report(workdir, settings, summary, dataset, test["predictions"], command)
     write_json(workdir / "summary.json", summary)  # last: its presence means that all is done
     return summary
@@ -603,6 +605,62 @@ def _write_samples(
         weak, strong = synthetic.weak(key_weak, images), synthetic.strong(key_strong, images)
         pairs = np.stack([weak, strong], axis=1)[: 4 * columns].reshape(-1, *images.shape[1:])
         save("4_views", pairs, "The two views of synthetic samples, side by side.")
+
+
+def _write_perturbed(
+    workdir: Path,
+    settings: Settings,
+    dataset: Dataset,
+    flow: Any,
+    model: Model,
+    best: Best,
+    key: jax.Array,
+) -> None:
+    """Picture: original, decoded, perturbed, difference, each with the classifier's prediction."""
+    classes = np.unique(dataset.train.labels)[:10]
+    rows = np.array([np.flatnonzero(dataset.train.labels == c)[0] for c in classes])
+    x, y = (
+        to_float(jnp.asarray(dataset.train.images[rows])),
+        jnp.asarray(dataset.train.labels[rows]),
+    )
+    perturb = _make_perturbation(settings, ratio=1.0)
+
+    @jax.jit
+    def make(params, model_state, flow, x, y):
+        logits = lambda x: model.apply(params, model_state, x, rng=None, train=False)[0].logits
+        target = jnp.argmax(logits(x), -1) if settings.latent.labels == "predicted" else y
+        loss_fn = lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(
+            logits(x), target
+        )
+        decoded = x
+        if flow is not None:
+            labels = None if flow.num_classes is None else y
+            decoded = jnp.clip(flow.decode(flow.encode(x, labels), labels), 0, 1)
+        views = (x, decoded, perturb(key, flow, loss_fn, x, y, None))
+        return views, [jax.nn.softmax(logits(view).astype(jnp.float32)) for view in views]
+
+    views, chances = jax.device_get(make(best.params, best.model_state, flow, x, y))
+    change = views[2] - views[0]
+    largest = max(float(np.abs(change).max()), 1e-6)
+    captions = [[f"{dataset.class_names[p.argmax()]} {p.max():.0%}" for p in c] for c in chances]
+    captions.append([f"{np.sqrt(np.sum(d**2)):.2f}" for d in change])
+    pictures = np.stack([*views, 0.5 + 0.5 * change / largest], axis=1)
+    texts = [text for row in zip(*captions) for text in row]
+    picture = grid(
+        captioned(pictures.reshape(-1, *x.shape[1:]), texts),
+        columns=4,
+        scale=1,
+        pad=4,
+        row_labels=[dataset.class_names[c] for c in classes],
+    )
+    save_png(
+        workdir / "samples" / "5_perturbed.png",
+        picture,
+        caption=f"From left to right: training image, decoded without perturbation, perturbed "
+        f"({settings.latent.kind}), and the difference, grey for none and full range "
+        f"{largest:.2f}. Below: what the classifier takes it for and how surely; below the "
+        "difference: its length.",
+    )
 
 
 def _write_report(
