@@ -60,11 +60,14 @@ class Checkpoints:
         return self._manager.restore(step, args=args)["extra"]
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """The latest `(step, tree, extra)`, None without one; `like` gives structure and types."""
+        """The latest `(step, tree, extra)`, None without one.
+
+        `like` gives structure and types; None restores lists and dicts as they were saved.
+        """
         step = self._manager.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = like and jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(

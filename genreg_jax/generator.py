@@ -99,9 +99,41 @@ def trained_flow_generator(
         else:
             params, extra = _train(settings, flow, dataset, workdir, augment, note)
             extra["trained_with"] = wanted
+            extra["images"] = {
+                "image_shape": list(dataset.image_shape),
+                "class_names": list(dataset.class_names),
+            }
             checkpoints.save(extra["updates"], params, extra)
     generator = flow_generator(flow, params, dataset.image_shape, conditional=s.conditional)
-    return generator, {k: v for k, v in extra.items() if k != "trained_with"}
+    return generator, {k: v for k, v in extra.items() if k not in ("trained_with", "images")}
+
+
+def restore_flow(workdir: str | Path) -> tuple[flows.FrozenFlow, tuple[str, ...]]:
+    """The frozen flow of a finished run, and the names of the classes it was trained on.
+
+    Args:
+      workdir: of a run whose method needs a flow.
+
+    Raises:
+      UserError: there is no trained flow.
+    """
+    folder = Path(workdir) / "flow"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        extra = checkpoints.extra()
+        if extra is None or "images" not in extra:
+            raise UserError(
+                f"{str(workdir)!r} holds no trained flow: there is no checkpoint of one in "
+                f"{folder}. Name the workdir of a run that trained one, such as `python -m "
+                "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
+            )
+        settings = FlowSettings(**extra["trained_with"]["settings"])
+        image_shape, class_names = extra["images"]["image_shape"], extra["images"]["class_names"]
+        flow = build_flow(settings, tuple(image_shape), len(class_names))
+        x = jnp.zeros((1, *image_shape))
+        y = jnp.zeros(1, jnp.int32) if settings.conditional else None
+        restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
+        assert restored is not None
+    return flow.freeze(restored[1]), tuple(class_names)
 
 
 def _example(dataset: Dataset, batch_size: int, conditional: bool):

@@ -398,18 +398,23 @@ def _check_flow(flow: Any, dataset: Dataset) -> None:
         )
 
 
-def _make_model(settings: Settings, dataset: Dataset) -> Model:
-    """The configured classifier behind standardisation by the training images' own statistics."""
+def make_classifier(settings: Settings, num_classes: int, mean: Any, std: Any) -> Model:
+    """The configured classifier behind standardisation by the given statistics `[C]`."""
     s = settings.model
     options: dict[str, Any] = {
         "convnet": {"widths": s.widths},
         "resnet18": {"width": s.width},
         "wide_resnet": {"depth": s.depth, "width": s.width},
     }[s.name]
-    model = models.make(s.name, num_classes=dataset.num_classes, dtype=s.dtype, **options)
+    model = models.make(s.name, num_classes=num_classes, dtype=s.dtype, **options)
+    return models.standardized(model, mean, std)
+
+
+def _make_model(settings: Settings, dataset: Dataset) -> Model:
+    """The configured classifier, standardised by the training images' own statistics."""
     images = dataset.train.images.astype(np.float32) / 255.0
     std = np.maximum(images.std(axis=(0, 1, 2)), 1e-3)
-    return models.standardized(model, images.mean(axis=(0, 1, 2)), std)
+    return make_classifier(settings, dataset.num_classes, images.mean(axis=(0, 1, 2)), std)
 
 
 def _make_mix(settings: Settings) -> Callable | None:
@@ -642,7 +647,7 @@ def _write_perturbed(
     views, chances = jax.device_get(make(best.params, best.model_state, flow, x, y))
     change = views[2] - views[0]
     largest = max(float(np.abs(change).max()), 1e-6)
-    captions = [[f"{dataset.class_names[p.argmax()]} {p.max():.0%}" for p in c] for c in chances]
+    captions = [[f"{dataset.class_names[p.argmax()]}: {p.max():.0%}" for p in c] for c in chances]
     captions.append([f"{np.sqrt(np.sum(d**2)):.2f}" for d in change])
     pictures = np.stack([*views, 0.5 + 0.5 * change / largest], axis=1)
     texts = [text for row in zip(*captions) for text in row]

@@ -29,9 +29,17 @@ def load(path, option=None, monkeypatch=None):
     return module.get_config() if option is None else module.get_config(option)
 
 
-def test_four_methods_are_shipped_for_three_data_sets():
-    methods = ("base", "gda", "pcr", "mgr")
-    assert {f"{m}_{d}" for m in methods for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
+LATENT = {
+    "latent_random": "random",
+    "latent_away": "away",
+    "latent_adversarial": "adversarial",
+    "pgd": "pgd",
+}
+METHODS = ("base", "gda", "pcr", "mgr", *LATENT)
+
+
+def test_all_methods_are_shipped_for_three_data_sets():
+    assert {f"{m}_{d}" for m in METHODS for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
 
 
 @every_config
@@ -48,9 +56,12 @@ def test_the_header_gives_the_command_that_runs_it(path):
 def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     config = load(path, option, monkeypatch)
     settings = from_config(config)
-    method, _, dataset = path.stem.partition("_")
+    dataset = next(name for name in IMAGE_SHAPES if path.stem.endswith(f"_{name}"))
+    method = path.stem.removesuffix(f"_{dataset}")
     assert settings.name == method and settings.data.name == dataset
-    assert settings.synthetic.loss == {"base": "none", "gda": "cross_entropy"}.get(method, "pcr")
+    losses = {"gda": "cross_entropy", "pcr": "pcr", "mgr": "pcr"}
+    assert settings.synthetic.loss == losses.get(method, "none")
+    assert settings.latent.kind == LATENT.get(method, "none")
     assert settings.meta.enabled == (method == "mgr")
     specs = (
         settings.augment.train, settings.synthetic.weak, settings.synthetic.strong,
@@ -71,12 +82,13 @@ def test_runlocal_shrinks_everything(path, monkeypatch):
     assert local.train.epochs * local.train.steps_per_epoch <= 100
     assert local.flow.updates <= 100 and local.model.name == "convnet"
     assert local.synthetic == whole.synthetic and local.meta == whole.meta
+    assert local.latent == whole.latent
 
 
 def test_the_methods_of_a_data_set_differ_in_the_method_alone(monkeypatch):
     for dataset in IMAGE_SHAPES:
         recipes = []
-        for method in ("base", "gda", "pcr", "mgr"):
+        for method in METHODS:
             config = load(CONFIGS / f"{method}_{dataset}.py", monkeypatch=monkeypatch).to_dict()
             recipes.append(
                 {k: config[k] for k in ("data", "model", "augment", "optimizer", "train")}
