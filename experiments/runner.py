@@ -159,13 +159,22 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(study: Study, here: pathlib.Path) -> None:
-    """The command line of a study.
+def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
+    """The command line of a study, or of several, chosen by `--study`.
 
     `--stage=tune` chooses each row's settings on validation images and writes
-    `results/tuned.json`; without it the table is run with those settings.
+    `results/tuned.json`; without it the table is run with those settings. Several studies have
+    their results in folders of their names.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.run")
+    results = here / "results"
+    prog = f"python -m experiments.{here.name}.run"
+    if not isinstance(study, Study):
+        chooser = argparse.ArgumentParser(prog=prog, add_help=False)
+        chooser.add_argument("--study", choices=study, required=True)
+        name = chooser.parse_known_args()[0].study
+        study, results = study[name], results / name
+    parser = argparse.ArgumentParser(prog=prog)
+    parser.add_argument("--study", help="which one, where there are several")
     parser.add_argument("--stage", choices=["tune", "table"], default="table")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
@@ -178,8 +187,7 @@ def main(study: Study, here: pathlib.Path) -> None:
     folder = args.runs / study.name
     # Seeds share their compiled programs.
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
-    results = here / "results"
-    results.mkdir(exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     if args.stage == "tune":
         tune(study, folder, results, args, part, parts)
         return

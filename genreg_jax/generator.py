@@ -1,4 +1,4 @@
-"""The generator stage: a class-conditional exact flow, trained on the same training images."""
+"""The generator stage: an exact flow, trained on the same training images."""
 
 import contextlib
 import dataclasses
@@ -174,6 +174,7 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
         writer.write(step, curves)
         progress.update(step, images=s.eval_every * s.batch_size, **curves)
 
+    images = dataset.unlabelled if s.images == "all" else dataset.train.images
     labels = dataset.train.labels if s.conditional else None
     validation = None
     if len(dataset.validation.labels):
@@ -183,10 +184,10 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
         result = fit(
             jax.random.fold_in(jax.random.key(settings.seed), 2),
             flow,
-            dataset.train.images,
+            images,
             labels,
             steps=s.updates,
-            batch_size=min(s.batch_size, len(dataset.train.labels)),
+            batch_size=min(s.batch_size, len(images)),
             learning_rate=s.learning_rate,
             weight_decay=s.weight_decay,
             warmup=s.warmup,
@@ -205,5 +206,6 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
         "bits_per_dim": float(result.bits_per_dim),
         "best_update": int(result.best_step),
         "updates": s.updates,
+        "train_images": len(images),
         "seconds": round(result.seconds, 2),
     }

@@ -209,10 +209,12 @@ class LatentSettings:
 
 @dataclasses.dataclass(frozen=True)
 class FlowSettings:
-    """The generator: a class-conditional exact flow trained on the same training images.
+    """The generator: an exact flow trained on the same training images.
 
     Attributes:
       kind: `glow` or `realnvp`.
+      images: `labelled`, the images that the classifier trains on; or `all` images of the training
+        split but those for validation, for an unconditional flow. No label of the others is used.
       workdir: take the trained flow of this run instead of training one; empty to train.
       levels: number of squeezes.
       steps: flow steps a level.
@@ -231,6 +233,7 @@ class FlowSettings:
     """
 
     kind: Literal["glow", "realnvp"] = "glow"
+    images: Literal["labelled", "all"] = "labelled"
     workdir: str = ""
     levels: int = 2
     steps: int = 4
@@ -457,6 +460,11 @@ def _check(s: Settings) -> None:
         need(s.latent.epsilon <= 1, "latent.epsilon", "a share of the way, at most 1")
     need(bool(s.model.widths) and min(s.model.widths) > 0, "model.widths", "positive integers")
     need(all(h > 0 for h in s.meta.hidden), "meta.hidden", "positive integers")
+    if s.flow.images == "all" and s.flow.conditional:
+        raise UserError(
+            "config.flow.images = 'all' trains the flow on images without labels, but "
+            "config.flow.conditional is True; set it to False, or images to 'labelled'."
+        )
     if s.data.per_class and s.data.fraction < 1:
         raise UserError(
             f"config.data.per_class = {s.data.per_class} and config.data.fraction = "

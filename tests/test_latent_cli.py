@@ -92,7 +92,7 @@ def test_what_cannot_be_used_ends_in_a_paragraph_and_nothing_is_written(
     (tmp_path / "flat").mkdir()
     shutil.copy(next(folder.rglob("*.png")), tmp_path / "flat")
     shutil.copytree(folder, tmp_path / "odd")
-    shutil.copytree(folder / "3", tmp_path / "odd" / "three")
+    shutil.copytree(folder / str(labels[0]), tmp_path / "odd" / "three")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.png").write_text("no picture")
     for arguments, words in [

@@ -13,6 +13,7 @@ import genreg_jax as gr
 from genreg_jax import train
 from genreg_jax.objective import Batch, Latent, make_train_step
 from genreg_jax.regularizers.latent import perturbation
+from genreg_jax.settings import from_config
 from genreg_jax.state import TrainState
 
 SHAPE, CLASSES, BATCH = (8, 8, 1), 3, 12
@@ -188,13 +189,10 @@ def own_flow(dataset):
     return flow.freeze(flow.init(jax.random.key(3), x, y))
 
 
-FLOW = {"levels": 1, "steps": 1, "width": 4, "updates": 2, "eval_every": 2}
-
-
 def config(**groups):
     base = {
         "model": {"widths": [4, 6]},
-        "train": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 16, "progress": False},
+        "train": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 16, "progress": False},
     }
     return {**base, **groups}
 
@@ -218,7 +216,7 @@ def test_off_is_the_base_run_bit_for_bit(tmp_path, dataset, own_flow):
 
 
 def test_cached_encodings_give_the_run_without_them(tmp_path, dataset, own_flow):
-    latent = {"kind": "adversarial", "epsilon": 1.0, "num_steps": 1, "augment_after": "shift(1)"}
+    latent = {"kind": "random", "epsilon": 1.0, "augment_after": "shift(1)"}
     runs = {
         cache: go(tmp_path / str(cache), dataset, latent={**latent, "cache": cache}, flow=own_flow)
         for cache in (True, False)
@@ -230,15 +228,24 @@ def test_cached_encodings_give_the_run_without_them(tmp_path, dataset, own_flow)
     assert (tmp_path / "True" / "samples" / "5_perturbed.png").exists()
 
 
-def test_mgr_and_a_perturbation_share_one_flow(tmp_path, dataset):
+def test_a_synthetic_term_and_a_perturbation_share_one_flow(
+    tmp_path, dataset, own_flow, monkeypatch
+):
+    calls = []
+
+    def trained(*args, **kwargs):
+        calls.append(args)
+        decode = lambda frozen, z, y: jnp.clip(frozen.decode(z, y), 0, 1)
+        return gr.Generator(decode, own_flow, dataset.image_shape), {"bits_per_dim": 4.0}
+
+    monkeypatch.setattr(train, "trained_flow_generator", trained)
     summary, lines = go(
         tmp_path, dataset,
-        augment={"train": "shift(1)"},
-        synthetic={"loss": "pcr", "strong": "shift(1)", "batch_size": 8},
+        synthetic={"loss": "cross_entropy", "batch_size": 8},
         latent={"kind": "random"},
-        flow_settings=FLOW,
     )  # fmt: skip
-    assert summary["flow"] is not None
+    assert len(calls) == 1 and summary["flow"] == {"bits_per_dim": 4.0}
+    assert lines[0]["train/synthetic_loss"] > 0 and "train/attacked_accuracy" in lines[0]
 
 
 def test_a_flow_for_other_images_or_classes_is_refused_before_anything_is_written(
@@ -281,6 +288,33 @@ def test_wrong_settings_are_refused_by_name(tmp_path, dataset, latent, words):
 def test_a_workdir_without_a_trained_flow_is_refused(tmp_path, dataset):
     with pytest.raises(gr.UserError, match="holds no trained flow"):
         gr.train_and_evaluate(
-            config(latent={"kind": "random"}, flow={**FLOW, "workdir": str(tmp_path / "no")}),
+            config(latent={"kind": "random"}, flow={"levels": 1, "workdir": str(tmp_path / "no")}),
             tmp_path / "run", dataset=dataset,
         )  # fmt: skip
+
+
+def test_the_images_without_labels_are_those_that_are_not_for_validation():
+    dataset = gr.data.load("digits", per_class=8, validation_fraction=0.05)
+    pool = {image.tobytes() for image in dataset.unlabelled}
+    assert len(dataset.unlabelled) == 1297 - len(dataset.validation)
+    assert {image.tobytes() for image in dataset.train.images} <= pool
+    held_out = [image.tobytes() in pool for image in dataset.validation.images]
+    assert not any(held_out), "but for images that the data set has twice"
+    with pytest.raises(gr.UserError, match="conditional is True"):
+        from_config({"flow": {"images": "all"}})
+
+
+def test_a_flow_can_be_trained_on_them(tmp_path, dataset, monkeypatch):
+    seen = {}
+
+    def fit(key, flow, images, labels, **options):
+        seen.update(images=images, labels=labels)
+        params = flow.init(key, images[:8] / np.float32(255))
+        return SimpleNamespace(params=params, bits_per_dim=4.0, best_step=1, seconds=0.0)
+
+    monkeypatch.setattr("genreg_jax.generator.fit", fit)
+    flow = {"images": "all", "conditional": False, "levels": 1, "steps": 1, "width": 4}
+    summary, _ = go(tmp_path, dataset, latent={"kind": "random"}, flow_settings=flow)
+    assert seen["labels"] is None
+    np.testing.assert_array_equal(seen["images"], dataset.unlabelled)
+    assert summary["flow"]["train_images"] == len(dataset.unlabelled)
