@@ -28,7 +28,12 @@ def make_flow(num_classes):
     return flow, tree.unflatten(leaves)
 
 
-@pytest.fixture(scope="module", params=[None, CLASSES], ids=["unconditional", "conditional"])
+both_flows = pytest.mark.parametrize(
+    "setting", [None, CLASSES], indirect=True, ids=["unconditional", "conditional"]
+)
+
+
+@pytest.fixture(scope="module", params=[CLASSES])
 def setting(request):
     flow, params = make_flow(request.param)
     rng = np.random.default_rng(3)
@@ -111,6 +116,7 @@ def reference(s, *, epsilon, step_size, num_steps, norm, start):
     return np.stack(result)
 
 
+@both_flows
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_attack_equals_a_plain_loop(setting, norm):
     options = {"epsilon": 0.1 if norm == "linf" else 0.3, "num_steps": 4, "norm": norm}
@@ -191,6 +197,7 @@ def test_interpolation_stays_on_the_arc_to_an_image_of_the_class(setting):
 # ---------------------------------------------------------------------------- balls and reductions
 
 
+@both_flows
 @pytest.mark.parametrize("kind", KINDS)
 def test_radius_zero_is_the_identity_to_the_rounding_of_the_flow(setting, kind):
     images = setting.perturb(kind, epsilon=0.0, step_size=0.1)
@@ -393,6 +400,7 @@ def test_what_is_wrong_is_named_with_its_value(setting, kind, options, words):
         setting.perturb(kind, **options)
 
 
+@both_flows
 def test_labels_and_latents_that_do_not_fit_are_refused(setting):
     key, x = jax.random.key(0), setting.x
     wrong = setting.labels if setting.y is None else None
