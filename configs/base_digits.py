@@ -6,7 +6,8 @@ Source: the reference of every comparison.
     python -m genreg_jax.main --config=configs/base_digits.py --workdir=runs/base_digits
     python -m genreg_jax.main --config=configs/base_digits.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: 96.84 ± 0.29 % test accuracy (mean ± standard error, n = 10
+seeds) in experiments/digits; median 5 s a run on one CPU core, generator not counted.
 """
 
 from configs import common

@@ -6,7 +6,8 @@ Source: MGR's baseline, arXiv:2307.13899.
     python -m genreg_jax.main --config=configs/gda_digits.py --workdir=runs/gda_digits
     python -m genreg_jax.main --config=configs/gda_digits.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: 97.56 ± 0.20 % test accuracy (mean ± standard error, n = 10
+seeds) in experiments/digits; median 7 s a run on one CPU core, generator not counted.
 """
 
 from configs import common

@@ -6,7 +6,8 @@ Source: MGR without its finder, arXiv:2307.13899.
     python -m genreg_jax.main --config=configs/pcr_digits.py --workdir=runs/pcr_digits
     python -m genreg_jax.main --config=configs/pcr_digits.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: 96.74 ± 0.33 % test accuracy (mean ± standard error, n = 10
+seeds) in experiments/digits; median 8 s a run on one CPU core, generator not counted.
 """
 
 from configs import common

@@ -1,4 +1,4 @@
-"""Phantom embeddings: each embedding is drawn to a mixture of others of its class.
+"""Phantom embeddings: each embedding is drawn to a random mixture of others of its class.
 
 Data: digits, 20 labels per class.
 Source: arXiv:2304.07262.

@@ -62,7 +62,7 @@ def settings_of(study: Study, changes: Changes, size: int, seed: int, data_dir: 
 
 def run(study: Study, folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
     """One run, or the summary of the finished one; runs share the flow of their subset."""
-    if settings.synthetic.loss != "none":
+    if settings.uses_flow:
         flow_key = {
             "flow": dataclasses.asdict(settings.flow),
             "data": [settings.data.name, settings.data.per_class, settings.seed],
@@ -160,14 +160,22 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(study: Study, here: pathlib.Path, argv: Sequence[str] | None = None) -> None:
-    """The command line of a study.
+def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
+    """The command line of a study, or of several, chosen by `--study`.
 
     `--stage=tune` chooses each row's settings on validation images and writes
-    `results/tuned.json`; without it the table is run with those settings. `argv` is that of the
-    process by default.
+    `results/tuned.json`; without it the table is run with those settings. Several studies have
+    their results in folders of their names.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.run")
+    results = here / "results"
+    prog = f"python -m experiments.{here.name}.run"
+    if not isinstance(study, Study):
+        chooser = argparse.ArgumentParser(prog=prog, add_help=False)
+        chooser.add_argument("--study", choices=study, required=True)
+        name = chooser.parse_known_args()[0].study
+        study, results = study[name], results / name
+    parser = argparse.ArgumentParser(prog=prog)
+    parser.add_argument("--study", help="which one, where there are several")
     parser.add_argument("--stage", choices=["tune", "table"], default="table")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
@@ -175,12 +183,11 @@ def main(study: Study, here: pathlib.Path, argv: Sequence[str] | None = None) ->
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these labels per class")
     parser.add_argument("--rows", nargs="+", choices=study.rows, help="only these rows")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     part, parts = map(int, args.shard.split("/"))
     folder = args.runs / study.name
     # Seeds share their compiled programs.
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
-    results = here / "results"
     results.mkdir(parents=True, exist_ok=True)
     if args.stage == "tune":
         tune(study, folder, results, args, part, parts)

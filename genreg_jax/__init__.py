@@ -2,7 +2,8 @@
 
 Three places where a regulariser can act, and what the library has for each:
 
-- the input: exact flows (`genreg_jax.flows`), whose latent space is a place to perturb images in;
+- the input: `random_latent_perturbation`, `away_latent_perturbation` and
+  `adversarial_latent_perturbation` of images through an exact flow (`genreg_jax.flows`);
 - the embedding: `phantom_embeddings` and the losses that use them, on `Outputs.embedding` of any
   model behind the contract of `genreg_jax.models.contract`;
 - the feature extractor through synthetic data: `pcr_loss`, `Finder` and `hypergradient`.
@@ -19,6 +20,13 @@ from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, fro
 from genreg_jax.models.contract import Model, Outputs
 from genreg_jax.models.finder import Finder
 from genreg_jax.objective import Generator, make_train_step
+from genreg_jax.regularizers.latent import (
+    adversarial_latent_perturbation,
+    away_latent_perturbation,
+    image_pgd,
+    latent_interpolation,
+    random_latent_perturbation,
+)
 from genreg_jax.regularizers.mgr import pcr_loss
 from genreg_jax.regularizers.phantom import (
     PhantomMemory,
@@ -41,8 +49,10 @@ __all__ = [
     "Outputs",
     "PhantomMemory",
     "UserError",
+    "adversarial_latent_perturbation",
     "attraction_loss",
     "augment",
+    "away_latent_perturbation",
     "classification_loss",
     "combination_loss",
     "data",
@@ -53,10 +63,13 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "hypergradient",
+    "image_pgd",
+    "latent_interpolation",
     "make_train_step",
     "models",
     "pcr_loss",
     "phantom_embeddings",
+    "random_latent_perturbation",
     "separation_loss",
     "train_and_evaluate",
 ]

@@ -102,18 +102,22 @@ class Checkpoints:
 
         Args:
           like: a tree with the structure, shapes and types of the saved one; its values are not
-            used. Where its leaves carry a sharding, the restored ones have it.
+            used. Where its leaves carry a sharding, the restored ones have it. None restores lists
+            and dicts in the place of other containers.
 
         Raises:
           UserError: the checkpoint is whole but of other arrays than `like`.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = None
+        if like is not None:
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         for step in self._steps():
             record = self._record(step)
             if record is None:
                 self._set_aside(step, "its record cannot be read")
                 continue
-            self._check_same_arrays(step, record["leaves"], like)
+            if like is not None:
+                self._check_same_arrays(step, record["leaves"], like)
             try:
                 args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
                 tree = self._manager.restore(step, args=args)["tree"]
@@ -180,7 +184,9 @@ def _line(error: Exception) -> str:
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+    """Leaves by the names of their path, which containers of other types have in common."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
 def _type(leaf: Any) -> list:

@@ -1,4 +1,4 @@
-"""The generator stage: a class-conditional exact flow, trained on the same training images."""
+"""The generator stage: an exact flow, trained on the same training images."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ def build_flow(settings: FlowSettings, image_shape: tuple[int, ...], num_classes
 def flow_generator(
     flow: Any, params: Any, image_shape: tuple[int, ...], *, conditional: bool
 ) -> Generator:
-    """A frozen flow as a generator of images in [0, 1]."""
+    """A frozen flow, which is the generator's `params`, as a generator of images in [0, 1]."""
     frozen = flow.freeze(params)
 
     def apply(frozen, z, y):
@@ -64,7 +64,8 @@ def trained_flow_generator(
       note: called with lines for people.
 
     Returns:
-      The generator, and `{"bits_per_dim": on validation, "seconds": of its training, ...}`.
+      The generator, whose `params` are the `FrozenFlow` itself, and `{"bits_per_dim": on
+      validation, "seconds": of its training, ...}`.
 
     Raises:
       UserError: the run named in `config.flow.workdir` has no trained flow, or one for other
@@ -98,9 +99,41 @@ def trained_flow_generator(
         else:
             params, extra = _train(settings, flow, dataset, workdir, augment, note)
             extra["trained_with"] = wanted
+            extra["images"] = {
+                "image_shape": list(dataset.image_shape),
+                "class_names": list(dataset.class_names),
+            }
             checkpoints.save(extra["updates"], params, extra)
     generator = flow_generator(flow, params, dataset.image_shape, conditional=s.conditional)
-    return generator, {k: v for k, v in extra.items() if k != "trained_with"}
+    return generator, {k: v for k, v in extra.items() if k not in ("trained_with", "images")}
+
+
+def restore_flow(workdir: str | Path) -> tuple[flows.FrozenFlow, tuple[str, ...]]:
+    """The frozen flow of a finished run, and the names of the classes it was trained on.
+
+    Args:
+      workdir: of a run whose method needs a flow.
+
+    Raises:
+      UserError: there is no trained flow.
+    """
+    folder = Path(workdir) / "flow"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        extra = checkpoints.extra()
+        if extra is None or "images" not in extra:
+            raise UserError(
+                f"{str(workdir)!r} holds no trained flow: there is no checkpoint of one in "
+                f"{folder}. Name the workdir of a run that trained one, such as `python -m "
+                "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
+            )
+        settings = FlowSettings(**extra["trained_with"]["settings"])
+        image_shape, class_names = extra["images"]["image_shape"], extra["images"]["class_names"]
+        flow = build_flow(settings, tuple(image_shape), len(class_names))
+        x = jnp.zeros((1, *image_shape))
+        y = jnp.zeros(1, jnp.int32) if settings.conditional else None
+        restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
+        assert restored is not None
+    return flow.freeze(restored[1]), tuple(class_names)
 
 
 def _example(dataset: Dataset, batch_size: int, conditional: bool):
@@ -141,6 +174,7 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
         writer.write(step, curves)
         progress.update(step, images=s.eval_every * s.batch_size, **curves)
 
+    images = dataset.unlabelled if s.images == "all" else dataset.train.images
     labels = dataset.train.labels if s.conditional else None
     validation = None
     if len(dataset.validation.labels):
@@ -150,10 +184,10 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
         result = fit(
             jax.random.fold_in(jax.random.key(settings.seed), 2),
             flow,
-            dataset.train.images,
+            images,
             labels,
             steps=s.updates,
-            batch_size=min(s.batch_size, len(dataset.train.labels)),
+            batch_size=min(s.batch_size, len(images)),
             learning_rate=s.learning_rate,
             weight_decay=s.weight_decay,
             warmup=s.warmup,
@@ -172,5 +206,6 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
         "bits_per_dim": float(result.bits_per_dim),
         "best_update": int(result.best_step),
         "updates": s.updates,
+        "train_images": len(images),
         "seconds": round(result.seconds, 2),
     }

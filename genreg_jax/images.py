@@ -15,6 +15,7 @@ from genreg_jax.logs import write_atomically
 _READABLE = 48  # pixels; smaller images are enlarged to about this size
 _MARGIN = 6  # pixels around a label
 _FONT_SIZE = 13
+_CAPTION_WIDTH = 96  # pixels; an image with a caption is enlarged to about this width
 
 
 def grid(
@@ -71,6 +72,48 @@ def grid(
         return picture
     centres = [scale * (row * tile[0] + pad + height / 2) for row in range(rows)]
     return _with_text(picture, row_labels or [], centres, title)
+
+
+def captioned(
+    images: np.ndarray, captions: Sequence[str], *, scale: int | None = None
+) -> np.ndarray:
+    """Enlarges images and writes a short text below each, for `grid(..., scale=1)`.
+
+    Args:
+      images: [N, H, W, C] with C 1 or 3; uint8, or floats in [0, 1], which are clipped to it.
+      captions: N texts; one that is wider than its image is cut off.
+      scale: Whole factor by which pixels are enlarged. None chooses one that leaves room for some
+        ten letters.
+
+    Returns:
+      Pictures [N, height, width, C] of uint8.
+
+    Raises:
+      ValueError: a shape or a type is not as described, or there is not one text for each image.
+
+    Example:
+      >>> captioned(np.zeros((2, 8, 8, 1)), ["7 98%", "1 60%"], scale=10).shape
+      (2, 97, 80, 1)
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    images = _as_uint8(images)
+    if len(captions) != len(images):
+        raise ValueError(f"captions must have {len(images)} texts, got {len(captions)}")
+    _, height, width, channels = images.shape
+    scale = max(1, math.ceil(_CAPTION_WIDTH / width)) if scale is None else scale
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    band = _FONT_SIZE + 4
+    font = ImageFont.load_default(_FONT_SIZE - 2)
+    bands = []
+    for text in captions:
+        while text and font.getlength(text) > width * scale:
+            text = text[:-1]
+        canvas = Image.new("L", (width * scale, band), 255)
+        draw = ImageDraw.Draw(canvas)
+        draw.text((width * scale / 2, band / 2), text, fill=0, font=font, anchor="mm")
+        bands.append(np.asarray(canvas)[..., None].repeat(channels, axis=-1))
+    return np.concatenate([images, np.stack(bands)], axis=1)
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray, *, caption: str | None = None) -> None:

@@ -89,11 +89,32 @@ class Meta:
     augment: Augment
 
 
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """Perturbation of the real batch, between augmentation and the classifier.
+
+    Attributes:
+      perturb: `(key, flow, loss_fn, x, labels, z) -> images`; see
+        `genreg_jax.regularizers.latent.perturbation`. `loss_fn` is the cross-entropy `[B]` of the
+        classifier in training mode, with running statistics that it does not update.
+      labels: of `loss_fn`: `true`, or `predicted` for the classifier's own on the clean batch, at
+        the price of that prediction.
+      mix: weight of the clean batch in the loss.
+      augment: augmentation after the perturbation.
+    """
+
+    perturb: Callable[..., jax.Array]
+    labels: str
+    mix: float
+    augment: Augment
+
+
 class Batch(NamedTuple):
-    """Images uint8 `[B, H, W, C]` or float in [0, 1], labels int `[B]`."""
+    """Images uint8 `[B, H, W, C]` or float in [0, 1], labels int `[B]`, maybe known latents."""
 
     images: jax.Array
     labels: jax.Array
+    latents: jax.Array | None = None
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -115,6 +136,7 @@ def make_train_step(
     synthetic: Synthetic | None = None,
     generator: Generator | None = None,
     meta: Meta | None = None,
+    latent: Latent | None = None,
 ) -> Callable:
     """Builds the training step.
 
@@ -132,11 +154,14 @@ def make_train_step(
       generator: source of the synthetic samples. Its `params` are not used here but passed to the
         step, so that they are an argument of the compiled program and not constants inside it.
       meta: meta pseudo sampling; needs `synthetic`.
+      latent: perturbation of the real batch.
 
     Returns:
-      `step(state, batch, outer, generator_params) -> (state, metrics)`, pure. `outer` is the batch
-      of the outer loss, used only with `meta`. Only the pass over the real batch updates
-      `model_state`; passes over synthetic and outer batches use their own batch statistics.
+      `step(state, batch, outer, generator_params, flow=None) -> (state, metrics)`, pure. `outer` is
+      the batch of the outer loss, used only with `meta`; `flow` is handed to `latent`. Only the
+      pass over the real batch updates `model_state`; passes over synthetic and outer batches and
+      those of an attack use their own batch statistics. `train/attacked_accuracy` is that on the
+      perturbed images; `train/accuracy` is that on the clean ones wherever the step predicts them.
 
     Raises:
       ValueError: `synthetic` without `generator`, or `meta` without `synthetic`.
@@ -165,11 +190,10 @@ def make_train_step(
     def forward(params, model_state, images, rng):
         return model.apply(params, model_state, images, rng=rng, train=True)
 
-    def supervised(params, model_state, key, batch, step):
-        """The loss on the augmented real batch; the only pass that updates model_state."""
-        key_augment, key_mix, key_model = jax.random.split(key, 3)
-        images = augment(key_augment, to_float(batch.images))
-        targets = jax.nn.one_hot(batch.labels, num_classes)
+    def classify(params, model_state, key, images, labels, step):
+        """The loss on real images; the only pass that updates model_state."""
+        _, key_mix, key_model = jax.random.split(key, 3)
+        targets = jax.nn.one_hot(labels, num_classes)
         if mix is not None:
             images, targets = mix(key_mix, images, targets)
         if label_smoothing:
@@ -180,10 +204,51 @@ def make_train_step(
         accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == labels)
         metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}
         if embedding_term is not None:
-            key_term = jax.random.fold_in(key, 3)  # the draws above stay as they are without it
-            term = jnp.mean(embedding_term(key_term, outputs, labels, step))
-            metrics["train/embedding_loss"] = term
-            loss = loss + term
+            term = embedding_term(jax.random.fold_in(key, 4), outputs, labels, step)
+            metrics["train/embedding_loss"] = jnp.mean(term)
+            loss = loss + jnp.mean(term)
+        return loss, (new_model_state, metrics)
+
+    def perturbed(params, model_state, key, images, batch, flow):
+        """What `latent` makes of the images, constant for all derivatives, and metrics."""
+        assert latent is not None
+        key_perturb, key_model = jax.random.split(key)
+        params = jax.lax.stop_gradient(params)
+        logits = lambda images: forward(params, model_state, images, key_model)[0].logits
+        labels, metrics = batch.labels, {}
+        if latent.labels == "predicted":
+            labels = jnp.argmax(logits(images), -1)
+            metrics["train/accuracy"] = jnp.mean(labels == batch.labels)
+
+        def loss_fn(images):
+            return optax.losses.softmax_cross_entropy_with_integer_labels(logits(images), labels)
+
+        moved = latent.perturb(key_perturb, flow, loss_fn, images, batch.labels, batch.latents)
+        return moved, metrics
+
+    def supervised(params, model_state, key, batch, flow, step):
+        """The loss on the real batch, augmented and perturbed."""
+        # What is optional draws from keys of its own, so that the rest draws the same without it.
+        key_augment, _, _ = jax.random.split(key, 3)
+        images = augment(key_augment, to_float(batch.images))
+        if latent is None:
+            return classify(params, model_state, key, images, batch.labels, step)
+        key_latent, key_after = jax.random.split(jax.random.fold_in(key, 3))
+        moved, before = perturbed(params, model_state, key_latent, images, batch, flow)
+        augment_after = latent.augment
+
+        def loss_on(images):
+            images = augment_after(key_after, images)
+            return classify(params, model_state, key, images, batch.labels, step)
+
+        loss, (new_model_state, attacked) = loss_on(moved)
+        metrics = {**attacked, **before, "train/attacked_accuracy": attacked["train/accuracy"]}
+        if latent.mix:
+            clean_loss, (new_model_state, clean) = loss_on(images)
+            share = lambda a, b: (1 - latent.mix) * a + latent.mix * b
+            metrics |= {name: share(attacked[name], clean[name]) for name in clean}
+            metrics["train/accuracy"] = clean["train/accuracy"]
+            loss = share(loss, clean_loss)
         return loss, (new_model_state, metrics)
 
     def synthetic_term(params, finder_params, model_state, key, generator_params):
@@ -206,12 +271,18 @@ def make_train_step(
             losses = pcr_loss(*jnp.split(outputs.embedding, 2), distance=synthetic.distance)
         return synthetic.weight * jnp.mean(losses)
 
-    def step(state: TrainState, batch: Batch, outer: Batch | None, generator_params: Any):
+    def step(
+        state: TrainState,
+        batch: Batch,
+        outer: Batch | None,
+        generator_params: Any,
+        flow: Any = None,
+    ):
         key_real, key_synthetic, key_outer = jax.random.split(
             jax.random.fold_in(state.key, state.step), 3
         )
         (loss, (model_state, metrics)), grads = jax.value_and_grad(supervised, has_aux=True)(
-            state.params, state.model_state, key_real, batch, state.step
+            state.params, state.model_state, key_real, batch, flow, state.step
         )
         finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
 

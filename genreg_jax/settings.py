@@ -194,11 +194,54 @@ class PhantomSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatentSettings:
+    """Perturbation of the real batch, between augmentation and the classifier.
+
+    Attributes:
+      kind: `none`; `random`, `away`, `adversarial` or `interpolation` in the latent space of the
+        flow; or `pgd`, adversarial in image space, without a flow.
+      epsilon: radius. For `away` without a ball the standard deviation per dimension; for
+        `interpolation` the largest share of the way, in [0, 1].
+      norm: of the ball; `none` is no ball, for random and away.
+      relative: measure l2 radii and steps per dimension, in units of `sqrt(H W C)`.
+      step_size: length of an attack's step.
+      num_steps: steps of an attack.
+      random_start: start an attack from noise.
+      labels: what an attack increases the loss of: the classifier's own predictions on the clean
+        batch, so that no label leaks, or the true labels.
+      ratio: share of the images that are perturbed; 0 turns the stage off.
+      mix: weight of the clean batch in the loss; 0 trains on perturbed images alone. With a clean
+        share it is the clean pass that updates the classifier's running statistics.
+      clip: largest change in image space; 0 for no bound.
+      clip_norm: norm of that change.
+      cache: encode each training image once, before the loop, where `augment.train` is `none`.
+      augment_after: augmentation after decoding, which leaves the encodings as they are.
+    """
+
+    kind: Literal["none", "random", "away", "adversarial", "pgd", "interpolation"] = "none"
+    epsilon: float = 1.0
+    norm: Literal["l2", "linf", "none"] = "l2"
+    relative: bool = False
+    step_size: float = 0.5
+    num_steps: int = 3
+    random_start: bool = True
+    labels: Literal["predicted", "true"] = "predicted"
+    ratio: float = 1.0
+    mix: float = 0.0
+    clip: float = 0.0
+    clip_norm: Literal["linf", "l2"] = "linf"
+    cache: bool = True
+    augment_after: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
 class FlowSettings:
-    """The generator: a class-conditional exact flow trained on the same training images.
+    """The generator: an exact flow trained on the same training images.
 
     Attributes:
       kind: `glow` or `realnvp`.
+      images: `labelled`, the images that the classifier trains on; or `all` images of the training
+        split but those for validation, for an unconditional flow. No label of the others is used.
       workdir: take the trained flow of this run instead of training one; empty to train.
       levels: number of squeezes.
       steps: flow steps a level.
@@ -217,6 +260,7 @@ class FlowSettings:
     """
 
     kind: Literal["glow", "realnvp"] = "glow"
+    images: Literal["labelled", "all"] = "labelled"
     workdir: str = ""
     levels: int = 2
     steps: int = 4
@@ -280,6 +324,7 @@ class Settings:
     synthetic: SyntheticSettings = SyntheticSettings()
     meta: MetaSettings = MetaSettings()
     phantom: PhantomSettings = PhantomSettings()
+    latent: LatentSettings = LatentSettings()
     flow: FlowSettings = FlowSettings()
     train: TrainSettings = TrainSettings()
 
@@ -297,6 +342,21 @@ class Settings:
     def uses_phantom(self) -> bool:
         """Whether there is a term on phantom embeddings; with weight 0 there is none."""
         return self.phantom.loss != "none" and self.phantom.weight > 0
+
+    @property
+    def uses_latent(self) -> bool:
+        """Whether the real batch is perturbed; with ratio 0 it is not."""
+        return self.latent.kind != "none" and self.latent.ratio > 0
+
+    @property
+    def perturbs_latents(self) -> bool:
+        """Whether that happens in the latent space of a flow; pgd stays in image space."""
+        return self.uses_latent and self.latent.kind != "pgd"
+
+    @property
+    def uses_flow(self) -> bool:
+        """Whether a flow is needed."""
+        return self.uses_synthetic or self.perturbs_latents
 
 
 # Where the data lie and what is shown do not change what is computed.
@@ -397,9 +457,10 @@ def _check(s: Settings) -> None:
     at_least = {
         0: "seed data.per_class optimizer.momentum optimizer.weight_decay optimizer.warmup_epochs "
         "optimizer.grad_clip augment.mix_alpha synthetic.weight synthetic.batch_size "
-        "phantom.weight phantom.subset_size meta.outer_batch_size flow.weight_decay flow.warmup "
-        "train.steps_per_epoch train.patience",
-        1: "model.depth model.width flow.levels flow.steps flow.width flow.updates flow.batch_size "
+        "phantom.weight phantom.subset_size meta.outer_batch_size latent.epsilon latent.step_size "
+        "latent.clip flow.weight_decay flow.warmup train.steps_per_epoch train.patience",
+        1: "model.depth model.width latent.num_steps "
+        "flow.levels flow.steps flow.width flow.updates flow.batch_size "
         "flow.eval_every train.epochs train.batch_size train.eval_batch_size "
         "train.checkpoint_every",
         2: "meta.folds",
@@ -429,8 +490,19 @@ def _check(s: Settings) -> None:
     need(0 <= s.phantom.ratio <= 1, "phantom.ratio", "at least 0 and at most 1")
     need(s.phantom.temperature > 0, "phantom.temperature", "positive")
     need(0 < s.meta.outer_fraction < 1, "meta.outer_fraction", "above 0 and below 1")
+    need(0 <= s.latent.ratio <= 1, "latent.ratio", "from 0 to 1")
+    need(0 <= s.latent.mix <= 1, "latent.mix", "from 0 to 1")
+    if s.latent.kind in ("adversarial", "pgd"):
+        need(s.latent.norm != "none", "latent.norm", "l2 or linf for an attack")
+    if s.latent.kind == "interpolation":
+        need(s.latent.epsilon <= 1, "latent.epsilon", "a share of the way, at most 1")
     need(bool(s.model.widths) and min(s.model.widths) > 0, "model.widths", "positive integers")
     need(all(h > 0 for h in s.meta.hidden), "meta.hidden", "positive integers")
+    if s.flow.images == "all" and s.flow.conditional:
+        raise UserError(
+            "config.flow.images = 'all' trains the flow on images without labels, but "
+            "config.flow.conditional is True; set it to False, or images to 'labelled'."
+        )
     if s.data.per_class and s.data.fraction < 1:
         raise UserError(
             f"config.data.per_class = {s.data.per_class} and config.data.fraction = "

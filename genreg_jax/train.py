@@ -19,7 +19,7 @@ from genreg_jax.embeddings import class_similarity, principal_plane
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.generator import trained_flow_generator
-from genreg_jax.images import grid, save_png
+from genreg_jax.images import captioned, grid, save_png
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
 from genreg_jax.objective import (
@@ -27,12 +27,15 @@ from genreg_jax.objective import (
     Batch,
     EmbeddingTerm,
     Generator,
+    Latent,
     Meta,
     Synthetic,
     make_train_step,
+    to_float,
 )
 from genreg_jax.optimizers import make_optimizer, make_schedule
 from genreg_jax.regularizers import mixing
+from genreg_jax.regularizers.latent import perturbation
 from genreg_jax.regularizers.phantom import phantom_term
 from genreg_jax.report import write_report
 from genreg_jax.settings import (
@@ -53,6 +56,7 @@ def train_and_evaluate(
     dataset: Dataset | None = None,
     model: Model | None = None,
     generator: Generator | None = None,
+    flow: Any = None,
     command: str | None = None,
 ) -> dict[str, Any]:
     """Trains the classifier that the config describes and reads the test set once.
@@ -67,6 +71,7 @@ def train_and_evaluate(
       dataset: images of your own (`genreg_jax.data.from_arrays`) instead of `config.data`.
       model: a classifier of your own for images in [0, 1] instead of `config.model`.
       generator: a generator of your own instead of the flow of `config.flow`.
+      flow: a frozen flow of your own to perturb latents with, instead of that of `config.flow`.
       command: what to type to get this run again, shown in the report.
 
     Returns:
@@ -108,6 +113,7 @@ def train_and_evaluate(
         )
     plan = BatchPlan(settings, dataset.train.labels)
     views = _make_views(settings, dataset.image_shape)
+    _check_flow(flow, dataset)
     _start_workdir(workdir, settings)
     note(
         f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "
@@ -116,14 +122,18 @@ def train_and_evaluate(
     )
 
     flow_summary = None
-    if not settings.uses_synthetic:
-        generator = None
-    elif generator is None:
-        generator, flow_summary = trained_flow_generator(
+    wants_generator = settings.uses_synthetic and generator is None
+    wants_flow = settings.perturbs_latents and flow is None
+    if wants_generator or wants_flow:
+        trained, flow_summary = trained_flow_generator(
             settings, dataset, workdir, augment=views["flow"], note=note
         )
+        generator = trained if wants_generator else generator
+        flow = trained.params if wants_flow else flow
+    generator = generator if settings.uses_synthetic else None
+    flow = flow if settings.perturbs_latents else None
 
-    # Everything below is a pure function of settings, dataset and generator.
+    # Everything below is a pure function of settings, dataset, generator and flow.
     root = jax.random.key(settings.seed)
     total_steps = settings.train.epochs * plan.steps_per_epoch
     model = model or _make_model(settings, dataset)
@@ -152,6 +162,7 @@ def train_and_evaluate(
         synthetic=synthetic,
         generator=generator,
         meta=meta,
+        latent=_make_latent(settings, views),
     )
     params, model_state = model.init(
         jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape))
@@ -170,7 +181,9 @@ def train_and_evaluate(
     best = Best(params, model_state, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
     evaluate = make_evaluate(model, batch_size=settings.train.eval_batch_size)
     train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
-    generator_params = generator.params if generator else ()
+    if flow is not None and settings.latent.cache and settings.augment.train == "none":
+        train_data = train_data._replace(latents=_encode(flow, train_data, settings))
+    frozen = (generator.params if generator else (), flow)
     clock = Clock()
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -187,14 +200,14 @@ def train_and_evaluate(
         with writer, progress:
             with progress.excluded():
                 indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
-                run_epoch = compile_epoch(step, state, train_data, indices, generator_params)
+                run_epoch = compile_epoch(step, state, train_data, indices, frozen)
             while not _done(settings, best, epoch):
                 indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
                 state, metrics = run_epoch(
                     state,
                     train_data,
                     indices,
-                    generator_params,
+                    frozen,
                     lambda step: progress.update(step, images=settings.train.batch_size),
                 )
                 epoch += 1
@@ -237,6 +250,8 @@ def train_and_evaluate(
         **provenance(),
     }
     _write_samples(workdir, dataset, generator, synthetic, meta, state, jax.random.fold_in(root, 4))
+    if settings.uses_latent:
+        _write_perturbed(workdir, settings, dataset, flow, model, best, jax.random.fold_in(root, 5))
     _write_report(workdir, settings, summary, dataset, test, command)
     write_json(workdir / "summary.json", summary)  # last: its presence means that all is done
     return summary
@@ -263,7 +278,7 @@ def compile_epoch(
     state: TrainState,
     train_data: Batch,
     indices: EpochIndices,
-    generator_params: Any,
+    frozen: tuple,
 ) -> Callable:
     """Compiles the training of one epoch, in the form that suits the backend.
 
@@ -276,25 +291,25 @@ def compile_epoch(
       state: the first state, for its shapes; its buffers are donated at each call of the result.
       train_data: all training images.
       indices: of one epoch; images are gathered on the device.
-      generator_params: passed on to `step`.
+      frozen: what `step` takes after the batches: the generator's parameters and maybe a flow.
 
     Returns:
-      `run_epoch(state, train_data, indices, generator_params, tick) -> (state, metrics)`, with
+      `run_epoch(state, train_data, indices, frozen, tick) -> (state, metrics)`, with
       `tick(step)` called as updates are made and `metrics` their means over the epoch as floats.
     """
     steps = len(indices.inner)
 
-    def indexed_step(state, train_data, indices, generator_params):
+    def indexed_step(state, train_data, indices, frozen):
         i = state.step % steps
         inner, outer = (
             None if rows is None else jax.tree.map(lambda array: array[rows[i]], train_data)  # noqa: B023
             for rows in indices
         )
-        return step(state, inner, outer, generator_params)
+        return step(state, inner, outer, *frozen)
 
-    def scanned(state, train_data, indices, generator_params):
+    def scanned(state, train_data, indices, frozen):
         def body(state, _):
-            return indexed_step(state, train_data, indices, generator_params)
+            return indexed_step(state, train_data, indices, frozen)
 
         state, metrics = jax.lax.scan(body, state, length=steps)
         return state, jax.tree.map(jnp.mean, metrics)
@@ -302,20 +317,20 @@ def compile_epoch(
     scan = jax.default_backend() != "cpu"
     program = (
         jax.jit(scanned if scan else indexed_step, donate_argnums=0)
-        .lower(state, train_data, indices, generator_params)
+        .lower(state, train_data, indices, frozen)
         .compile()
     )
 
-    def run_epoch(state, train_data, indices, generator_params, tick):
+    def run_epoch(state, train_data, indices, frozen, tick):
         done = int(state.step)
         if scan:
-            state, metrics = program(state, train_data, indices, generator_params)
+            state, metrics = program(state, train_data, indices, frozen)
             metrics = jax.device_get(metrics)
             tick(done + steps)
         else:
             history = []
             for _ in range(steps):
-                state, metrics = program(state, train_data, indices, generator_params)
+                state, metrics = program(state, train_data, indices, frozen)
                 history.append(metrics)
                 done += 1
                 tick(done)
@@ -375,18 +390,38 @@ def _check_same_data(stored_hash: str, dataset: Dataset, workdir: Path) -> None:
         )
 
 
-def _make_model(settings: Settings, dataset: Dataset) -> Model:
-    """The configured classifier behind standardisation by the training images' own statistics."""
+def _check_flow(flow: Any, dataset: Dataset) -> None:
+    if flow is None:
+        return
+    if tuple(flow.image_shape) != dataset.image_shape:
+        raise UserError(
+            f"The flow is for images of shape {tuple(flow.image_shape)}, but those of "
+            f"{dataset.name} have {dataset.image_shape}; give a flow for these images."
+        )
+    if flow.num_classes not in (None, dataset.num_classes):
+        raise UserError(
+            f"The flow is conditioned on {flow.num_classes} classes, but {dataset.name} has "
+            f"{dataset.num_classes}; give a flow for as many, or an unconditional one."
+        )
+
+
+def make_classifier(settings: Settings, num_classes: int, mean: Any, std: Any) -> Model:
+    """The configured classifier behind standardisation by the given statistics `[C]`."""
     s = settings.model
     options: dict[str, Any] = {
         "convnet": {"widths": s.widths},
         "resnet18": {"width": s.width},
         "wide_resnet": {"depth": s.depth, "width": s.width},
     }[s.name]
-    model = models.make(s.name, num_classes=dataset.num_classes, dtype=s.dtype, **options)
+    model = models.make(s.name, num_classes=num_classes, dtype=s.dtype, **options)
+    return models.standardized(model, mean, std)
+
+
+def _make_model(settings: Settings, dataset: Dataset) -> Model:
+    """The configured classifier, standardised by the training images' own statistics."""
     images = dataset.train.images.astype(np.float32) / 255.0
     std = np.maximum(images.std(axis=(0, 1, 2)), 1e-3)
-    return models.standardized(model, images.mean(axis=(0, 1, 2)), std)
+    return make_classifier(settings, dataset.num_classes, images.mean(axis=(0, 1, 2)), std)
 
 
 def _make_mix(settings: Settings) -> Callable | None:
@@ -425,6 +460,7 @@ def _make_views(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, A
         "train": settings.augment.train,
         "weak": settings.synthetic.weak,
         "strong": settings.synthetic.strong,
+        "after": settings.latent.augment_after,
         "flow": settings.flow.augment,
     }
     return {name: augment.make(spec, image_shape=image_shape) for name, spec in specs.items()}
@@ -441,6 +477,44 @@ def _make_synthetic(settings: Settings, views: dict[str, Augment]) -> Synthetic:
         batch_size=s.batch_size or settings.train.batch_size,
         temperature=s.temperature,
     )
+
+
+def _make_latent(settings: Settings, views: dict[str, Augment]) -> Latent | None:
+    s = settings.latent
+    if not settings.uses_latent:
+        return None
+    return Latent(
+        perturb=_make_perturbation(settings),
+        labels=s.labels if s.kind in ("adversarial", "pgd") else "true",
+        mix=s.mix,
+        augment=views["after"],
+    )
+
+
+def _make_perturbation(settings: Settings, **changes: Any) -> Callable[..., jax.Array]:
+    s = settings.latent
+    options = {
+        "epsilon": s.epsilon,
+        "norm": s.norm,
+        "relative": s.relative,
+        "step_size": s.step_size,
+        "num_steps": s.num_steps,
+        "random_start": s.random_start,
+        "ratio": s.ratio,
+        "clip": s.clip or None,
+        "clip_norm": s.clip_norm,
+    }
+    return perturbation(s.kind, **{**options, **changes})
+
+
+def _encode(flow: Any, data: Batch, settings: Settings) -> jax.Array:
+    """The latents of all training images."""
+    size = settings.train.eval_batch_size
+    labels = data.labels if flow.num_classes is not None else None
+    rows = [slice(start, start + size) for start in range(0, len(data.labels), size)]
+    encode = jax.jit(lambda flow, x, y: flow.encode(to_float(x), y))
+    latents = [encode(flow, data.images[r], None if labels is None else labels[r]) for r in rows]
+    return jnp.concatenate(latents)
 
 
 def _make_meta(
@@ -569,6 +643,62 @@ def _write_samples(
         weak, strong = synthetic.weak(key_weak, images), synthetic.strong(key_strong, images)
         pairs = np.stack([weak, strong], axis=1)[: 4 * columns].reshape(-1, *images.shape[1:])
         save("4_views", pairs, "The two views of synthetic samples, side by side.")
+
+
+def _write_perturbed(
+    workdir: Path,
+    settings: Settings,
+    dataset: Dataset,
+    flow: Any,
+    model: Model,
+    best: Best,
+    key: jax.Array,
+) -> None:
+    """Picture: original, decoded, perturbed, difference, each with the classifier's prediction."""
+    classes = np.unique(dataset.train.labels)[:10]
+    rows = np.array([np.flatnonzero(dataset.train.labels == c)[0] for c in classes])
+    x, y = (
+        to_float(jnp.asarray(dataset.train.images[rows])),
+        jnp.asarray(dataset.train.labels[rows]),
+    )
+    perturb = _make_perturbation(settings, ratio=1.0)
+
+    @jax.jit
+    def make(params, model_state, flow, x, y):
+        logits = lambda x: model.apply(params, model_state, x, rng=None, train=False)[0].logits
+        target = jnp.argmax(logits(x), -1) if settings.latent.labels == "predicted" else y
+        loss_fn = lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(
+            logits(x), target
+        )
+        decoded = x
+        if flow is not None:
+            labels = None if flow.num_classes is None else y
+            decoded = jnp.clip(flow.decode(flow.encode(x, labels), labels), 0, 1)
+        views = (x, decoded, perturb(key, flow, loss_fn, x, y, None))
+        return views, [jax.nn.softmax(logits(view).astype(jnp.float32)) for view in views]
+
+    views, chances = jax.device_get(make(best.params, best.model_state, flow, x, y))
+    change = views[2] - views[0]
+    largest = max(float(np.abs(change).max()), 1e-6)
+    captions = [[f"{dataset.class_names[p.argmax()]}: {p.max():.0%}" for p in c] for c in chances]
+    captions.append([f"{np.sqrt(np.sum(d**2)):.2f}" for d in change])
+    pictures = np.stack([*views, 0.5 + 0.5 * change / largest], axis=1)
+    texts = [text for row in zip(*captions) for text in row]
+    picture = grid(
+        captioned(pictures.reshape(-1, *x.shape[1:]), texts),
+        columns=4,
+        scale=1,
+        pad=4,
+        row_labels=[dataset.class_names[c] for c in classes],
+    )
+    save_png(
+        workdir / "samples" / "5_perturbed.png",
+        picture,
+        caption=f"From left to right: training image, decoded without perturbation, perturbed "
+        f"({settings.latent.kind}), and the difference, grey for none and full range "
+        f"{largest:.2f}. Below: what the classifier takes it for and how surely; below the "
+        "difference: its length.",
+    )
 
 
 def _write_report(

@@ -72,6 +72,15 @@ def test_shapes_alone_are_enough_to_restore(folder):
     jax.tree.map(np.testing.assert_array_equal, as_numpy(tree), as_numpy(make_state(9)))
 
 
+def test_without_structure_lists_and_dicts_come_back(folder):
+    with Checkpoints(folder) as checkpoints:
+        step, (state, best), _ = checkpoints.restore(None)
+    assert step == 9
+    expected = make_state(9)[0]
+    np.testing.assert_array_equal(state["params"]["w"], expected.params["w"])
+    np.testing.assert_array_equal(best["accuracy"], np.float32(0.7))
+
+
 def test_only_the_latest_are_kept_and_extra_needs_no_structure(folder):
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["4", "9"]
     with Checkpoints(folder) as checkpoints:
@@ -154,7 +163,9 @@ def test_another_model_is_refused_and_nothing_is_set_aside(folder):
         best,
     )
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(UserError, match=r"\['w'\].*\[3, 2\].*\[3, 3\].*Nothing was changed"):
+        with pytest.raises(
+            UserError, match=r"params/w is.*\[3, 2\].*\[3, 3\].*Nothing was changed"
+        ):
             checkpoints.restore(other)
         assert checkpoints.restore(make_state(0))[0] == 9
 

@@ -29,14 +29,31 @@ def load(path, option=None, monkeypatch=None):
     return module.get_config() if option is None else module.get_config(option)
 
 
+# method: synthetic.loss, meta.enabled, phantom.loss, latent.kind
+METHODS = {
+    "base": ("none", False, "none", "none"),
+    "gda": ("cross_entropy", False, "none", "none"),
+    "pcr": ("pcr", False, "none", "none"),
+    "mgr": ("pcr", True, "none", "none"),
+    "phantom": ("none", False, "attraction", "none"),
+    "latent_random": ("none", False, "none", "random"),
+    "latent_away": ("none", False, "none", "away"),
+    "latent_adversarial": ("none", False, "none", "adversarial"),
+    "pgd": ("none", False, "none", "pgd"),
+    "phantom_mgr": ("pcr", True, "attraction", "none"),
+    "phantom_latent": ("none", False, "attraction", "adversarial"),
+    "latent_mgr": ("pcr", True, "none", "adversarial"),
+    "combined": ("pcr", True, "attraction", "adversarial"),
+}
+
+
 def method_and_dataset(path):
     dataset = next(name for name in IMAGE_SHAPES if path.stem.endswith(f"_{name}"))
     return path.stem.removesuffix(f"_{dataset}"), dataset
 
 
 def test_every_method_is_shipped_for_three_data_sets():
-    methods = ("base", "gda", "pcr", "mgr", "phantom", "phantom_mgr")
-    assert {f"{m}_{d}" for m in methods for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
+    assert {f"{m}_{d}" for m in METHODS for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
 
 
 @every_config
@@ -54,12 +71,11 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     config = load(path, option, monkeypatch)
     settings = from_config(config)
     method, dataset = method_and_dataset(path)
-    parts = method.split("_")
     assert settings.name == method and settings.data.name == dataset
-    loss = {"gda": "cross_entropy", "pcr": "pcr", "mgr": "pcr"}.get(parts[-1], "none")
-    assert settings.synthetic.loss == loss
-    assert settings.meta.enabled == ("mgr" in parts)
-    assert settings.phantom.loss == ("attraction" if "phantom" in parts else "none")
+    turned_on = (
+        settings.synthetic.loss, settings.meta.enabled, settings.phantom.loss, settings.latent.kind
+    )  # fmt: skip
+    assert turned_on == METHODS[method]
     specs = (
         settings.augment.train, settings.synthetic.weak, settings.synthetic.strong,
         settings.flow.augment,
@@ -80,12 +96,13 @@ def test_runlocal_shrinks_everything(path, monkeypatch):
     assert local.flow.updates <= 100 and local.model.name == "convnet"
     assert local.synthetic == whole.synthetic and local.meta == whole.meta
     assert local.phantom == whole.phantom
+    assert local.latent == whole.latent
 
 
 def test_the_methods_of_a_data_set_differ_in_the_method_alone(monkeypatch):
     for dataset in IMAGE_SHAPES:
         recipes = []
-        for method in ("base", "gda", "pcr", "mgr", "phantom", "phantom_mgr"):
+        for method in METHODS:
             config = load(CONFIGS / f"{method}_{dataset}.py", monkeypatch=monkeypatch).to_dict()
             recipes.append(
                 {k: config[k] for k in ("data", "model", "augment", "optimizer", "train")}

@@ -360,12 +360,12 @@ def watch(patch, seen):
             seen.saved = as_numpy(tree)
         save(self, step, tree, extra)
 
-    def guarded_compile(step, state, train_data, indices, generator_params):
+    def guarded_compile(step, state, train_data, indices, frozen):
         rows = lambda i: None if i is None else jax.tree.map(lambda a: a[i[0]], train_data)
         seen.jaxpr = str(
-            jax.make_jaxpr(step)(state, rows(indices.inner), rows(indices.outer), generator_params)
+            jax.make_jaxpr(step)(state, rows(indices.inner), rows(indices.outer), *frozen)
         )
-        run_epoch = compile_epoch(step, state, train_data, indices, generator_params)
+        run_epoch = compile_epoch(step, state, train_data, indices, frozen)
 
         def guarded(*args):
             with jax.transfer_guard("disallow"):

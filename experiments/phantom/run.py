@@ -4,7 +4,6 @@ python -m experiments.phantom.run --study=digits --stage=tune       # validation
 python -m experiments.phantom.run --study=digits                    # the table; resumes
 """
 
-import argparse
 import itertools
 import pathlib
 
@@ -59,7 +58,4 @@ STUDIES = {
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--study", choices=STUDIES, required=True)
-    args, rest = parser.parse_known_args()
-    main(STUDIES[args.study], pathlib.Path(__file__).parent / args.study, rest)
+    main(STUDIES, pathlib.Path(__file__).parent)

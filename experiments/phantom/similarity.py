@@ -2,8 +2,8 @@
 
 python -m experiments.phantom.similarity --study=digits
 
-Reads the metrics of the runs in the table and writes `results/similarity.json` (means and standard
-errors over seeds) and `results/similarity.png`.
+Reads the metrics of the runs in the table and writes `results/<study>/similarity.json` (means and
+standard errors over seeds) and `similarity.png` beside it.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--size", type=int, help="labels per class; the study's first by default")
     args = parser.parse_args()
     study = STUDIES[args.study]
-    results = pathlib.Path(__file__).parent / args.study / "results"
+    results = pathlib.Path(__file__).parent / "results" / args.study
     records = [json.loads(line) for line in (results / "table.jsonl").read_text().splitlines()]
     found = curves(study, records, args.runs / study.name, args.size or study.sizes[0])
     (results / "similarity.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -78,6 +78,15 @@ class Dataset:
     class_names: tuple[str, ...]
     subset_hash: str
     fingerprint: str
+    _pool: tuple[np.ndarray, np.ndarray] | None = None  # images, and which of them
+
+    @property
+    def unlabelled(self) -> np.ndarray:
+        """Images [N, H, W, C] of the training split but those for validation; no labels."""
+        if self._pool is None:
+            return self.train.images
+        images, kept = self._pool
+        return images[kept]
 
     @property
     def num_classes(self) -> int:
@@ -299,6 +308,7 @@ def _make_dataset(
     )
     train_subset = _take(train, subsets.shuffle(order[train_positions], seed))
     validation = _take(train, subsets.shuffle(order[validation_positions], seed))
+    kept = np.delete(order, validation_positions)
     test_digests = subsets.content_digests(test.images, test.labels)
     return Dataset(
         name=name,
@@ -308,6 +318,7 @@ def _make_dataset(
         class_names=class_names,
         subset_hash=_hash_splits(train_subset, validation),
         fingerprint=_fingerprint(train.images.shape[1:], digests, test_digests),
+        _pool=(train.images, kept),
     )
 
 

@@ -1,0 +1,169 @@
+"""What a training step with a latent perturbation costs, in plain steps, beside its floor.
+
+    python benchmarks/latent.py                       # the configs of digits and FashionMNIST
+    python benchmarks/latent.py --setting=digits --repeats=9
+
+For each kind: time (median over the repeats, kinds interleaved) and XLA's FLOPs of one whole
+training step, as multiples of the plain step, and the FLOPs of its floor: the plain step and, for
+
+    random, away      encode + decode
+    adversarial       encode + (n + 1) decodes + n decode-gradients
+                      + n input-gradients of the classifier + one prediction
+    pgd               n input-gradients of the classifier + one prediction
+
+each counted by XLA in a program of its own. Cached encodings leave out the encoding. The flow's
+steps are unrolled, since XLA counts the body of a loop once; time is measured with them too.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import genreg_jax as gr
+from genreg_jax.logs import provenance
+from genreg_jax.objective import Batch, Latent
+from genreg_jax.regularizers.latent import perturbation
+from genreg_jax.state import TrainState
+
+# name: image shape, batch, model and its options, levels, steps and width of the flow
+SETTINGS = {
+    "digits": ((8, 8, 1), 64, "convnet", {"widths": (32, 64, 64)}, (1, 4, 48)),
+    "fashion_mnist": ((28, 28, 1), 64, "convnet", {"widths": (16, 32, 64)}, (2, 4, 32)),
+    "cifar10": ((32, 32, 3), 128, "resnet18", {}, (3, 32, 512)),
+}
+STEPS = 3
+
+
+def programs(name):
+    """Name to (function, arguments): the steps, and the parts that their floors consist of."""
+    shape, size, model_name, options, (levels, steps, width) = SETTINGS[name]
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    model = gr.models.make(model_name, num_classes=10, **options)
+    x = jax.random.uniform(next(keys), (size, *shape), minval=0.1, maxval=0.9)
+    y = jax.random.randint(next(keys), (size,), 0, 10)
+    params, model_state = model.init(next(keys), x[:1])
+    tx = optax.sgd(0.05, momentum=0.9, nesterov=True)
+    state = TrainState(jnp.int32(0), params, model_state, tx.init(params), (), (), next(keys))
+    flow = gr.flows.glow(shape, levels=levels, steps=steps, width=width, scan=False)
+    frozen = flow.freeze(flow.init(next(keys), x))
+    z = frozen.encode(x)
+
+    def step(kind=None):
+        latent = None
+        if kind is not None:
+            perturb = perturbation(kind, epsilon=1.0, num_steps=STEPS)
+            labels = "predicted" if kind in ("adversarial", "pgd") else "true"
+            latent = Latent(perturb, labels, 0.0, lambda key, x: x)
+        made = gr.make_train_step(
+            model, tx, num_classes=10, augment=lambda key, x: x, latent=latent
+        )
+        return lambda state, batch, frozen: made(state, batch, None, (), frozen)
+
+    def losses(x, params):
+        logits = model.apply(params, model_state, x, rng=None, train=True)[0].logits
+        labels = jnp.argmax(jax.lax.stop_gradient(logits), -1)
+        return jnp.sum(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    def predict(x, params):
+        outputs, _ = model.apply(params, model_state, x, rng=None, train=True)
+        return jnp.argmax(outputs.logits, -1)
+
+    def decode_gradient(z, v, frozen):
+        return jax.vjp(frozen.decode, z)[1](v)[0]
+
+    batch, cached = Batch(x, y), Batch(x, y, z)
+    steps_of = {"plain": (step(), (state, batch, frozen))}
+    for kind in ("random", "away", "adversarial", "pgd"):
+        steps_of[kind] = (step(kind), (state, batch, frozen))
+        if kind != "pgd":
+            steps_of[f"{kind}, cached"] = (step(kind), (state, cached, frozen))
+    parts = {
+        "encode": (lambda x, frozen: frozen.encode(x), (x, frozen)),
+        "decode": (lambda z, frozen: frozen.decode(z), (z, frozen)),
+        # A pullback needs its forward pass, which is counted as a decode of its own.
+        "decode and gradient": (decode_gradient, (z, x, frozen)),
+        "input gradient": (jax.grad(losses), (x, params)),
+        "prediction": (predict, (x, params)),
+    }
+    return steps_of, parts
+
+
+def floors(flops):
+    """FLOPs of each kind's floor from those of the plain step and of the parts."""
+    plain, encode, decode = flops["plain"], flops["encode"], flops["decode"]
+    attack = STEPS * flops["input gradient"] + flops["prediction"]
+    noise = plain + decode
+    ascent = plain + decode + STEPS * flops["decode and gradient"] + attack
+    return {
+        "plain": plain,
+        "random": noise + encode,
+        "random, cached": noise,
+        "away": noise + encode,
+        "away, cached": noise,
+        "adversarial": ascent + encode,
+        "adversarial, cached": ascent,
+        "pgd": plain + attack,
+    }
+
+
+def measure(name, repeats):
+    """Rows of the table for one setting."""
+    steps_of, parts = programs(name)
+    compiled = {
+        k: (jax.jit(f).lower(*args).compile(), args) for k, (f, args) in (steps_of | parts).items()
+    }
+    flops = {k: program.cost_analysis()["flops"] for k, (program, _) in compiled.items()}
+    seconds = {k: [] for k in steps_of}
+    for repeat in range(repeats + 1):  # interleaved; the first round warms up
+        for k in steps_of:
+            program, args = compiled[k]
+            start = time.perf_counter()
+            jax.block_until_ready(program(*args))
+            if repeat:
+                seconds[k].append(time.perf_counter() - start)
+    floor = floors(flops)
+    return [
+        {
+            "setting": name,
+            "kind": k,
+            "milliseconds": 1e3 * statistics.median(seconds[k]),
+            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds["plain"])),
+            "flops": flops[k] / flops["plain"],
+            "floor": floor[k] / flops["plain"],
+            "over_floor": flops[k] / floor[k] - 1,
+            "repeats": repeats,
+        }
+        for k in steps_of
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setting", choices=SETTINGS, help="default: digits and fashion_mnist")
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
+    args = parser.parse_args()
+    rows = []
+    print(f"{'setting':14} {'kind':20} {'ms':>8} {'time':>6} {'FLOPs':>7} {'floor':>7}  over")
+    for name in [args.setting] if args.setting else ["digits", "fashion_mnist"]:
+        for row in measure(name, args.repeats):
+            rows.append(row)
+            print(
+                f"{row['setting']:14} {row['kind']:20} {row['milliseconds']:8.1f} "
+                f"{row['time']:6.2f} {row['flops']:7.2f} {row['floor']:7.2f} "
+                f"{100 * row['over_floor']:+5.1f} %",
+                flush=True,
+            )
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({"rows": rows, **provenance()}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

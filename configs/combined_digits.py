@@ -1,0 +1,16 @@
+"""All three: latent perturbation, phantom embeddings and MGR.
+
+Data: digits, 20 labels per class.
+Source: arXiv:2108.07958, arXiv:2304.07262 and arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/combined_digits.py --workdir=runs/combined_digits
+    python -m genreg_jax.main --config=configs/combined_digits.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("combined", "digits", arg)

@@ -1,0 +1,16 @@
+"""Training images perturbed against the classifier in the latent space of an exact flow.
+
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
+Source: arXiv:2108.07958.
+
+    python -m genreg_jax.main --config=configs/latent_adversarial_fashion_mnist.py --workdir=runs/latent_adversarial_fashion_mnist
+    python -m genreg_jax.main --config=configs/latent_adversarial_fashion_mnist.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("latent_adversarial", "fashion_mnist", arg)

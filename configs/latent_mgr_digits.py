@@ -1,0 +1,16 @@
+"""Real images perturbed in latent space, and MGR on synthetic samples.
+
+Data: digits, 20 labels per class.
+Source: arXiv:2108.07958 and arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/latent_mgr_digits.py --workdir=runs/latent_mgr_digits
+    python -m genreg_jax.main --config=configs/latent_mgr_digits.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("latent_mgr", "digits", arg)

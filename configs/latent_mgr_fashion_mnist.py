@@ -1,0 +1,16 @@
+"""Real images perturbed in latent space, and MGR on synthetic samples.
+
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
+Source: arXiv:2108.07958 and arXiv:2307.13899.
+
+    python -m genreg_jax.main --config=configs/latent_mgr_fashion_mnist.py --workdir=runs/latent_mgr_fashion_mnist
+    python -m genreg_jax.main --config=configs/latent_mgr_fashion_mnist.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("latent_mgr", "fashion_mnist", arg)

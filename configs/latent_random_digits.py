@@ -1,0 +1,16 @@
+"""Training images perturbed at random in the latent space of an exact flow.
+
+Data: digits, 20 labels per class.
+Source: arXiv:2108.07958.
+
+    python -m genreg_jax.main --config=configs/latent_random_digits.py --workdir=runs/latent_random_digits
+    python -m genreg_jax.main --config=configs/latent_random_digits.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("latent_random", "digits", arg)

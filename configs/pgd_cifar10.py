@@ -1,0 +1,17 @@
+"""The baseline of latent perturbation: the attack in image space.
+
+Data: CIFAR-10, all labels; where they lie elsewhere, add --config.data.dir=DIR.
+Source: arXiv:1706.06083.
+
+    python -m genreg_jax.main --config=configs/pgd_cifar10.py --workdir=runs/pgd_cifar10
+    python -m genreg_jax.main --config=configs/pgd_cifar10.py:runlocal --workdir=runs/smoke
+
+Measured: not run at this size yet. `:runlocal` (20 labels per class, a small convnet, 40
+updates) is a smoke run of the same path; its accuracy means nothing.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("pgd", "cifar10", arg)

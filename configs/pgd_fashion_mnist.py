@@ -1,0 +1,16 @@
+"""The baseline of latent perturbation: the attack in image space.
+
+Data: FashionMNIST, 50 labels per class; where they lie elsewhere, add --config.data.dir=DIR.
+Source: arXiv:1706.06083.
+
+    python -m genreg_jax.main --config=configs/pgd_fashion_mnist.py --workdir=runs/pgd_fashion_mnist
+    python -m genreg_jax.main --config=configs/pgd_fashion_mnist.py:runlocal --workdir=runs/smoke
+
+Measured: not yet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    return common.get_config("pgd", "fashion_mnist", arg)

@@ -1,0 +1,1 @@
+"""Latent perturbations with few labels."""

@@ -1,0 +1,82 @@
+"""Do latent perturbations beat plain training and RandAugment with few labels?
+
+python -m experiments.latent.run --study=digits --stage=tune        # validation images only
+python -m experiments.latent.run --study=digits                     # the table; resumes
+python -m experiments.latent.run --study=fashion_mnist --data_dir=DIR --stage=tune
+python -m experiments.latent.run --study=fashion_mnist --data_dir=DIR
+"""
+
+import pathlib
+
+from configs import common
+from experiments.runner import Study, main
+
+
+def attack(radii):
+    """Three steps, each half of the radius, as the authors have them."""
+    return [{"latent.epsilon": r, "latent.step_size": r / 2} for r in radii]
+
+
+def radii(values):
+    return [{"latent.epsilon": r} for r in values]
+
+
+ROWS = {
+    "pgd": {"latent.kind": "pgd"},
+    "random": {"latent.kind": "random"},
+    "away": {"latent.kind": "away", "latent.norm": "none"},
+    "adversarial": {"latent.kind": "adversarial"},
+}
+
+DIGITS = Study(
+    name="latent_digits",
+    config=lambda: common.get_config("base", "digits"),
+    rows={"base": {}, "base + RandAugment": {}, **ROWS},
+    candidates={
+        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
+        "base + RandAugment": [
+            {"augment.train": f"shift(1)+randaugment({n},{m})"} for n, m in ((1, 3), (1, 9), (2, 9))
+        ],
+        "pgd": attack((0.25, 0.5, 1.0)),
+        "random": radii((1.0, 2.0, 4.0)),
+        "away": radii((0.1, 0.25, 0.5)),
+        "adversarial": attack((0.5, 1.0, 2.0)),
+    },
+    sizes=(10, 20, 50),
+    seeds=range(10),
+    tuning_size=10,
+    tuning_seeds=(100, 101, 102),
+)
+
+# The second flow sees the training images of all labels and no label.
+ON_ALL = {"flow.images": "all", "flow.conditional": False, "flow.updates": 4000}
+
+FASHION_MNIST = Study(
+    name="latent_fashion_mnist",
+    config=lambda: common.get_config("base", "fashion_mnist"),
+    rows={
+        "base": {},
+        "base + RandAugment": {},
+        **ROWS,
+        "adversarial, flow on all unlabelled images": {**ROWS["adversarial"], **ON_ALL},
+    },
+    candidates={
+        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
+        "base + RandAugment": [
+            {"augment.train": f"flip+crop(2)+randaugment({n},{m})"}
+            for n, m in ((1, 5), (2, 5), (2, 9))
+        ],
+        "pgd": attack((0.25, 0.5, 1.0)),
+        "random": radii((3.0, 7.0, 14.0)),
+        "away": radii((0.1, 0.25, 0.5)),
+        "adversarial": attack((1.0, 2.5, 5.0)),
+        "adversarial, flow on all unlabelled images": attack((1.0, 2.5, 5.0)),
+    },
+    sizes=(50,),
+    seeds=range(4),
+    tuning_size=50,
+    tuning_seeds=(100,),
+)
+
+if __name__ == "__main__":
+    main({"digits": DIGITS, "fashion_mnist": FASHION_MNIST}, pathlib.Path(__file__).parent)
