@@ -65,7 +65,7 @@ def changed(hint, default):
         return typing.get_args(hint)[-1 if default != typing.get_args(hint)[-1] else 0]
     if typing.get_origin(hint) is tuple:
         return (*default, 5)
-    return {int: lambda v: v + 2, float: lambda v: v * 0.5 + 0.25, str: lambda v: v + "x"}.get(
+    return {int: lambda v: v + 2, float: lambda v: v * 0.5 + 0.125, str: lambda v: v + "x"}.get(
         hint, lambda v: not v
     )(default)
 
