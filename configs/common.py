@@ -1,4 +1,4 @@
-"""What the shipped configs share: one recipe a data set, one option, and four methods.
+"""What the shipped configs share: a recipe a data set, the methods, and the options.
 
 Every config file calls `get_config` of this module with a method and a data set and may then change
 settings.
@@ -75,15 +75,77 @@ def mgr(config):
     config.meta.enabled = True
 
 
+def flow_only(config):
+    """A flow, trained on all images; no classifier."""
+    config.model.name = "none"
+    config.data.per_class = 0
+    config.flow.dropout, config.flow.augment = 0.0, "none"
+    config.flow.update(FLOWS[config.flow.kind, config.data.name])
+
+
+def glow(config):
+    """A Glow and no classifier."""
+    config.flow.kind = "glow"
+    flow_only(config)
+
+
+def realnvp(config):
+    """A RealNVP and no classifier."""
+    config.flow.kind = "realnvp"
+    flow_only(config)
+
+
+def middle(config):
+    """The flow of a paper's size, shrunk to what two CPU cores can train."""
+    config.flow.update(MIDDLE[config.flow.kind])
+
+
 def runlocal(config):
     """Shrinks everything to a smoke run that shows the whole path on two CPU cores."""
     config.data.per_class = 20
-    config.model.name = "convnet"
+    if config.model.name != "none":
+        config.model.name = "convnet"
     config.model.widths = (16, 32)
     config.flow.levels, config.flow.steps, config.flow.width = 2, 2, 16
     config.flow.updates, config.flow.eval_every = 100, 50
     config.train.epochs, config.train.steps_per_epoch, config.train.batch_size = 2, 20, 32
 
+
+# Flows on their own, which see all images. CIFAR-10 is at the papers' scale.
+_DIGITS = dict(levels=1, updates=4000, batch_size=128, eval_every=200)
+_FASHION_MNIST = dict(levels=2, batch_size=64, eval_every=500, ema_decay=0.999)
+_CIFAR10 = dict(
+    levels=3,
+    conditional=False,
+    augment="flip",
+    batch_size=64,
+    updates=190_000,  # 250 passes
+    eval_every=1000,
+    optimizer="adamax",
+    learning_rate=5e-4,
+    weight_decay=5e-5,
+    warmup=7800,  # 500,000 images
+    ema_decay=0.999,
+)
+FLOWS = {
+    ("glow", "digits"): dict(steps=8, width=64, learning_rate=3e-3, **_DIGITS),
+    ("realnvp", "digits"): dict(steps=3, width=64, learning_rate=3e-3, **_DIGITS),
+    ("glow", "fashion_mnist"): dict(
+        steps=8, width=64, updates=16_000, learning_rate=2e-3, warmup=500, **_FASHION_MNIST
+    ),
+    ("realnvp", "fashion_mnist"): dict(
+        steps=3, width=48, updates=12_000, learning_rate=2e-3, warmup=500, **_FASHION_MNIST
+    ),
+    ("glow", "cifar10"): dict(steps=32, width=512, remat=True, **_CIFAR10),
+    ("realnvp", "cifar10"): dict(steps=8, width=512, remat=True, **_CIFAR10),
+}
+_MIDDLE = dict(
+    updates=8000, eval_every=500, optimizer="adam", learning_rate=2e-3, warmup=500, remat=False
+)
+MIDDLE = {
+    "glow": dict(levels=3, steps=6, width=48, **_MIDDLE),
+    "realnvp": dict(levels=3, steps=2, width=48, **_MIDDLE),
+}
 
 # What tuning on validation images chose; see experiments/<data set>/results/tuned.json.
 CHOSEN = {
@@ -96,8 +158,8 @@ CHOSEN = {
 }
 
 DATASETS = {f.__name__: f for f in (digits, fashion_mnist, cifar10)}
-METHODS = {f.__name__: f for f in (base, gda, pcr, mgr)}
-OPTIONS = {"runlocal": runlocal}
+METHODS = {f.__name__: f for f in (base, gda, pcr, mgr, glow, realnvp)}
+OPTIONS = {f.__name__: f for f in (runlocal, middle)}
 
 
 def get_config(method, dataset, arg=None):

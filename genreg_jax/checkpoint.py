@@ -51,6 +51,10 @@ class Checkpoints:
             ),
         )
 
+    def wait(self) -> None:
+        """Returns once everything saved is on disk."""
+        self._manager.wait_until_finished()
+
     def extra(self) -> dict[str, Any] | None:
         """The JSON dict of the latest checkpoint, None without one."""
         step = self._manager.latest_step()

@@ -17,6 +17,7 @@ from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.data import Dataset
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
+from genreg_jax.flow_run import train_flow
 from genreg_jax.generator import trained_flow_generator
 from genreg_jax.images import grid, save_png
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
@@ -45,7 +46,7 @@ def train_and_evaluate(
     generator: Generator | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Trains the classifier that the config describes and reads the test set once.
+    """Trains the classifier (or the flow alone) that a config describes; reads the test set once.
 
     Calling it again with the same config and workdir continues where the run stopped, or returns
     the summary of the finished run.
@@ -96,8 +97,11 @@ def train_and_evaluate(
             seed=settings.seed,
             download=settings.data.download,
         )
-    plan = BatchPlan(settings, dataset.train.labels)
     views = _make_views(settings, dataset.image_shape)
+    if settings.flow_only:
+        _start_workdir(workdir, settings)
+        return train_flow(settings, dataset, workdir, augment=views["flow"], command=command)
+    plan = BatchPlan(settings, dataset.train.labels)
     _start_workdir(workdir, settings)
     note(
         f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "
