@@ -63,7 +63,7 @@ def training_step(flow, params):
 
 
 def networks(bijector, params, x):
-    """The outputs of all couplings' networks, each on inputs of its shape: what no form can skip."""
+    """What no form can skip: the couplings' networks, each on inputs of its shape."""
     if isinstance(bijector, bijectors.AffineCoupling):
         a, _, _ = bijector._split(x)
         scale_and_shift = bijector._scale_and_shift(params, a, None, None)

@@ -34,6 +34,20 @@ def test_four_methods_are_shipped_for_three_data_sets():
     assert {f"{m}_{d}" for m in methods for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
 
 
+def test_two_flows_are_shipped_for_three_data_sets(monkeypatch):
+    for kind in ("glow", "realnvp"):
+        for dataset in IMAGE_SHAPES:
+            path = CONFIGS / f"{kind}_{dataset}.py"
+            settings = from_config(load(path, monkeypatch=monkeypatch))
+            assert settings.flow_only and settings.flow.kind == kind
+            assert settings.data.per_class == 0 and settings.data.fraction == 1
+    paper = from_config(load(CONFIGS / "glow_cifar10.py", monkeypatch=monkeypatch)).flow
+    assert (paper.levels, paper.steps, paper.width) == (3, 32, 512)
+    assert (paper.optimizer, paper.learning_rate) == ("adamax", 5e-4)
+    middle = from_config(load(CONFIGS / "glow_cifar10.py", "middle", monkeypatch)).flow
+    assert middle.steps * middle.width < 400 and middle.updates < 20_000
+
+
 @every_config
 def test_the_header_gives_the_command_that_runs_it(path):
     header = ast.get_docstring(ast.parse(path.read_text()))
@@ -50,7 +64,8 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     settings = from_config(config)
     method, _, dataset = path.stem.partition("_")
     assert settings.name == method and settings.data.name == dataset
-    assert settings.synthetic.loss == {"base": "none", "gda": "cross_entropy"}.get(method, "pcr")
+    loss = {"base": "none", "gda": "cross_entropy", "glow": "none", "realnvp": "none"}
+    assert settings.synthetic.loss == loss.get(method, "pcr")
     assert settings.meta.enabled == (method == "mgr")
     specs = (
         settings.augment.train, settings.synthetic.weak, settings.synthetic.strong,
@@ -69,7 +84,8 @@ def test_runlocal_shrinks_everything(path, monkeypatch):
     whole = from_config(load(path, monkeypatch=monkeypatch))
     local = from_config(load(path, "runlocal", monkeypatch))
     assert local.train.epochs * local.train.steps_per_epoch <= 100
-    assert local.flow.updates <= 100 and local.model.name == "convnet"
+    assert local.flow.updates <= 100
+    assert local.model.name == ("none" if whole.flow_only else "convnet")
     assert local.synthetic == whole.synthetic and local.meta == whole.meta
 
 
