@@ -88,6 +88,10 @@ class Checkpoints:
         except Exception as error:
             raise self._not_written(error) from error
 
+    def wait(self) -> None:
+        """Returns once everything saved is on disk."""
+        self._manager.wait_until_finished()
+
     def extra(self) -> dict[str, Any] | None:
         """The JSON dict of the newest checkpoint whose record is whole, None without one."""
         for step in self._steps():

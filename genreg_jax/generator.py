@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def build_flow(settings: FlowSettings, image_shape: tuple[int, ...], num_classes
         width=settings.width,
         dropout=settings.dropout,
         num_classes=num_classes if settings.conditional else None,
+        scan=settings.scan,
+        remat=settings.remat,
     )
 
 
@@ -53,7 +56,28 @@ def trained_flow_generator(
     augment: Augment,
     note: Callable[[str], None] = print,
 ) -> tuple[Generator, dict[str, Any]]:
+    """`trained_flow` as a generator.
+
+    Returns:
+      The generator, whose `params` are the `FrozenFlow` itself, and the record of the flow's
+      training.
+    """
+    flow, params, extra = trained_flow(settings, dataset, workdir, augment=augment, note=note)
+    conditional = settings.flow.conditional
+    return flow_generator(flow, params, dataset.image_shape, conditional=conditional), extra
+
+
+def trained_flow(
+    settings: Settings,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    augment: Augment,
+    note: Callable[[str], None] = print,
+) -> tuple[flows.Flow, Any, dict[str, Any]]:
     """Restores the flow of this run, or of the run named in the config, or trains it.
+
+    An interrupted training continues from its last evaluation.
 
     Args:
       settings: of the run.
@@ -64,8 +88,8 @@ def trained_flow_generator(
       note: called with lines for people.
 
     Returns:
-      The generator, whose `params` are the `FrozenFlow` itself, and `{"bits_per_dim": on
-      validation, "seconds": of its training, ...}`.
+      The flow, its parameters, and `{"bits_per_dim": on validation, "seconds": of its training,
+      ...}`.
 
     Raises:
       UserError: the run named in `config.flow.workdir` has no trained flow, or one for other
@@ -97,15 +121,19 @@ def trained_flow_generator(
                 "leave it empty to train one here."
             )
         else:
-            params, extra = _train(settings, flow, dataset, workdir, augment, note)
+            unfinished = folder.with_name("flow_training")
+            with Checkpoints(unfinished, keep=1) as training:
+                result = _train(settings, flow, dataset, workdir, augment, note, training, wanted)
+            params, extra = result
             extra["trained_with"] = wanted
             extra["images"] = {
                 "image_shape": list(dataset.image_shape),
                 "class_names": list(dataset.class_names),
             }
             checkpoints.save(extra["updates"], params, extra)
-    generator = flow_generator(flow, params, dataset.image_shape, conditional=s.conditional)
-    return generator, {k: v for k, v in extra.items() if k not in ("trained_with", "images")}
+            checkpoints.wait()
+            shutil.rmtree(unfinished, ignore_errors=True)  # five times the flow's own size
+    return flow, params, {k: v for k, v in extra.items() if k not in ("trained_with", "images")}
 
 
 def restore_flow(workdir: str | Path) -> tuple[flows.FrozenFlow, tuple[str, ...]]:
@@ -164,15 +192,35 @@ def _as_user_error():
         ) from None
 
 
-def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: Augment, note):
+def _train(
+    settings: Settings,
+    flow: flows.Flow,
+    dataset: Dataset,
+    workdir: Path,
+    augment: Augment,
+    note: Callable[[str], None],
+    checkpoints: Checkpoints,
+    wanted: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """The flow's parameters and the record of its training."""
     s = settings.flow
-    writer = MetricWriter(workdir, phase="flow")
-    progress = Progress(s.updates, label="flow", enabled=settings.train.progress)
+    found, first = checkpoints.extra(), None
+    if found is not None:
+        _same(found["trained_with"], wanted, workdir / "flow_training")
+        first = found["history"][-1]["step"]
+        note(f"flow: continuing after update {first} of {s.updates}")
+    writer = MetricWriter(workdir, phase="flow", resume_step=first)
+    progress = Progress(
+        s.updates, start_step=first or 0, label="flow", enabled=settings.train.progress
+    )
 
     def on_progress(step: int, metrics: dict[str, Any]) -> None:
         curves = {k: v for k, v in metrics.items() if "bits_per_dim" in k}
         writer.write(step, curves)
         progress.update(step, images=s.eval_every * s.batch_size, **curves)
+
+    def save(step: int, tree: Any, extra: dict[str, Any]) -> None:
+        checkpoints.save(step, tree, extra | {"trained_with": wanted})
 
     images = dataset.unlabelled if s.images == "all" else dataset.train.images
     labels = dataset.train.labels if s.conditional else None
@@ -188,6 +236,7 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
             labels,
             steps=s.updates,
             batch_size=min(s.batch_size, len(images)),
+            optimizer=s.optimizer,
             learning_rate=s.learning_rate,
             weight_decay=s.weight_decay,
             warmup=s.warmup,
@@ -197,6 +246,8 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
             eval_every=min(s.eval_every, s.updates),
             augment=augment,
             on_progress=on_progress,
+            save=save,
+            restore=checkpoints.restore,
         )
     note(
         f"flow: {result.bits_per_dim:.3f} bits/dim on validation after {result.best_step} of "
@@ -208,4 +259,6 @@ def _train(settings: Settings, flow, dataset: Dataset, workdir: Path, augment: A
         "updates": s.updates,
         "train_images": len(images),
         "seconds": round(result.seconds, 2),
+        "compile_seconds": round(result.compile_seconds, 2),
+        "images_per_second": round(result.images_per_second, 1),
     }

@@ -18,6 +18,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
+_NOT_READ = "config.train.evaluate_test is False"
+
+
 def _stop(message: object) -> NoReturn:
     print(" ".join(str(message).split()), file=sys.stderr)
     sys.exit(1)
@@ -58,7 +61,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Runs the config given by the flags and prints the test accuracy as the last line."""
+    """Runs the config given by the flags and prints the test result as the last line."""
     del argv
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save otherwise
     # Imported late, so that a mistyped flag is answered at once.
@@ -75,8 +78,13 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         _stop(f"Interrupted. The same command continues from the last checkpoint in {workdir}.")
     print(f"report: {workdir / 'report.html'}")
-    if summary["test_accuracy"] is None:
-        print("test accuracy: not read (config.train.evaluate_test is False)")
+    if "test_bits_per_dim" in summary:
+        bits = summary["test_bits_per_dim"]
+        print(
+            "test bits/dim: " + (f"{bits:.4f}" if bits is not None else f"not read ({_NOT_READ})")
+        )
+    elif summary["test_accuracy"] is None:
+        print(f"test accuracy: not read ({_NOT_READ})")
     else:
         print(f"test accuracy: {100 * summary['test_accuracy']:.2f} %")
 

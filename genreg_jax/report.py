@@ -226,7 +226,18 @@ def _header(title: str, summary: Mapping[str, Any], notes: Iterable[str]) -> str
         if (accuracy := _number(summary.get(key))) is not None:
             error = _standard_error(accuracy, summary.get(key.replace("accuracy", "examples")))
             cards.append((f"{100 * accuracy:.1f} %", label, error))
-    for key, label in (("train_examples", "training labels"), ("steps", "training steps")):
+    for key, label in (
+        ("test_bits_per_dim", "test bits per dimension"),
+        ("validation_bits_per_dim", "validation bits per dimension"),
+    ):
+        if (bits := _number(summary.get(key))) is not None:
+            cards.append((f"{bits:.3f}", label, ""))
+    if (error := _number(summary.get("reconstruction_error_max"))) is not None:
+        median = _number(summary.get("reconstruction_error_median"))
+        detail = f"median {median:.1e}" if median is not None else ""
+        cards.append((f"{error:.1e}", "largest reconstruction error", detail))
+    examples = "training images" if "test_bits_per_dim" in summary else "training labels"
+    for key, label in (("train_examples", examples), ("steps", "training steps")):
         if (count := _number(summary.get(key))) is not None:
             cards.append((f"{count:,.0f}", label, ""))
     if (seconds := _number(summary.get("seconds"))) is not None:

@@ -44,14 +44,14 @@ class ModelSettings:
     """The classifier.
 
     Attributes:
-      name: `convnet`, `resnet18` or `wide_resnet`.
+      name: `convnet`, `resnet18`, `wide_resnet`, or `none` to train the flow alone.
       widths: channels of the convnet's layers.
       depth: of the WideResNet, 6n + 4.
       width: first stage of the ResNet (64 in ResNet-18), or widening factor of the WideResNet.
       dtype: computation dtype.
     """
 
-    name: Literal["convnet", "resnet18", "wide_resnet"] = "convnet"
+    name: Literal["convnet", "resnet18", "wide_resnet", "none"] = "convnet"
     widths: tuple[int, ...] = (32, 64, 128)
     depth: int = 28
     width: int = 64
@@ -250,13 +250,16 @@ class FlowSettings:
       conditional: condition on the class.
       updates: training updates.
       batch_size: images an update.
-      learning_rate: peak of Adam's learning rate.
+      optimizer: `adam` or `adamax`.
+      learning_rate: its peak; it falls to 2 % along a cosine.
       weight_decay: decoupled.
       warmup: updates of linear warm-up.
       grad_clip: global norm at which gradients are clipped.
       ema_decay: of the parameter average that is evaluated and kept.
       eval_every: updates between evaluations on the validation images; the best average is kept.
       augment: augmentation of the flow's training images.
+      scan: run the steps of a level as one loop, which keeps the time to compile short.
+      remat: recompute a step's activations in the backward pass instead of storing them.
     """
 
     kind: Literal["glow", "realnvp"] = "glow"
@@ -269,6 +272,7 @@ class FlowSettings:
     conditional: bool = True
     updates: int = 1000
     batch_size: int = 64
+    optimizer: Literal["adam", "adamax"] = "adam"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     warmup: int = 100
@@ -276,6 +280,8 @@ class FlowSettings:
     ema_decay: float = 0.99
     eval_every: int = 100
     augment: str = "none"
+    scan: bool = True
+    remat: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,6 +338,11 @@ class Settings:
     def uses_synthetic(self) -> bool:
         """Whether there is a term on synthetic samples; with weight 0 there is none."""
         return self.synthetic.loss != "none" and self.synthetic.weight > 0
+
+    @property
+    def flow_only(self) -> bool:
+        """Whether the run trains a flow and no classifier."""
+        return self.model.name == "none"
 
     @property
     def uses_meta(self) -> bool:
@@ -507,6 +518,12 @@ def _check(s: Settings) -> None:
         raise UserError(
             f"config.data.per_class = {s.data.per_class} and config.data.fraction = "
             f"{s.data.fraction} both choose the labelled subset; leave one at its default (0 or 1)."
+        )
+    if s.flow_only and s.uses_synthetic:
+        raise UserError(
+            f"config.model.name = 'none' trains a flow and no classifier, but "
+            f"config.synthetic.loss = {s.synthetic.loss!r} regularises one; name a classifier or "
+            "set config.synthetic.loss to 'none'."
         )
     if s.meta.enabled and s.synthetic.loss == "none":
         raise UserError(

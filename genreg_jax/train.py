@@ -18,6 +18,7 @@ from genreg_jax.data import Dataset
 from genreg_jax.embeddings import class_similarity, principal_plane
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
+from genreg_jax.flow_run import train_flow
 from genreg_jax.generator import trained_flow_generator
 from genreg_jax.images import captioned, grid, save_png
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
@@ -59,7 +60,7 @@ def train_and_evaluate(
     flow: Any = None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Trains the classifier that the config describes and reads the test set once.
+    """Trains the classifier (or the flow alone) that a config describes; reads the test set once.
 
     Calling it again with the same config and workdir continues where the run stopped, or returns
     the summary of the finished run.
@@ -111,8 +112,11 @@ def train_and_evaluate(
             seed=settings.seed,
             download=settings.data.download,
         )
-    plan = BatchPlan(settings, dataset.train.labels)
     views = _make_views(settings, dataset.image_shape)
+    if settings.flow_only:
+        _start_workdir(workdir, settings)
+        return train_flow(settings, dataset, workdir, augment=views["flow"], command=command)
+    plan = BatchPlan(settings, dataset.train.labels)
     _check_flow(flow, dataset)
     _start_workdir(workdir, settings)
     note(

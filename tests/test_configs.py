@@ -45,6 +45,7 @@ METHODS = {
     "latent_mgr": ("pcr", True, "none", "adversarial"),
     "combined": ("pcr", True, "attraction", "adversarial"),
 }
+FLOWS = {"glow": METHODS["base"], "realnvp": METHODS["base"]}
 
 
 def method_and_dataset(path):
@@ -54,6 +55,20 @@ def method_and_dataset(path):
 
 def test_every_method_is_shipped_for_three_data_sets():
     assert {f"{m}_{d}" for m in METHODS for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
+
+
+def test_two_flows_are_shipped_for_three_data_sets(monkeypatch):
+    for kind in ("glow", "realnvp"):
+        for dataset in IMAGE_SHAPES:
+            path = CONFIGS / f"{kind}_{dataset}.py"
+            settings = from_config(load(path, monkeypatch=monkeypatch))
+            assert settings.flow_only and settings.flow.kind == kind
+            assert settings.data.per_class == 0 and settings.data.fraction == 1
+    paper = from_config(load(CONFIGS / "glow_cifar10.py", monkeypatch=monkeypatch)).flow
+    assert (paper.levels, paper.steps, paper.width) == (3, 32, 512)
+    assert (paper.optimizer, paper.learning_rate) == ("adamax", 5e-4)
+    middle = from_config(load(CONFIGS / "glow_cifar10.py", "middle", monkeypatch)).flow
+    assert middle.steps * middle.width < 400 and middle.updates < 20_000
 
 
 @every_config
@@ -75,7 +90,7 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     turned_on = (
         settings.synthetic.loss, settings.meta.enabled, settings.phantom.loss, settings.latent.kind
     )  # fmt: skip
-    assert turned_on == METHODS[method]
+    assert turned_on == {**METHODS, **FLOWS}[method]
     specs = (
         settings.augment.train, settings.synthetic.weak, settings.synthetic.strong,
         settings.flow.augment,
@@ -93,7 +108,8 @@ def test_runlocal_shrinks_everything(path, monkeypatch):
     whole = from_config(load(path, monkeypatch=monkeypatch))
     local = from_config(load(path, "runlocal", monkeypatch))
     assert local.train.epochs * local.train.steps_per_epoch <= 100
-    assert local.flow.updates <= 100 and local.model.name == "convnet"
+    assert local.flow.updates <= 100
+    assert local.model.name == ("none" if whole.flow_only else "convnet")
     assert local.synthetic == whole.synthetic and local.meta == whole.meta
     assert local.phantom == whole.phantom
     assert local.latent == whole.latent

@@ -247,8 +247,9 @@ def test_fit_is_deterministic_stops_early_and_compiles_once():
     assert jax.tree.structure(like) == jax.tree.structure(first.params)
 
 
-def test_fit_names_the_step_that_fails():
-    with pytest.raises(ValueError, match=r"not finite at step \d+ .*learning_rate"):
+def test_fit_names_the_step_and_the_layer_that_fail():
+    where = r"not finite at step \d+ \(the first layer to fail is flow\.\d\d_.*learning_rate"
+    with pytest.raises(ValueError, match=where):
         flows.fit(
             jax.random.key(0),
             TINY,
@@ -266,6 +267,7 @@ def test_fit_names_the_step_that_fails():
     "change, message",
     [
         ({"steps": 0}, "steps=0"),
+        ({"optimizer": "adagrad"}, "optimizer='adagrad' must be 'adam' or 'adamax'"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
         ({"labels": None}, "labels is None"),

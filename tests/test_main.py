@@ -118,6 +118,10 @@ WRONG = {
         ["--config=configs/mgr_digits.py", "--config.flow.levels=5"],
         ["levels=5", "levels=3"],
     ),
+    "a flow alone with a term on a classifier": (
+        ["--config=configs/glow_digits.py", "--config.synthetic.loss=pcr"],
+        ["config.model.name = 'none'", "config.synthetic.loss = 'pcr'"],
+    ),
     "no such flow": (
         ["--config=configs/mgr_digits.py", "--config.flow.workdir=/no/such/run"],
         ["config.flow.workdir = '/no/such/run'"],
@@ -185,6 +189,14 @@ def test_the_workdir_is_named_after_the_config_and_a_tuning_run_says_so(cli, mon
         "--config.train.progress=False --config.train.evaluate_test=False"
     )
     assert "test accuracy: not read" in out.strip().splitlines()[-1]
+
+
+def test_a_flow_run_prints_its_bits_per_dimension_last(cli, monkeypatch):
+    for bits, line in ((3.14159, "test bits/dim: 3.1416"), (None, "test bits/dim: not read")):
+        result = {"test_bits_per_dim": bits}
+        monkeypatch.setattr(train, "train_and_evaluate", lambda *_, result=result, **__: result)
+        status, out, _ = cli("--config=configs/glow_digits.py:runlocal")
+        assert status == 0 and out.strip().splitlines()[-1].startswith(line)
 
 
 def command(*arguments):

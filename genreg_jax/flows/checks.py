@@ -103,6 +103,16 @@ def as_labels(y, batch: int, num_classes: int | None, name: str = "y") -> jax.Ar
     return y
 
 
+def as_split(images, labels, image_shape, num_classes: int | None, *, prefix: str = ""):
+    """A whole split: images on the device, uint8 or floating point in [0, 1], and their labels."""
+    images, name = jnp.asarray(images), f"{prefix}images"
+    if images.dtype == jnp.uint8:
+        as_images(images[:1].astype(jnp.float32) / 255, image_shape, name)
+    else:
+        images = as_images(images, image_shape, name)
+    return images, as_labels(labels, images.shape[0], num_classes, f"{prefix}labels")
+
+
 def check_architecture(steps, width, num_classes, scale, dropout, num_bins) -> None:
     """Checks what `glow` and `realnvp` share."""
     check_positive(steps=steps, width=width)

@@ -5,6 +5,8 @@
 On a few hundred images a flow overfits within seconds: its best parameters are those of an early
 step, and an average over recent steps is better than any of them. `fit` therefore evaluates an
 exponential moving average on held-out images and returns the best.
+
+Evaluations are also the points at which a training can be saved, and continued bit for bit.
 """
 
 import functools
@@ -36,11 +38,12 @@ class FlowFit(NamedTuple):
       bits_per_dim: on the validation images, or on the last training batches without them.
       seconds: wall time, compilation included.
       compile_seconds: the part of it until the first step was done.
+      images_per_second: while training, compilation and evaluation excluded.
 
     Example:
       >>> from genreg_jax import flows
       >>> result = flows.FlowFit(params=(), history=[], best_step=40, bits_per_dim=3.2,
-      ...                        seconds=9.0, compile_seconds=2.0)
+      ...                        seconds=9.0, compile_seconds=2.0, images_per_second=800.0)
       >>> result.best_step, result.bits_per_dim
       (40, 3.2)
     """
@@ -51,6 +54,7 @@ class FlowFit(NamedTuple):
     bits_per_dim: float
     seconds: float
     compile_seconds: float
+    images_per_second: float
 
 
 class _State(NamedTuple):
@@ -111,7 +115,7 @@ def _decay_mask(params) -> jax.Array:
 @functools.lru_cache(maxsize=8)
 def _compiled(flow: Flow, settings: tuple, augment):
     """The jitted step and evaluation; cached, so a second `fit` of the same kind compiles none."""
-    steps, learning_rate, weight_decay, warmup, grad_clip, ema_decay = settings
+    steps, optimizer, learning_rate, weight_decay, warmup, grad_clip, ema_decay = settings
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, max(min(warmup, steps - 1), 1), max(steps, 2), learning_rate * 0.02
     )
@@ -126,7 +130,7 @@ def _compiled(flow: Flow, settings: tuple, augment):
     unravel, decays = ravel_pytree(zeros)[1], _decay_mask(zeros)
     tx = optax.chain(
         optax.clip_by_global_norm(grad_clip),
-        optax.scale_by_adam(),
+        {"adam": optax.scale_by_adam, "adamax": optax.scale_by_adamax}[optimizer](),
         optax.stateless(lambda updates, params: updates + weight_decay * decays * params),
         optax.scale_by_learning_rate(schedule),
     )
@@ -137,13 +141,16 @@ def _compiled(flow: Flow, settings: tuple, augment):
         z, log_det = flow.bijector.forward_and_log_det(params, x, y, dropout_key)
         return np.log2(flow.num_bins - 1) - to_bits * (_standard_normal_log_prob(z) + log_det)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state, key, step, images, labels, index):
+    def batch(key, step, images, labels, index):
         augment_key, noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, step), 3)
         x = _as_unit_floats(images[index])
-        y = None if labels is None else labels[index]
         if augment is not None:
             x = augment(augment_key, x)
+        return x, None if labels is None else labels[index], noise_key, dropout_key
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state, key, step, images, labels, index):
+        x, y, noise_key, dropout_key = batch(key, step, images, labels, index)
 
         def loss(params):
             return jnp.mean(bits_per_dim(unravel(params), x, y, noise_key, dropout_key))
@@ -169,7 +176,7 @@ def _compiled(flow: Flow, settings: tuple, augment):
         bits = bits_per_dim(unravel(params), _as_unit_floats(x), y, key, None)
         return jnp.sum(jnp.where(weight, bits, 0))
 
-    return tx, unravel, train_step, evaluate_chunk
+    return tx, unravel, batch, train_step, evaluate_chunk
 
 
 def _first_non_finite(bijector, params, x, y, name="flow") -> tuple[str | None, jax.Array]:
@@ -218,18 +225,6 @@ class _Batches:
         return self._order[batch * self._batch_size :][: self._batch_size]
 
 
-def _check_memory_images(images, labels, flow: Flow, name: str):
-    images = jnp.asarray(images)
-    label_name = "labels" if name == "images" else "validation labels"
-    if images.dtype == jnp.uint8:
-        checks.as_images(images[:1].astype(jnp.float32) / 255, flow.image_shape, name)
-        if images.shape[0] == 0:
-            raise ValueError(f"{name} has shape {images.shape}: it is empty.")
-    else:
-        images = checks.as_images(images, flow.image_shape, name)
-    return images, checks.as_labels(labels, images.shape[0], flow.num_classes, label_name)
-
-
 def fit(
     key: jax.Array,
     flow: Flow,
@@ -238,6 +233,7 @@ def fit(
     *,
     steps: int,
     batch_size: int = 64,
+    optimizer: str = "adam",
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
     warmup: int = 50,
@@ -247,8 +243,10 @@ def fit(
     eval_every: int = 100,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
+    save: Callable[[int, Any, dict[str, Any]], None] | None = None,
+    restore: Callable[[Any], tuple[int, Any, dict[str, Any]] | None] | None = None,
 ) -> FlowFit:
-    """Trains a flow by maximum likelihood with AdamW and returns the best averaged parameters.
+    """Trains a flow by maximum likelihood and returns the best averaged parameters.
 
         minimise  E [ log2(n - 1) - log2 p(x + u | y) / (H W C) ],   u the dequantisation noise
 
@@ -263,6 +261,7 @@ def fit(
       labels: `[N]`, for a conditional flow.
       steps: number of updates.
       batch_size: rows of an update, at most `N`.
+      optimizer: "adam" or "adamax".
       learning_rate: the largest.
       weight_decay: of the couplings' kernels and the class tables.
       warmup: steps until the learning rate is reached.
@@ -273,6 +272,10 @@ def fit(
       augment: `(key, x) -> x` on batches in [0, 1], such as `random_shift`.
       on_progress: called as `on_progress(step, metrics)` after each evaluation, `metrics` the entry
         of the history.
+      save: called as `save(step, tree, extra)` after each evaluation with all that is needed to
+        continue: a pytree of arrays and a JSON dict.
+      restore: called once as `restore(like)`, `like` a tree such as `save` was given; the training
+        continues from the `(step, tree, extra)` it returns, or starts anew if that is None.
 
     Returns:
       A `FlowFit`.
@@ -291,6 +294,8 @@ def fit(
       [2, 4]
     """
     checks.check_positive(steps=steps, batch_size=batch_size, eval_every=eval_every)
+    if optimizer not in ("adam", "adamax"):
+        raise ValueError(f"optimizer={optimizer!r} must be 'adam' or 'adamax'.")
     for name, value, allowed in (
         ("learning_rate", learning_rate, learning_rate > 0),
         ("grad_clip", grad_clip, grad_clip > 0),
@@ -304,15 +309,17 @@ def fit(
                 "weight_decay and warmup at least 0, ema_decay in [0, 1)."
             )
     start = time.perf_counter()
-    images, labels = _check_memory_images(images, labels, flow, "images")
+    images, labels = checks.as_split(images, labels, flow.image_shape, flow.num_classes)
     if validation is not None:
-        validation = _check_memory_images(*validation, flow, "validation images")
+        validation = checks.as_split(
+            *validation, flow.image_shape, flow.num_classes, prefix="validation "
+        )
     batch_size = min(batch_size, images.shape[0])
 
     init_key, step_key, batch_key, noise_key = jax.random.split(key, 4)
     batches = _Batches(batch_key, images.shape[0], batch_size)
-    settings = (steps, learning_rate, weight_decay, warmup, grad_clip, ema_decay)
-    tx, unravel, train_step, evaluate_chunk = _compiled(flow, settings, augment)
+    settings = (steps, optimizer, learning_rate, weight_decay, warmup, grad_clip, ema_decay)
+    tx, unravel, batch, train_step, evaluate_chunk = _compiled(flow, settings, augment)
 
     # A large batch for ActNorm's statistics, augmented as those of the training are.
     rows = np.concatenate([batches(i) for i in range(-(-256 // batch_size))])[:256]
@@ -343,20 +350,29 @@ def fit(
             )
         return float(total) / n
 
-    history, best = [], (float("inf"), 0, state.average)
-    last_step, compile_seconds = 0, 0.0
-    for step in range(steps):
+    history: list[dict[str, float]] = []
+    best_score, best_step, best = float("inf"), 0, jnp.copy(params)
+    first_step, train_seconds, compile_seconds, began = 0, 0.0, 0.0, start
+    restored = restore((state, best)) if restore is not None else None
+    if restored is not None:
+        first_step, (state, best), extra = restored
+        history, best_score, best_step = extra["history"], extra["best_score"], extra["best_step"]
+        start -= history[-1]["seconds"]
+    last_step = first_step
+    for step in range(first_step, steps):
         state = train_step(state, step_key, step, images, labels, batches(step))
-        if step == 0:
+        if step == first_step:
             jax.block_until_ready(state.bits)
-            compile_seconds = time.perf_counter() - start
+            began = time.perf_counter()
+            compile_seconds = began - start - (history[-1]["seconds"] if history else 0)
         done = step + 1
         if done % eval_every and done != steps:
             continue
         first_bad = int(state.first_bad)
+        train_seconds += time.perf_counter() - began
         if first_bad < done:
-            x = _as_unit_floats(images[batches(first_bad)])
-            y = None if labels is None else labels[batches(first_bad)]
+            x, y, noise_key, _ = batch(step_key, first_bad, images, labels, batches(first_bad))
+            x = dequantize(noise_key, x, flow.num_bins)
             layer, _ = _first_non_finite(flow.bijector, unravel(state.params), x, y)
             where = f"the first layer to fail is {layer}" if layer else "in the gradient only"
             raise ValueError(
@@ -373,22 +389,27 @@ def fit(
         score = metrics["bits_per_dim"]
         if validation is not None:
             score = metrics["validation_bits_per_dim"] = evaluate(state.average)
-        if validation is None or score < best[0]:
+        if validation is None or score < best_score:
             # A copy, because the next step overwrites the state's buffers.
-            best = (score, done, jnp.copy(state.average))
+            best_score, best_step, best = score, done, jnp.copy(state.average)
         history.append(metrics)
         if on_progress is not None:
             on_progress(done, metrics)
-    if not np.isfinite(best[0]):
+        if save is not None:
+            extra = {"history": history, "best_score": best_score, "best_step": best_step}
+            save(done, (state, best), extra)
+        began = time.perf_counter()
+    if not np.isfinite(best_score):
         raise ValueError(
             f"The validation bits per dimension were never finite in {steps} steps. Lower "
             f"learning_rate={learning_rate!r}."
         )
     return FlowFit(
-        params=unravel(best[2]),
+        params=unravel(best),
         history=history,
-        best_step=best[1],
-        bits_per_dim=best[0],
+        best_step=best_step,
+        bits_per_dim=best_score,
         seconds=time.perf_counter() - start,
         compile_seconds=compile_seconds,
+        images_per_second=(steps - first_step - 1) * batch_size / max(train_seconds, 1e-9),
     )

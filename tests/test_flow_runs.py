@@ -1,0 +1,139 @@
+"""Runs that train a flow alone: their results, their resume, and the evaluation of a flow."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import genreg_jax as gr
+from genreg_jax import flows, generator
+from genreg_jax.flows.evaluate import evaluate_flow, main
+
+CONFIG = {
+    "name": "glow",
+    "data": {"name": "digits", "per_class": 9},
+    "model": {"name": "none"},
+    "flow": {
+        **dict(levels=1, steps=1, width=4, updates=6, eval_every=2, batch_size=16),
+        **dict(optimizer="adamax", learning_rate=0.01, warmup=1, dropout=0.2),
+    },
+    "train": {"progress": False},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("flow") / "run"
+    return workdir, gr.train_and_evaluate(CONFIG, workdir, command="python -m ...")
+
+
+def test_a_flow_run_leaves_everything(run):
+    workdir, summary = run
+    assert summary == json.loads((workdir / "summary.json").read_text())
+    for split in ("train", "validation", "test"):
+        assert 1 < summary[f"{split}_bits_per_dim"] < 12
+    assert 0 < summary["reconstruction_error_median"] < summary["reconstruction_error_max"] < 1e-4
+    for name in ("seconds", "compile_seconds", "images_per_second", "steps", "versions", "device"):
+        assert summary[name]
+    assert "test_accuracy" not in summary and summary["train_examples"] == 90
+    names = [path.name for path in sorted((workdir / "samples").iterdir())]
+    assert names == [
+        "1_real.png",
+        *(f"2_temperature_{t}_samples.png" for t in (0.5, 0.7, 1.0)),
+        "3_reconstructions.png",
+        "4_interpolations.png",
+    ]
+    report = (workdir / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == 6 and "flow/validation_bits_per_dim" in report
+    assert "test bits per dimension" in report and "largest reconstruction error" in report
+    assert not (workdir / "flow_training").exists()
+    assert gr.train_and_evaluate(CONFIG, workdir) == summary
+
+
+def test_a_killed_training_continues_to_the_same_end(run, tmp_path, monkeypatch):
+    workdir, summary = run
+    write = generator.MetricWriter.write
+
+    def killed(self, step, metrics):
+        if step == 6:
+            raise KeyboardInterrupt
+        write(self, step, metrics)
+
+    monkeypatch.setattr(generator.MetricWriter, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        gr.train_and_evaluate(CONFIG, tmp_path / "run")
+    assert (tmp_path / "run" / "flow_training").exists()
+    monkeypatch.undo()
+    lines = []
+    fit = generator.fit
+    spy = lambda *args, on_progress, **kw: fit(
+        *args, on_progress=lambda step, m: (lines.append(step), on_progress(step, m)), **kw
+    )
+    monkeypatch.setattr(generator, "fit", spy)
+    again = gr.train_and_evaluate(CONFIG, tmp_path / "run")
+    assert lines == [6]  # steps 1 to 4 are not repeated
+    assert again["test_bits_per_dim"] == summary["test_bits_per_dim"]
+    metrics = [(d / "metrics.jsonl").read_text() for d in (workdir, tmp_path / "run")]
+    assert metrics[0] == metrics[1]
+
+
+def test_the_command_prints_what_the_run_measured(run, capsys, tmp_path):
+    workdir, summary = run
+    assert main([f"--workdir={workdir}"]) == 0
+    out = capsys.readouterr().out
+    assert f"500 images: {summary['test_bits_per_dim']:.4f}" in out
+    assert f"flow: max {summary['reconstruction_error_max']:.2e}" in out
+    assert f"frozen flow: max {summary['frozen_reconstruction_error_max']:.2e}" in out
+    assert main([f"--workdir={tmp_path}"]) == 1
+    err = capsys.readouterr().err
+    assert "holds no trained flow" in err and err.count("\n") == 1
+
+
+def test_the_evaluation_is_that_of_a_loop():
+    flow = flows.glow((4, 4, 1), levels=1, steps=1, width=4, num_classes=3)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (7, 4, 4, 1)).astype(np.uint8)
+    y = np.arange(7) % 3
+    params = flow.init(jax.random.key(0), x / np.float32(255), y)
+    params = jax.tree.map(
+        lambda a: a + 0.1 * jnp.asarray(rng.standard_normal(a.shape), a.dtype), params
+    )
+    key = jax.random.key(1)
+    got = evaluate_flow(flow, params, x, y, key=key, batch_size=3)
+    bits, errors = [], []
+    for first in (0, 3, 6):
+        rows = np.minimum(np.arange(first, first + 3), 6)
+        images = jnp.asarray(x[rows] / np.float32(255))
+        noise_key = jax.random.fold_in(key, first)
+        for i in range(min(3, 7 - first)):
+            bits.append(flow.bits_per_dim(params, images, y[rows], key=noise_key)[i])
+            z, _ = flow.encode(params, images, y[rows])
+            errors.append(jnp.abs(flow.decode(params, z, y[rows])[0] - images)[i])
+    np.testing.assert_allclose(got["bits_per_dim"], np.mean(bits), rtol=1e-5)
+    np.testing.assert_allclose(got["bits_per_dim_error"], np.std(bits) / np.sqrt(7), rtol=1e-4)
+    np.testing.assert_allclose(got["reconstruction_error_max"], np.max(errors), atol=2e-7)
+    np.testing.assert_allclose(got["reconstruction_error_median"], np.median(errors), atol=1e-7)
+    with pytest.raises(ValueError, match="labels is None"):
+        evaluate_flow(flow, params, x, key=key)
+
+
+def test_adamax_is_optax_s():
+    import optax
+
+    flow = flows.glow((4, 4, 1), levels=1, steps=1, width=4)
+    x = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1)).astype(np.uint8)
+    options = dict(batch_size=8, learning_rate=0.01, warmup=0, ema_decay=0.0, eval_every=1)
+    states = []
+    save = lambda step, tree, extra: states.append(jax.tree.map(np.array, tree[0]))
+    flows.fit(jax.random.key(0), flow, x, steps=3, optimizer="adamax", save=save, **options)
+    tx = optax.scale_by_adamax()
+    state = tx.init(jnp.asarray(states[0].params))
+    inner = next(s for s in states[0].opt_state if hasattr(s, "mu"))
+    # The first moment after one step is a tenth of the gradient.
+    direction, state = tx.update(10 * jnp.asarray(inner.mu), state)
+    expected = jax.tree.leaves(state)
+    for a, b in zip(jax.tree.leaves(inner), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert bool((jnp.abs(direction)[inner.mu != 0] > 0.9).all())
