@@ -90,7 +90,10 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once everything saved is on disk."""
-        self._manager.wait_until_finished()
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_written(error) from error
 
     def extra(self) -> dict[str, Any] | None:
         """The JSON dict of the newest checkpoint whose record is whole, None without one."""

@@ -107,11 +107,11 @@ def trained_flow(
     }
     folder = Path(s.workdir or workdir) / "flow"
     with Checkpoints(folder, keep=1) as checkpoints:
-        found = checkpoints.extra()
+        found, restored = checkpoints.extra(), None
         if found is not None:
             _same(found["trained_with"], wanted, folder)
             restored = checkpoints.restore(like)
-            assert restored is not None
+        if restored is not None:
             _, params, extra = restored
             note(f"flow: restored, {extra['bits_per_dim']:.3f} bits/dim on validation")
         elif s.workdir:

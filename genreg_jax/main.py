@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from genreg_jax.errors import UserError
+from genreg_jax.interrupt import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with options behind a colon.", lock_config=True
@@ -21,9 +22,9 @@ _WORKDIR = flags.DEFINE_string(
 _NOT_READ = "config.train.evaluate_test is False"
 
 
-def _stop(message: object) -> NoReturn:
+def _stop(message: object, *, status: int = 1) -> NoReturn:
     print(" ".join(str(message).split()), file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _shipped_configs() -> str:
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> None:
         summary = train_and_evaluate(_CONFIG.value, workdir, command=command)
     except UserError as error:
         _stop(error)
+    except Interrupted as stopped:
+        _stop(stopped, status=128 + stopped.signum)
     except KeyboardInterrupt:
         _stop(f"Interrupted. The same command continues from the last checkpoint in {workdir}.")
     print(f"report: {workdir / 'report.html'}")

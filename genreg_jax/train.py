@@ -1,6 +1,7 @@
 """The one training loop; `train_and_evaluate` is what the command line calls."""
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from genreg_jax.evaluate import make_evaluate
 from genreg_jax.flow_run import train_flow
 from genreg_jax.generator import trained_flow_generator
 from genreg_jax.images import captioned, grid, save_png
+from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
 from genreg_jax.objective import (
@@ -63,7 +65,8 @@ def train_and_evaluate(
     """Trains the classifier (or the flow alone) that a config describes; reads the test set once.
 
     Calling it again with the same config and workdir continues where the run stopped, or returns
-    the summary of the finished run.
+    the summary of the finished run. SIGTERM and SIGINT end the training after the update at hand
+    (on accelerators, the epoch), which is saved.
 
     Args:
       config: a `ConfigDict` as a config file's `get_config()` returns it, a nested dict, or
@@ -83,6 +86,7 @@ def train_and_evaluate(
     Raises:
       UserError: something about the config, the data or the workdir is wrong; nothing that lies in
         the workdir has been touched.
+      Interrupted: a signal stopped the training, and its state is saved.
 
     Example:
       >>> import tempfile
@@ -190,40 +194,62 @@ def train_and_evaluate(
     frozen = (generator.params if generator else (), flow)
     clock = Clock()
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        epoch = 0
+    with Checkpoints(workdir / "checkpoints", note=note) as checkpoints:
+        history: list[dict[str, float]] = []  # of the epoch that has begun, an entry an update
         restored = checkpoints.restore((state, best))
         if restored is not None:
-            epoch, (state, best), extra = restored
+            _, (state, best), extra = restored
             _check_same_data(extra["subset_hash"], dataset, workdir)
             clock.add(extra["seconds"])
-            note(f"continuing after epoch {epoch} of {settings.train.epochs}")
-        first_step = int(state.step)
+            history = extra["history"]
+            note(f"continuing after update {int(state.step)} of {total_steps}")
+        first_step, epoch = int(state.step), int(state.step) // plan.steps_per_epoch
         writer = MetricWriter(workdir, resume_step=first_step if restored else None)
         progress = Progress(total_steps, start_step=first_step, enabled=settings.train.progress)
-        with writer, progress:
+
+        def save():
+            extra = {
+                "subset_hash": dataset.subset_hash, "seconds": clock.seconds, "history": history
+            }  # fmt: skip
+            checkpoints.save(int(state.step), (state, best), extra)
+
+        with Interruption() as interruption, writer, progress:
             with progress.excluded():
                 indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
                 run_epoch = compile_epoch(step, state, train_data, indices, frozen)
             while not _done(settings, best, epoch):
                 indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
-                state, metrics = run_epoch(
+                state, history = run_epoch(
                     state,
                     train_data,
                     indices,
                     frozen,
-                    lambda step: progress.update(step, images=settings.train.batch_size),
+                    tick=lambda step: progress.update(step, images=settings.train.batch_size),
+                    history=history,
+                    stop=lambda: interruption.signum is not None,
                 )
-                epoch += 1
-                with progress.excluded():
-                    metrics["train/learning_rate"] = float(schedule(int(state.step) - 1))
-                    metrics |= _validate(evaluate, state, dataset)
-                    best = _better(best, state, metrics, epoch)
-                    writer.write(int(state.step), metrics)
-                    progress.update(int(state.step), **_shown(metrics))
-                    if epoch % settings.train.checkpoint_every == 0 or _done(settings, best, epoch):
-                        extra = {"subset_hash": dataset.subset_hash, "seconds": clock.seconds}
-                        checkpoints.save(epoch, (state, best), extra)
+                if len(history) == plan.steps_per_epoch:
+                    epoch += 1
+                    with progress.excluded():
+                        metrics = _means(history)
+                        history = []
+                        metrics["train/learning_rate"] = float(schedule(int(state.step) - 1))
+                        metrics |= _validate(evaluate, state, dataset)
+                        best = _better(best, state, metrics, epoch)
+                        writer.write(int(state.step), metrics)
+                        progress.update(int(state.step), **_shown(metrics))
+                stopped = interruption.signum
+                if stopped is not None:
+                    save()
+                    checkpoints.wait()
+                    raise Interrupted(
+                        f"Stopped by {signal.Signals(stopped).name} after update "
+                        f"{int(state.step)} of {total_steps}, which is saved. The same command "
+                        f"continues from there in {workdir}.",
+                        stopped,
+                    )
+                if epoch % settings.train.checkpoint_every == 0 or _done(settings, best, epoch):
+                    save()
 
     test: dict[str, Any] = {"accuracy": None, "loss": None, "predictions": None}
     similarity = {"intra_class_similarity": None, "inter_class_similarity": None}
@@ -298,8 +324,9 @@ def compile_epoch(
       frozen: what `step` takes after the batches: the generator's parameters and maybe a flow.
 
     Returns:
-      `run_epoch(state, train_data, indices, frozen, tick) -> (state, metrics)`, with
-      `tick(step)` called as updates are made and `metrics` their means over the epoch as floats.
+      `run_epoch(state, train_data, indices, frozen, *, tick, history, stop) -> (state, history)`.
+      `tick(step)` is called as updates are made. `history` has the metrics of each update of the
+      epoch; one that has begun is continued from it, and left off where `stop()` is true.
     """
     steps = len(indices.inner)
 
@@ -315,8 +342,7 @@ def compile_epoch(
         def body(state, _):
             return indexed_step(state, train_data, indices, frozen)
 
-        state, metrics = jax.lax.scan(body, state, length=steps)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return jax.lax.scan(body, state, length=steps)
 
     scan = jax.default_backend() != "cpu"
     program = (
@@ -325,21 +351,19 @@ def compile_epoch(
         .compile()
     )
 
-    def run_epoch(state, train_data, indices, frozen, tick):
-        done = int(state.step)
-        if scan:
-            state, metrics = program(state, train_data, indices, frozen)
-            metrics = jax.device_get(metrics)
+    def run_epoch(state, train_data, indices, frozen, *, tick, history, stop):
+        done, fresh = int(state.step), []
+        if scan:  # never left off, so never continued
+            state, stacked = program(state, train_data, indices, frozen)
+            stacked = jax.device_get(stacked)
+            fresh = [jax.tree.map(lambda values: values[i], stacked) for i in range(steps)]  # noqa: B023
             tick(done + steps)
-        else:
-            history = []
-            for _ in range(steps):
-                state, metrics = program(state, train_data, indices, frozen)
-                history.append(metrics)
-                done += 1
-                tick(done)
-            metrics = jax.tree.map(lambda *values: np.mean(values), *jax.device_get(history))
-        return state, {name: float(value) for name, value in metrics.items()}
+        while len(history) + len(fresh) < steps and not stop():
+            state, metrics = program(state, train_data, indices, frozen)
+            fresh.append(metrics)
+            tick(done + len(fresh))
+        fresh = [jax.tree.map(float, metrics) for metrics in jax.device_get(fresh)]
+        return state, [*history, *fresh]
 
     return run_epoch
 
@@ -576,6 +600,11 @@ def _better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int
     # A copy, since the state's buffers are donated to the next step.
     params, model_state = jax.tree.map(jnp.copy, (state.params, state.model_state))
     return Best(params, model_state, jnp.float32(accuracy), jnp.float32(loss), jnp.int32(epoch))
+
+
+def _means(history: list[dict[str, float]]) -> dict[str, float]:
+    """Metrics of an epoch from those of its updates, which are float32."""
+    return {name: float(np.mean([np.float32(m[name]) for m in history])) for name in history[0]}
 
 
 def _done(settings: Settings, best: Best, epoch: int) -> bool:

@@ -3,7 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +20,7 @@ import pytest
 import genreg_jax as gr
 from genreg_jax import train
 from genreg_jax.evaluate import make_evaluate
+from genreg_jax.interrupt import Interrupted
 from genreg_jax.models.contract import Model
 from genreg_jax.settings import from_config
 from genreg_jax.state import Best
@@ -356,7 +361,7 @@ def watch(patch, seen):
         return epoch(self, number)
 
     def kept_save(self, step, tree, extra):
-        if "bits_per_dim" not in extra:  # not the flow's own
+        if "trained_with" not in extra:  # not the flow's own
             seen.saved = as_numpy(tree)
         save(self, step, tree, extra)
 
@@ -367,9 +372,9 @@ def watch(patch, seen):
         )
         run_epoch = compile_epoch(step, state, train_data, indices, frozen)
 
-        def guarded(*args):
+        def guarded(*args, **kwargs):
             with jax.transfer_guard("disallow"):
-                return run_epoch(*args)
+                return run_epoch(*args, **kwargs)
 
         return guarded
 
@@ -447,6 +452,57 @@ def test_a_run_that_was_stopped_and_continued_is_the_same_run_bit_for_bit(
     if uninterrupted.method == "mgr":
         bits = [seen.summary["flow"]["bits_per_dim"] for seen in (interrupted, uninterrupted)]
         assert bits[0] == bits[1]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_within_an_epoch_and_the_run_continues_bit_for_bit(
+    tmp_path, monkeypatch, signum
+):
+    saved, save = {}, train.Checkpoints.save
+
+    def kept_save(self, step, tree, extra):
+        saved[step] = as_numpy(tree)
+        save(self, step, tree, extra)
+
+    monkeypatch.setattr(train.Checkpoints, "save", kept_save)
+    whole = run(tmp_path / "whole")
+    expected = saved.pop(12)
+    saved.clear()
+    before = signal.getsignal(signum)
+    with monkeypatch.context() as patch:
+        update = train.Progress.update
+
+        def killed_in_the_second_epoch(self, step, **metrics):
+            if step == 5:
+                os.kill(os.getpid(), signum)
+            update(self, step, **metrics)
+
+        patch.setattr(train.Progress, "update", killed_in_the_second_epoch)
+        with pytest.raises(Interrupted, match="after update 5 of 12, which is saved") as stopped:
+            run(tmp_path / "stopped")
+    assert stopped.value.signum == signum and signal.getsignal(signum) == before
+    assert sorted(saved) == [3, 5] and not (tmp_path / "stopped" / "summary.json").exists()
+    summary = run(tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, saved[12], expected)
+    assert metric_lines(tmp_path / "stopped") == metric_lines(tmp_path / "whole")
+    timing = {"seconds", "images_per_second"}
+    assert {k: summary[k] for k in summary.keys() - timing} == {
+        k: whole[k] for k in whole.keys() - timing
+    }
+
+
+def test_a_second_interrupt_ends_the_process_at_once():
+    program = """
+import os, signal, time
+from genreg_jax.interrupt import Interruption
+with Interruption() as interruption:
+    os.kill(os.getpid(), signal.SIGINT)
+    print(interruption.signum == signal.SIGINT, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=50)
+    assert done.returncode == 130 and done.stdout == b"True\n", done.stderr
 
 
 def test_a_finished_run_gives_its_summary_without_training(uninterrupted, monkeypatch):
