@@ -6,8 +6,8 @@
 
 For each size: images per second of a training update and of encode + decode through the frozen
 flow (medians), how many times as fast the frozen flow is (median over the repeats, interleaved),
-XLA's FLOPs per image of both, what part of the frozen flow's time its couplings' networks take on
-their own, and the seconds it takes to compile the update.
+what part of the frozen flow's time the couplings' networks take on their own, XLA's FLOPs per image
+of the frozen flow (the JSON has all), and the seconds it takes to compile the update.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from genreg_jax import flows
-from genreg_jax.flows import bijectors
+from genreg_jax.flows import bijectors, frozen
 from genreg_jax.logs import provenance
 
 # name: kind, image shape, batch, options of the flow
@@ -38,58 +38,70 @@ SIZES = {
 PAPER = ("glow", (32, 32, 3), 64, dict(levels=3, steps=32, width=512, remat=True))
 
 
+def make(kind, shape, options):
+    return {"glow": flows.glow, "realnvp": flows.realnvp}[kind](shape, **options)
+
+
 def build(kind, shape, batch, options):
     """A flow with parameters that are not those of its initialisation, and a batch of images."""
-    flow = {"glow": flows.glow, "realnvp": flows.realnvp}[kind](shape, **options)
+    flow = make(kind, shape, options)
     x = jax.random.uniform(jax.random.key(0), (batch, *shape))
     params = flow.init(jax.random.key(1), x)
     rng = np.random.default_rng(0)
-    draw = lambda leaf: leaf + 0.02 * jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
+    draw = lambda leaf: leaf + 0.002 * jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
     return flow, jax.tree.map(draw, params), x
 
 
-def training_step(flow, params):
-    """One update with Adamax, and its optimiser's first state."""
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamax(5e-4))
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, opt_state, key, x):
-        loss = lambda p: jnp.mean(flow.bits_per_dim(p, x, key=key))
-        bits, grads = jax.value_and_grad(loss)(params)
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, bits
-
-    return step, tx.init(params)
+TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamax(5e-4))
 
 
-def networks(bijector, params, x):
-    """What no form can skip: the couplings' networks, each on inputs of its shape."""
+def value_and_grad(flow, params, key, x):
+    return jax.value_and_grad(lambda p: jnp.mean(flow.bits_per_dim(p, x, key=key)))(params)
+
+
+def update(flow, params, opt_state, key, x):
+    """One training update."""
+    bits, grads = value_and_grad(flow, params, key, x)
+    updates, opt_state = TX.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, bits
+
+
+def encode_decode(flow, params, x):
+    return flow.decode(params, flow.encode(params, x)[0])
+
+
+def frozen_encode_decode(flow, params, x):
+    fast = flow.freeze(params)
+    return fast.decode(fast.encode(x))
+
+
+def networks(bijector, params, h):
+    """What no form can skip: the couplings' networks, each on planes of its inputs' shape."""
     if isinstance(bijector, bijectors.AffineCoupling):
-        a, _, _ = bijector._split(x)
-        scale_and_shift = bijector._scale_and_shift(params, a, None, None)
-        return sum(jnp.sum(out) for out in scale_and_shift)
+        a = h if bijector.mask == "checkerboard" else h[: len(h) // 2]
+        return sum(jnp.sum(out) for out in frozen.scale_and_shift(bijector, params, a))
     if isinstance(bijector, bijectors.Repeat):
-        body = lambda total, p: (total + networks(bijector.layer, p, x + total), None)
+        body = lambda total, p: (total + networks(bijector.layer, p, h + total), None)
         return jax.lax.scan(body, jnp.zeros(()), params)[0]
     if isinstance(bijector, bijectors.Level):
-        h = bijectors.squeeze(x)
+        h = frozen.squeeze_planes(h)
         total = networks(bijector.body, params["body"], h)
         if bijector.inner is not None:
-            total += networks(bijector.inner, params["inner"], jnp.split(h, 2, -1)[0])
+            total += networks(bijector.inner, params["inner"], h[: len(h) // 2])
         return total
     if isinstance(bijector, bijectors.Chain):
-        total = jnp.zeros(())
-        for name, layer in zip(bijector.names(), bijector.layers):
-            total += networks(layer, params[name], x)
-        return total
+        steps = frozen.steps_of(bijector)
+        return sum(networks(layer, params[name], h) for name, layer, _ in steps)
     return jnp.zeros(())
 
 
+def flops(function, flow, *arguments):
+    """XLA's count for `function(flow, ...)`; of the unrolled form, since it counts a loop once."""
+    return jax.jit(functools.partial(function, flow)).lower(*arguments).cost_analysis()["flops"]
+
+
 def compiled(function, *arguments):
-    """The compiled program and the seconds that it took."""
-    start = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
-    return program, time.perf_counter() - start
+    return jax.jit(function).lower(*arguments).compile()
 
 
 def seconds(program, *arguments):
@@ -102,22 +114,17 @@ def measure(name, size, repeats):
     """The row of one size."""
     kind, shape, batch, options = size
     flow, params, x = build(*size)
-    frozen = flow.freeze(params)
+    unrolled = make(kind, shape, options | {"scan": False})
+    frozen_flow = flow.freeze(params)
 
-    def plain(params, x):
-        return flow.decode(params, flow.encode(params, x)[0])
+    def floor(fast, x):
+        h = frozen.to_planes(x)
+        first = networks(fast.bijector, fast.params, h)
+        return first + networks(fast.bijector, fast.params, h + first)
 
-    def fast(frozen, x):
-        return frozen.decode(frozen.encode(x))
-
-    def floor(frozen, x):
-        first = networks(frozen.bijector, frozen.params, x)
-        return first + networks(frozen.bijector, frozen.params, x + first)
-
-    plain, _ = compiled(plain, params, x)
-    fast, _ = compiled(fast, frozen, x)
-    floor, _ = compiled(floor, frozen, x)
-    jax.block_until_ready((plain(params, x), fast(frozen, x), floor(frozen, x)))
+    plain = compiled(functools.partial(encode_decode, flow), params, x)
+    fast = compiled(lambda fast, x: fast.decode(fast.encode(x)), frozen_flow, x)
+    floor = compiled(floor, frozen_flow, x)
     times = []
     for _ in range(repeats):  # interleaved, so that a slow moment of the machine hits all alike
         times.append(
@@ -134,19 +141,22 @@ def measure(name, size, repeats):
         "frozen_speedup": statistics.median(t[0] / t[1] for t in times),
         "networks_share": statistics.median(t[2] / t[1] for t in times),
         "frozen_difference": error,
-        "encode_decode_flops_per_image": plain.cost_analysis()["flops"] / batch,
-        "frozen_flops_per_image": fast.cost_analysis()["flops"] / batch,
+        "encode_decode_flops_per_image": flops(encode_decode, unrolled, params, x) / batch,
+        "frozen_flops_per_image": flops(frozen_encode_decode, unrolled, params, x) / batch,
         "repeats": repeats,
     }
-    return row | measure_training(flow, params, x, repeats)
+    return row | measure_training(flow, unrolled, params, x, repeats)
 
 
-def measure_training(flow, params, x, repeats):
-    step, opt_state = training_step(flow, params)
+def measure_training(flow, unrolled, params, x, repeats):
+    """Speed, FLOPs, memory and compile time of the update; the last bits per dimension."""
+    key, n, opt_state = jax.random.key(0), len(x), TX.init(params)
+    count = flops(value_and_grad, unrolled, params, key, x)
+    step = jax.jit(functools.partial(update, flow), donate_argnums=(0, 1))
     start = time.perf_counter()
-    program = step.lower(params, opt_state, jax.random.key(0), x).compile()
+    program = step.lower(params, opt_state, key, x).compile()
     compile_seconds = time.perf_counter() - start
-    cost, memory = program.cost_analysis(), program.memory_analysis()
+    memory = program.memory_analysis()
     times = []
     for i in range(repeats + 1):
         start = time.perf_counter()
@@ -154,8 +164,8 @@ def measure_training(flow, params, x, repeats):
         jax.block_until_ready(bits)
         times.append(time.perf_counter() - start)
     return {
-        "training_images_per_second": len(x) / statistics.median(times[1:]),
-        "training_flops_per_image": cost["flops"] / len(x),
+        "training_images_per_second": n / statistics.median(times[1:]),
+        "training_flops_per_image": count / n,
         "training_temporary_bytes": memory.temp_size_in_bytes,
         "training_compile_seconds": compile_seconds,
         "bits_per_dim": float(bits),
@@ -175,10 +185,11 @@ def main():
         kind, shape, batch, options = PAPER
         batch = args.batch or (64 if jax.default_backend() != "cpu" else 2)
         flow, params, x = build(kind, shape, batch, options)
+        unrolled = make(kind, shape, options | {"scan": False})
         repeats = min(args.repeats, 2) if jax.default_backend() == "cpu" else args.repeats
         row = {"size": "paper", "batch": batch, **options}
         row["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
-        rows.append(row | measure_training(flow, params, x, repeats))
+        rows.append(row | measure_training(flow, unrolled, params, x, repeats))
         print(
             f"paper scale, {row['parameters']:,} parameters, batch {batch}: update compiled in "
             f"{rows[0]['training_compile_seconds']:.0f} s, "

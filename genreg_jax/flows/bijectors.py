@@ -246,45 +246,10 @@ class InvertibleConv:
         return x, _per_example(-z.shape[1] * z.shape[2] * jnp.sum(params["log_diagonal"]), z)
 
 
-@dataclasses.dataclass(frozen=True)
-class FixedAffine:
-    """ActNorm and the 1x1 convolution after it, folded: `z = W x + b` with `W^-1` stored.
-
-    Made by `freeze`, never trained. Its parameters are `matrix` and `inverse` `[C, C]`, `bias`
-    `[C]` and the `log_det` of one pixel.
-    """
-
-    def init(self, key, x, y=None):
-        """The identity."""
-        del key
-        channels = x.shape[-1]
-        identity = jnp.eye(channels, dtype=x.dtype)
-        bias = jnp.zeros(channels, x.dtype)
-        log_det = jnp.zeros((), x.dtype)
-        return {"matrix": identity, "inverse": identity, "bias": bias, "log_det": log_det}, x
-
-    def forward_and_log_det(self, params, x, y=None, key=None):
-        """One product."""
-        z = jnp.matmul(x, params["matrix"].T, precision=_HIGHEST) + _per_channel(params["bias"])
-        return z, _per_example(x.shape[1] * x.shape[2] * params["log_det"], x)
-
-    def inverse_and_log_det(self, params, z, y=None):
-        """One product with the stored inverse."""
-        centred = z - _per_channel(params["bias"])
-        x = jnp.matmul(centred, params["inverse"].T, precision=_HIGHEST)
-        return x, _per_example(-z.shape[1] * z.shape[2] * params["log_det"], z)
-
-
-def fold(actnorm_params, conv: InvertibleConv, conv_params) -> dict[str, jax.Array]:
-    """Parameters of the `FixedAffine` that equals `ActNorm` followed by `conv`."""
-    scale = jnp.exp(actnorm_params["log_scale"])
-    matrix, inverse = conv.matrix(conv_params), conv.inverse_matrix(conv_params)
-    return {
-        "matrix": matrix * scale[None, :],
-        "inverse": inverse / scale[:, None],
-        "bias": jnp.matmul(matrix, actnorm_params["bias"], precision=_HIGHEST),
-        "log_det": jnp.sum(actnorm_params["log_scale"]) + jnp.sum(conv_params["log_diagonal"]),
-    }
+def checkerboard(height: int, width: int, flip: bool) -> np.ndarray:
+    """Which pixels a checkerboard coupling changes, bool `[H, W]`; the odd ones without `flip`."""
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
+    return (rows + columns) % 2 == (0 if flip else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +270,6 @@ class AffineCoupling:
       scale: bound on `|log scale|`.
       num_classes: None, or the number of classes.
       dropout: share of the network's last channels dropped, per example, when a key is given.
-      compute_dtype: of the network's products; None is the input's. See `freeze`.
     """
 
     width: int
@@ -314,7 +278,6 @@ class AffineCoupling:
     scale: float = 2.0
     num_classes: int | None = None
     dropout: float = 0.0
-    compute_dtype: str | None = None
 
     def init(self, key, x, y=None):
         """He-normal, and zero at the end."""
@@ -340,28 +303,24 @@ class AffineCoupling:
         return params, x
 
     def _scale_and_shift(self, params, a, y, key):
-        dtype = a.dtype if self.compute_dtype is None else jnp.dtype(self.compute_dtype)
-        precision = _HIGHEST if self.compute_dtype is None else None
-        p = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        h = conv3x3(a.astype(dtype), p["w1"], precision=precision) + _per_channel(p["b1"])
+        h = conv3x3(a, params["w1"]) + _per_channel(params["b1"])
         if self.num_classes is not None:
-            h = h + p["class_embedding"][y][:, None, None, :]
-        h = jnp.matmul(jax.nn.relu(h), p["w2"], precision=precision) + _per_channel(p["b2"])
-        h = jax.nn.relu(h)
+            h = h + params["class_embedding"][y][:, None, None, :]
+        h = jnp.matmul(jax.nn.relu(h), params["w2"], precision=_HIGHEST)
+        h = jax.nn.relu(h + _per_channel(params["b2"]))
         if key is not None and self.dropout > 0:
             # Whole channels: stronger than single features, and hardly any random numbers to draw.
             shape = (h.shape[0], 1, 1, h.shape[-1])
             kept = jax.random.bernoulli(key, 1 - self.dropout, shape)
             h = jnp.where(kept, h / (1 - self.dropout), 0)
-        out = (conv3x3(h, p["w3"], precision=precision) + _per_channel(p["b3"])).astype(a.dtype)
+        out = conv3x3(h, params["w3"]) + _per_channel(params["b3"])
         raw, shift = jnp.split(out, 2, axis=-1)
         return self.scale * jnp.tanh(raw), shift
 
     def _split(self, x):
         """The half that is read, and the half that changes."""
         if self.mask == "checkerboard":
-            rows, columns = np.arange(x.shape[1])[:, None], np.arange(x.shape[2])[None, :]
-            changed = ((rows + columns) % 2 == (0 if self.flip else 1))[None, :, :, None]
+            changed = checkerboard(x.shape[1], x.shape[2], self.flip)[None, :, :, None]
             return jnp.where(changed, 0, x), jnp.where(changed, x, 0), changed
         c = x.shape[-1] // 2
         if self.flip:
@@ -571,53 +530,3 @@ class Level:
             h = jnp.concatenate((on, out), axis=-1)
         h, log_det = self.body.inverse_and_log_det(params["body"], h, y)
         return unsqueeze(h), total + log_det
-
-
-def _folds(chain: Chain, i: int) -> bool:
-    """Whether layers `i` and `i + 1` of the chain become one `FixedAffine`."""
-    pair = chain.layers[i : i + 2]
-    return len(pair) == 2 and isinstance(pair[0], ActNorm) and isinstance(pair[1], InvertibleConv)
-
-
-def frozen_form(bijector, *, coupling_dtype: str | None = None):
-    """The bijector that runs on the parameters from `freeze_params`.
-
-    An `ActNorm` followed by an `InvertibleConv` becomes one `FixedAffine`; couplings take
-    `coupling_dtype`, None or the name of a floating point type.
-    """
-    form = functools.partial(frozen_form, coupling_dtype=coupling_dtype)
-    if isinstance(bijector, AffineCoupling):
-        return dataclasses.replace(bijector, compute_dtype=coupling_dtype)
-    if isinstance(bijector, Repeat):
-        return dataclasses.replace(bijector, layer=form(bijector.layer))
-    if isinstance(bijector, Level):
-        return Level(form(bijector.body), bijector.inner and form(bijector.inner))
-    if isinstance(bijector, Chain):
-        layers = []
-        for i, layer in enumerate(bijector.layers):
-            if _folds(bijector, i):
-                layers.append(FixedAffine())
-            elif not (i and _folds(bijector, i - 1)):
-                layers.append(form(layer))
-        return Chain(tuple(layers))
-    return bijector
-
-
-def freeze_params(bijector, params):
-    """The parameters of `frozen_form(bijector)`: what depends on them alone, computed once."""
-    if isinstance(bijector, Repeat):
-        return jax.vmap(lambda p: freeze_params(bijector.layer, p))(params)
-    if isinstance(bijector, Level):
-        parts = {"body": bijector.body, "inner": bijector.inner}
-        return {name: freeze_params(parts[name], p) for name, p in params.items()}
-    if isinstance(bijector, Chain):
-        names, frozen = bijector.names(), []
-        for i, (name, layer) in enumerate(zip(names, bijector.layers)):
-            if _folds(bijector, i):
-                frozen.append(fold(params[name], bijector.layers[i + 1], params[names[i + 1]]))
-            elif not (i and _folds(bijector, i - 1)):
-                frozen.append(freeze_params(layer, params[name]))
-        form = frozen_form(bijector)
-        assert isinstance(form, Chain)
-        return dict(zip(form.names(), frozen))
-    return params

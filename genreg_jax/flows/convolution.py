@@ -34,6 +34,40 @@ def _by_products(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:
     return reduce(jnp.add, [_shift(part, i, j) for part, (i, j) in zip(parts, _OFFSETS)])
 
 
+def conv3x3_planes(
+    x: jax.Array, kernel: jax.Array, *, precision: Any = lax.Precision.HIGHEST
+) -> jax.Array:
+    """`conv3x3` of planes: `[C, B, H, W]` to `[O, B, H, W]`, with the same kernel `[3, 3, C, O]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> conv3x3_planes(jnp.ones((1, 1, 2, 2)), jnp.ones((3, 3, 1, 1)))[0, 0].tolist()
+      [[4.0, 4.0], [4.0, 4.0]]
+    """
+    if jax.default_backend() == "cpu":
+        return _by_products_of_planes(x, kernel, precision)
+    numbers = ("CNHW", "HWIO", "CNHW")
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=numbers, precision=precision
+    )
+
+
+def _by_products_of_planes(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:
+    zero = jnp.zeros((), x.dtype)
+    channels_in, channels_out = kernel.shape[2:]
+
+    def shift(x, i, j):
+        return lax.pad(x, zero, ((0, 0, 0), (0, 0, 0), (-i, i, 0), (-j, j, 0)))
+
+    if channels_in <= channels_out:
+        patches = jnp.concatenate([shift(x, i, j) for i, j in _OFFSETS])
+        stacked = kernel.reshape(-1, channels_out).T
+        return jnp.tensordot(stacked, patches, 1, precision=precision)
+    stacked = kernel.transpose(0, 1, 3, 2).reshape(-1, channels_in)
+    parts = jnp.split(jnp.tensordot(stacked, x, 1, precision=precision), 9)
+    return reduce(jnp.add, [shift(part, i, j) for part, (i, j) in zip(parts, _OFFSETS)])
+
+
 def conv3x3(
     x: jax.Array, kernel: jax.Array, *, precision: Any = lax.Precision.HIGHEST
 ) -> jax.Array:

@@ -1,13 +1,14 @@
 """`Flow`: everything a user does with a flow, derived from one bijector."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.flows import bijectors, checks
+from genreg_jax.flows import checks, frozen
 
 
 def dequantize(key: jax.Array, x: jax.Array, *, num_bins: int = 256) -> jax.Array:
@@ -50,7 +51,7 @@ def _init(bijector, key, x, y):
 
 @_jit
 def _freeze(bijector, params):
-    return bijectors.freeze_params(bijector, params)
+    return frozen.freeze_params(bijector, params)
 
 
 @_jit
@@ -61,6 +62,12 @@ def _encode(bijector, params, x, y):
 @_jit
 def _decode(bijector, params, z, y):
     return bijector.inverse_and_log_det(params, z, y)
+
+
+@functools.partial(jax.jit, static_argnames=("bijector", "inverse", "coupling_dtype"))
+def _apply_frozen(bijector, params, x, y, *, inverse, coupling_dtype):
+    options = dict(inverse=inverse, coupling_dtype=coupling_dtype)
+    return frozen.from_planes(frozen.apply(bijector, params, frozen.to_planes(x), y, **options))
 
 
 # The two below return no log-determinant, so XLA removes what only it needed.
@@ -301,8 +308,8 @@ class Flow:
     def freeze(self, params, *, coupling_dtype: str | None = None) -> "FrozenFlow":
         """The flow with these parameters, folded for speed.
 
-        ActNorm goes into the 1x1 convolution, the inverse of each is computed once, and no
-        log-determinant is computed.
+        ActNorm goes into the 1x1 convolution, the inverse of each is computed once, no
+        log-determinant is computed, and on CPU the activations are laid out for speed.
 
         Args:
           params: from `init` or `fit`.
@@ -324,9 +331,8 @@ class Flow:
                     f"coupling_dtype={coupling_dtype!r} must be None or a floating point type."
                 )
             coupling_dtype = dtype.name
-        bijector = bijectors.frozen_form(self.bijector, coupling_dtype=coupling_dtype)
         params = _freeze(self.bijector, params)
-        return FrozenFlow(params, bijector, self.image_shape, self.num_classes)
+        return FrozenFlow(params, self.bijector, self.image_shape, self.num_classes, coupling_dtype)
 
     def as_distrax(self, params, y=None):
         """A `distrax.Bijector` from latents to images, for `distrax.Transformed` and the like.
@@ -358,9 +364,10 @@ class FrozenFlow:
 
     Attributes:
       params: the folded parameters.
-      bijector: the folded bijector.
+      bijector: that of the flow.
       image_shape: `(H, W, C)`.
       num_classes: number of classes, or None.
+      coupling_dtype: of the couplings' networks, or None for that of the images.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -376,6 +383,11 @@ class FrozenFlow:
     bijector: Any = dataclasses.field(metadata={"static": True})
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
     num_classes: int | None = dataclasses.field(metadata={"static": True})
+    coupling_dtype: str | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def _apply(self, x, y, inverse: bool) -> jax.Array:
+        options = dict(inverse=inverse, coupling_dtype=self.coupling_dtype)
+        return _apply_frozen(self.bijector, self.params, x, y, **options)
 
     def encode(self, x, y=None) -> jax.Array:
         """`z = f(x)`, `[B, H, W, C]`; deterministic.
@@ -394,7 +406,7 @@ class FrozenFlow:
         """
         x = checks.as_images(x, self.image_shape)
         y = checks.as_labels(y, x.shape[0], self.num_classes)
-        return _encode_only(self.bijector, self.params, x, y)
+        return self._apply(x, y, inverse=False)
 
     def decode(self, z, y=None) -> jax.Array:
         """`x = f^-1(z)`, `[B, H, W, C]`, not clipped; the exact inverse of `encode`.
@@ -413,11 +425,11 @@ class FrozenFlow:
         """
         z = checks.as_images(z, self.image_shape, "z", in_range=False)
         y = checks.as_labels(y, z.shape[0], self.num_classes)
-        return _decode_only(self.bijector, self.params, z, y)
+        return self._apply(z, y, inverse=True)
 
 
 jax.tree_util.register_dataclass(
     FrozenFlow,
     data_fields=["params"],
-    meta_fields=["bijector", "image_shape", "num_classes"],
+    meta_fields=["bijector", "image_shape", "num_classes", "coupling_dtype"],
 )
