@@ -128,7 +128,11 @@ def measure(name, size, repeats):
     times = []
     for _ in range(repeats):  # interleaved, so that a slow moment of the machine hits all alike
         times.append(
-            (seconds(plain, params, x), seconds(fast, frozen_flow, x), seconds(floor, frozen_flow, x))
+            (
+                seconds(plain, params, x),
+                seconds(fast, frozen_flow, x),
+                seconds(floor, frozen_flow, x),
+            )
         )
     error = float(jnp.abs(plain(params, x)[0] - fast(frozen_flow, x)).max())
     row = {

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
@@ -39,7 +40,7 @@ class Interruption:
 
     def __init__(self):
         self.signum: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():

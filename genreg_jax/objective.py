@@ -243,9 +243,10 @@ def make_train_step(
 
         loss, (new_model_state, attacked) = loss_on(moved)
         metrics = {**attacked, **before, "train/attacked_accuracy": attacked["train/accuracy"]}
-        if latent.mix:
+        part = latent.mix
+        if part:
             clean_loss, (new_model_state, clean) = loss_on(images)
-            share = lambda a, b: (1 - latent.mix) * a + latent.mix * b
+            share = lambda attacked, clean: (1 - part) * attacked + part * clean
             metrics |= {name: share(attacked[name], clean[name]) for name in clean}
             metrics["train/accuracy"] = clean["train/accuracy"]
             loss = share(loss, clean_loss)

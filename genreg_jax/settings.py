@@ -51,7 +51,7 @@ class ModelSettings:
       dtype: computation dtype.
     """
 
-    name: Literal["convnet", "resnet18", "wide_resnet", "none"] = "convnet"
+    name: Literal["none", "convnet", "resnet18", "wide_resnet"] = "convnet"
     widths: tuple[int, ...] = (32, 64, 128)
     depth: int = 28
     width: int = 64

@@ -310,7 +310,8 @@ def test_a_flow_can_be_trained_on_them(tmp_path, dataset, monkeypatch):
     def fit(key, flow, images, labels, **options):
         seen.update(images=images, labels=labels)
         params = flow.init(key, images[:8] / np.float32(255))
-        return SimpleNamespace(params=params, bits_per_dim=4.0, best_step=1, seconds=0.0)
+        return gr.flows.FlowFit(params, [], best_step=1, bits_per_dim=4.0, seconds=0.0,
+                       compile_seconds=0.0, images_per_second=0.0)  # fmt: skip
 
     monkeypatch.setattr("genreg_jax.generator.fit", fit)
     flow = {"images": "all", "conditional": False, "levels": 1, "steps": 1, "width": 4}

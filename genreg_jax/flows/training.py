@@ -372,7 +372,7 @@ def fit(
         train_seconds += time.perf_counter() - began
         if first_bad < done:
             x, y, noise_key, _ = batch(step_key, first_bad, images, labels, batches(first_bad))
-            x = dequantize(noise_key, x, flow.num_bins)
+            x = dequantize(noise_key, x, num_bins=flow.num_bins)
             layer, _ = _first_non_finite(flow.bijector, unravel(state.params), x, y)
             where = f"the first layer to fail is {layer}" if layer else "in the gradient only"
             raise ValueError(
