@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -204,7 +205,7 @@ def _fingerprints(tree: Any) -> dict[str, list]:
     """Name of each leaf to its shape, type and a checksum of its bytes."""
 
     def data(leaf):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         return np.ascontiguousarray(leaf).tobytes()
 
