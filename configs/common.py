@@ -196,9 +196,9 @@ CHOSEN = {
     ("gda", "digits"): {"synthetic.weight": 0.03},
     ("pcr", "digits"): {"synthetic.weight": 1.0},
     ("mgr", "digits"): {"synthetic.weight": 1.0, "meta.outer": "train"},
-    ("gda", "fashion_mnist"): {"synthetic.weight": 0.3},
-    ("pcr", "fashion_mnist"): {"synthetic.weight": 2.0},
-    ("mgr", "fashion_mnist"): {"synthetic.weight": 2.0, "meta.outer": "folds"},
+    ("gda", "fashion_mnist"): {"synthetic.weight": 0.1},
+    ("pcr", "fashion_mnist"): {"synthetic.weight": 0.5},
+    ("mgr", "fashion_mnist"): {"synthetic.weight": 2.0, "meta.outer": "train"},
     # Not tuned yet: radii of a first look on digits, and the same per dimension on FashionMNIST.
     ("latent_random", "digits"): {"latent.epsilon": 2.0},
     ("latent_away", "digits"): {"latent.epsilon": 0.25},

@@ -6,7 +6,8 @@ Source: Kingma and Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolut
     python -m genreg_jax.main --config=configs/glow_fashion_mnist.py --workdir=runs/glow_fashion_mnist
     python -m genreg_jax.main --config=configs/glow_fashion_mnist.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: 3.091 ± 0.009 bits/dim on the 10,000 test images (mean ± standard error over images, one
+seed) in experiments/flows; 86 min on one CPU core shared with other programs.
 """
 
 from configs import common

@@ -11,5 +11,19 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def float64():
+    """Computes in float64."""
+    if hasattr(jax, "enable_x64"):
+        context = jax.enable_x64(True)
+    else:  # jax before 0.8
+        from jax.experimental import enable_x64
+
+        context = enable_x64()
+    with context:
+        yield
