@@ -33,14 +33,14 @@ DIGITS = Study(
     config=lambda: common.get_config("base", "digits"),
     rows={"base": {}, "base + RandAugment": {}, **ROWS},
     candidates={
-        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
+        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3, 2e-2)],
         "base + RandAugment": [
-            {"augment.train": f"shift(1)+randaugment({n},{m})"} for n, m in ((1, 3), (1, 9), (2, 9))
+            {"augment.train": f"shift(1)+randaugment({n},{m})"} for n, m in ((1, 3), (1, 9), (2, 5), (2, 9))
         ],
-        "pgd": attack((0.25, 0.5, 1.0)),
-        "random": radii((1.0, 2.0, 4.0)),
-        "away": radii((0.1, 0.25, 0.5)),
-        "adversarial": attack((0.5, 1.0, 2.0)),
+        "pgd": attack((0.12, 0.25, 0.5, 1.0)),
+        "random": radii((0.5, 1.0, 2.0, 4.0)),
+        "away": radii((0.05, 0.1, 0.25, 0.5)),
+        "adversarial": attack((0.25, 0.5, 1.0, 2.0)),
     },
     sizes=(10, 20, 50),
     seeds=range(10),
