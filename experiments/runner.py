@@ -34,7 +34,8 @@ class Study:
       name: also the folder of its runs.
       config: makes a fresh `ConfigDict`.
       rows: row name to the settings that make it; the first row is the reference.
-      candidates: row name to the list of changes tried in tuning, equally many for each row.
+      candidates: row name to the list of changes tried in tuning, equally many for each row; empty
+        where nothing is tuned.
       sizes: labels per class.
       seeds: of the table.
       tuning_size: labels per class in tuning.
@@ -192,13 +193,13 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     if args.stage == "tune":
         tune(study, folder, results, args, part, parts)
         return
-    tuned = json.loads((results / "tuned.json").read_text())
+    tuned = json.loads((results / "tuned.json").read_text()) if study.candidates else {}
     records = []
     sizes, rows = args.sizes or study.sizes, args.rows or study.rows
     for seed in study.seeds[: args.seeds]:
         for size in sizes:
             for row in rows:
-                changes = {**study.rows[row], **tuned[row]}
+                changes = {**study.rows[row], **tuned.get(row, {})}
                 settings = settings_of(study, changes, size, seed, args.data_dir)
                 if seed % parts == part:
                     summary = run(study, folder, settings)

@@ -35,7 +35,8 @@ DIGITS = Study(
     candidates={
         "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3, 2e-2)],
         "base + RandAugment": [
-            {"augment.train": f"shift(1)+randaugment({n},{m})"} for n, m in ((1, 3), (1, 9), (2, 5), (2, 9))
+            {"augment.train": f"shift(1)+randaugment({n},{m})"}
+            for n, m in ((1, 3), (1, 9), (2, 5), (2, 9))
         ],
         "pgd": attack((0.12, 0.25, 0.5, 1.0)),
         "random": radii((0.5, 1.0, 2.0, 4.0)),

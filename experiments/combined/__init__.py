@@ -1,0 +1,1 @@
+"""base, each method and each combination of methods."""

@@ -1,0 +1,54 @@
+"""Do the three regularisers add up?
+
+python -m experiments.combined.run --study=digits                    # the table; resumes
+python -m experiments.combined.run --study=fashion_mnist --data_dir=DIR
+
+Nothing is tuned here: every part has the settings of its own study, as the shipped configs have them.
+"""
+
+import pathlib
+
+from flax.traverse_util import flatten_dict
+
+from configs import common
+from experiments.runner import Study, main
+
+ROWS = {
+    "base": "base",
+    "phantom": "phantom",
+    "latent": "latent_adversarial",
+    "mgr": "mgr",
+    "phantom + latent": "phantom_latent",
+    "phantom + mgr": "phantom_mgr",
+    "latent + mgr": "latent_mgr",
+    "all three": "combined",
+}
+
+
+def study(dataset, **options):
+    def settings(method):
+        return flatten_dict(common.get_config(method, dataset).to_dict(), sep=".")
+
+    base = settings("base")
+
+    def changes(method):
+        return {k: v for k, v in settings(method).items() if k != "name" and v != base[k]}
+
+    return Study(
+        name=f"combined_{dataset}",
+        config=lambda: common.get_config("base", dataset),
+        rows={row: changes(method) for row, method in ROWS.items()},
+        candidates={},
+        tuning_size=0,
+        tuning_seeds=(),
+        **options,
+    )
+
+
+STUDIES = {
+    "digits": study("digits", sizes=(10, 20), seeds=range(10)),
+    "fashion_mnist": study("fashion_mnist", sizes=(50,), seeds=range(4)),
+}
+
+if __name__ == "__main__":
+    main(STUDIES, pathlib.Path(__file__).parent)
