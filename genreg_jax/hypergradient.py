@@ -131,14 +131,27 @@ def hypergradient(
         )(meta_params)
         return Hypergradient(grads, outer_value, inner_value, new_params)
 
-    inner_value, inner_grads = inner_value_and_grad(params, meta_params)
+    if mode == "forward_over_reverse":
+        # One linearisation gives the inner gradient and, once the direction is known, the mixed
+        # product: the forward and backward passes at `params` are made once.
+        def meta_grad_and_inner(params):
+            inner_value, (inner_grads, meta_grads) = jax.value_and_grad(inner_loss, argnums=(0, 1))(
+                params, meta_params
+            )
+            return meta_grads, (inner_value, inner_grads)
+
+        _, derivative_along, (inner_value, inner_grads) = jax.linearize(
+            meta_grad_and_inner, params, has_aux=True
+        )
+    else:
+        inner_value, inner_grads = inner_value_and_grad(params, meta_params)
     new_params, pull_back = jax.vjp(inner_step, inner_grads)
     outer_value, outer_grads = jax.value_and_grad(outer_loss)(new_params)
     (direction,) = pull_back(outer_grads)
 
     meta_grad = jax.grad(inner_loss, argnums=1)
     if mode == "forward_over_reverse":
-        _, grads = jax.jvp(lambda p: meta_grad(p, meta_params), (params,), (direction,))
+        grads = derivative_along(direction)
     elif mode == "reverse_over_forward":
 
         def directional_derivative(meta_params):

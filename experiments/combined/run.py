@@ -3,7 +3,7 @@
 python -m experiments.combined.run --study=digits                    # the table; resumes
 python -m experiments.combined.run --study=fashion_mnist --data_dir=DIR
 
-Nothing is tuned here: every part has the settings of its own study, as the shipped configs have them.
+Nothing is tuned here: every part has the settings of its own study, those of the shipped configs.
 """
 
 import pathlib
