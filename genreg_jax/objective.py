@@ -19,6 +19,18 @@ from genreg_jax.regularizers.mgr import pcr_loss
 from genreg_jax.state import TrainState
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+# What a step checks, in the order in which one failure causes the next.
+CHECKED = (
+    "the cross-entropy",
+    "the embedding term",
+    "the gradient on the real batch",
+    "the outer loss",
+    "the hypergradient",
+    "the synthetic term",
+    "the gradient of the synthetic term",
+    "the updated parameters",
+)
+
 EmbeddingTerm = Callable[[jax.Array, Outputs, jax.Array, jax.Array], jax.Array]
 
 
@@ -137,6 +149,7 @@ def make_train_step(
     generator: Generator | None = None,
     meta: Meta | None = None,
     latent: Latent | None = None,
+    skip_nonfinite: bool = False,
 ) -> Callable:
     """Builds the training step.
 
@@ -155,6 +168,8 @@ def make_train_step(
         step, so that they are an argument of the compiled program and not constants inside it.
       meta: meta pseudo sampling; needs `synthetic`.
       latent: perturbation of the real batch.
+      skip_nonfinite: count an update that is not finite as made; otherwise `state.step` stays, too,
+        so that every later call fails alike.
 
     Returns:
       `step(state, batch, outer, generator_params, flow=None) -> (state, metrics)`, pure. `outer` is
@@ -162,6 +177,8 @@ def make_train_step(
       pass over the real batch updates `model_state`; passes over synthetic and outer batches and
       those of an attack use their own batch statistics. `train/attacked_accuracy` is that on the
       perturbed images; `train/accuracy` is that on the clean ones wherever the step predicts them.
+      Where a loss, a gradient or an updated parameter is not finite, the state stays as it was and
+      `train/nonfinite` is 1 + the position of the first such in `CHECKED`; otherwise it is 0.
 
     Raises:
       ValueError: `synthetic` without `generator`, or `meta` without `synthetic`.
@@ -286,6 +303,11 @@ def make_train_step(
             state.params, state.model_state, key_real, batch, flow, state.step
         )
         finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
+        checked = {
+            "the cross-entropy": metrics["train/cross_entropy"],
+            "the embedding term": metrics.get("train/embedding_loss", 0.0),
+            "the gradient on the real batch": optax.tree.norm(grads),
+        }
 
         if synthetic is not None:
 
@@ -324,24 +346,34 @@ def make_train_step(
                 finder_params = optax.apply_updates(state.finder_params, updates)
                 metrics["train/outer_loss"] = h.outer_loss
                 metrics["train/hypergradient_norm"] = optax.tree.norm(h.grads)
+                checked["the outer loss"] = h.outer_loss
+                checked["the hypergradient"] = metrics["train/hypergradient_norm"]
 
             value, synthetic_grads = jax.value_and_grad(term)(state.params, finder_params)
             grads = jax.tree.map(jnp.add, grads, synthetic_grads)
             metrics["train/synthetic_loss"] = value
+            checked["the synthetic term"] = value
+            checked["the gradient of the synthetic term"] = optax.tree.norm(synthetic_grads)
             loss = loss + value
 
         metrics["train/loss"] = loss
         metrics["train/gradient_norm"] = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        checked["the updated parameters"] = optax.tree.norm((params, finder_params))
+        bad = ~jnp.isfinite(jnp.stack([checked.get(name, 0.0) for name in CHECKED]))
+        metrics["train/nonfinite"] = jnp.where(bad.any(), 1 + jnp.argmax(bad), 0)
         new_state = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             model_state=model_state,
             opt_state=opt_state,
             finder_params=finder_params,
             finder_opt_state=finder_opt_state,
             key=state.key,
         )
-        return new_state, metrics
+        old_state = dataclasses.replace(state, step=state.step + 1) if skip_nonfinite else state
+        kept = lambda new, old: new if new is old else jnp.where(bad.any(), old, new)
+        return jax.tree.map(kept, new_state, old_state), metrics
 
     return step

@@ -297,6 +297,8 @@ class TrainSettings:
       eval_batch_size: images a forward pass at evaluation.
       patience: stop after this many epochs without a better validation accuracy; 0 for never.
       checkpoint_every: epochs between checkpoints.
+      nonfinite: `stop` ends the run at the first update whose loss, gradient or new parameters are
+        not finite, and saves the state before it; `skip` leaves such updates out and counts them.
       evaluate_test: read the test set at the end; False for tuning runs.
       progress: show progress.
     """
@@ -308,6 +310,7 @@ class TrainSettings:
     eval_batch_size: int = 256
     patience: int = 0
     checkpoint_every: int = 1
+    nonfinite: Literal["stop", "skip"] = "stop"
     evaluate_test: bool = True
     progress: bool = True
 
@@ -370,8 +373,11 @@ class Settings:
         return self.uses_synthetic or self.perturbs_latents
 
 
-# Where the data lie and what is shown do not change what is computed.
-_NOT_IDENTITY = (("data", "dir"), ("data", "download"), ("train", "progress"))
+# Where the data lie and what is shown do not change what is computed, nor does `nonfinite` until it
+# is needed: a run that stopped there can go on.
+_NOT_IDENTITY = (
+    ("data", "dir"), ("data", "download"), ("train", "progress"), ("train", "nonfinite")
+)  # fmt: skip
 
 
 def default_config() -> Any:

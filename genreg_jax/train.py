@@ -1,6 +1,7 @@
 """The one training loop; `train_and_evaluate` is what the command line calls."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
 from genreg_jax.objective import (
+    CHECKED,
     Augment,
     Batch,
     EmbeddingTerm,
@@ -171,6 +173,7 @@ def train_and_evaluate(
         generator=generator,
         meta=meta,
         latent=_make_latent(settings, views),
+        skip_nonfinite=settings.train.nonfinite == "skip",
     )
     params, model_state = model.init(
         jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape))
@@ -196,12 +199,13 @@ def train_and_evaluate(
 
     with Checkpoints(workdir / "checkpoints", note=note) as checkpoints:
         history: list[dict[str, float]] = []  # of the epoch that has begun, an entry an update
+        skipped = 0  # updates of the epochs before
         restored = checkpoints.restore((state, best))
         if restored is not None:
             _, (state, best), extra = restored
             _check_same_data(extra["subset_hash"], dataset, workdir)
             clock.add(extra["seconds"])
-            history = extra["history"]
+            history, skipped = extra["history"], extra["skipped"]
             note(f"continuing after update {int(state.step)} of {total_steps}")
         first_step, epoch = int(state.step), int(state.step) // plan.steps_per_epoch
         writer = MetricWriter(workdir, resume_step=first_step if restored else None)
@@ -209,8 +213,11 @@ def train_and_evaluate(
 
         def save():
             extra = {
-                "subset_hash": dataset.subset_hash, "seconds": clock.seconds, "history": history
-            }  # fmt: skip
+                "subset_hash": dataset.subset_hash,
+                "seconds": clock.seconds,
+                "history": history,
+                "skipped": skipped,
+            }
             checkpoints.save(int(state.step), (state, best), extra)
 
         with Interruption() as interruption, writer, progress:
@@ -228,10 +235,17 @@ def train_and_evaluate(
                     history=history,
                     stop=lambda: interruption.signum is not None,
                 )
+                if settings.train.nonfinite == "stop":
+                    _check_finite(history, state, best, workdir, settings)
                 if len(history) == plan.steps_per_epoch:
                     epoch += 1
                     with progress.excluded():
                         metrics = _means(history)
+                        if settings.train.nonfinite == "skip":
+                            metrics["train/skipped_updates"] = sum(
+                                m["train/nonfinite"] > 0 for m in history
+                            )
+                            skipped += metrics["train/skipped_updates"]
                         history = []
                         metrics["train/learning_rate"] = float(schedule(int(state.step) - 1))
                         metrics |= _validate(evaluate, state, dataset)
@@ -269,6 +283,7 @@ def train_and_evaluate(
         "validation_examples": len(dataset.validation.labels),
         "test_examples": len(dataset.test.labels),
         "steps": int(state.step),
+        "skipped_updates": skipped,
         "seconds": round(clock.seconds, 2),
         "images_per_second": round(progress.images_per_second, 1),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
@@ -594,6 +609,7 @@ def _better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int
     # In float32, as they are kept: otherwise rounding would decide between equal accuracies.
     accuracy = float(np.float32(metrics.get("validation/accuracy", -1.0)))
     loss = float(np.float32(metrics.get("validation/cross_entropy", np.inf)))
+    loss = math.inf if math.isnan(loss) else loss
     better = (accuracy, -loss) > (float(best.accuracy), -float(best.loss))
     if "validation/accuracy" in metrics and not better:
         return best
@@ -603,8 +619,37 @@ def _better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int
 
 
 def _means(history: list[dict[str, float]]) -> dict[str, float]:
-    """Metrics of an epoch from those of its updates, which are float32."""
-    return {name: float(np.mean([np.float32(m[name]) for m in history])) for name in history[0]}
+    """Metrics of an epoch from those of its updates, float32; not of skipped ones."""
+    made = [m for m in history if not m["train/nonfinite"]]
+    return {
+        name: float(np.mean([np.float32(m[name]) for m in made])) if made else math.nan
+        for name in history[0]
+        if name != "train/nonfinite"
+    }
+
+
+def _check_finite(
+    history: list[dict[str, float]],
+    state: TrainState,
+    best: Best,
+    workdir: Path,
+    settings: Settings,
+) -> None:
+    """Stops at an update that was not finite; `state` is then still that before it."""
+    failed = [int(m["train/nonfinite"]) for m in history if m["train/nonfinite"]]
+    if not failed:
+        return
+    made, folder = int(state.step), workdir / "postmortem"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(made, (state, best), {"failed": CHECKED[failed[0] - 1]})
+    raise UserError(
+        f"Update {made + 1} was not made: {CHECKED[failed[0] - 1]} is not finite. The state before "
+        f"it is saved in {folder}. Start in a new workdir with a lower "
+        f"config.optimizer.learning_rate ({settings.optimizer.learning_rate:g}) or a "
+        f"config.optimizer.grad_clip ({settings.optimizer.grad_clip:g}; 0 is none), or repeat the "
+        "command with --config.train.nonfinite=skip to go on from the last checkpoint without such "
+        "updates."
+    )
 
 
 def _done(settings: Settings, best: Best, epoch: int) -> bool:

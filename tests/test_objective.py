@@ -1,5 +1,8 @@
 """The step without synthetic data against NumPy, the optimisers' settings, and what is refused."""
 
+import dataclasses
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax.models.contract import Model
-from genreg_jax.objective import Batch, Meta, Synthetic, make_train_step, to_float
+from genreg_jax.objective import CHECKED, Batch, Meta, Synthetic, make_train_step, to_float
 from genreg_jax.optimizers import make_optimizer, make_schedule
 from genreg_jax.settings import OptimizerSettings
 from genreg_jax.state import TrainState
@@ -78,6 +81,7 @@ def test_the_plain_step_is_softmax_regression_by_hand():
     assert int(new.step) == 1 and int(new.model_state) == 1
     assert set(metrics) == {
         "train/cross_entropy", "train/accuracy", "train/loss", "train/gradient_norm",
+        "train/nonfinite",
     }  # fmt: skip
 
 
@@ -123,6 +127,70 @@ def test_images_become_float32_in_the_unit_interval():
         x = to_float(jnp.array([0.0, 0.25, 1.0], dtype))
         assert x.dtype == jnp.float32
         np.testing.assert_array_equal(x, np.float32([0, 0.25, 1]))
+
+
+def failing(what):
+    """A complete step in which one thing is not finite, and an update that is made without it."""
+    nan_where = lambda name, value: value * jnp.nan if what == name else value
+    # Finite itself, with a derivative that is not.
+    steep = lambda name, value: jnp.sqrt(0 * value) if what == name else 0 * value
+
+    def apply(params, model_state, x, *, rng, train):
+        flat = x.reshape(len(x), -1)
+        total = params["w"].sum()
+        e = flat * total
+        if what == "the gradient of the synthetic term":  # the generator's images begin with 0.5
+            e += jnp.sqrt((total * (flat[:, :1] - 0.5)) ** 2)
+        return gr.Outputs(flat @ params["w"] + params["b"][None], e), model_state + 1
+
+    def generate(params, z, y):
+        images = z.at[:, 0, 0, 0].set(0.5)
+        return nan_where("the synthetic term", images)
+
+    same = lambda key, x: x
+    strong = lambda key, x: x.at[:, 1].multiply(0.5)
+    step = make_train_step(
+        Model(init=lambda key, x: None, apply=apply),
+        optax.chain(
+            optax.sgd(0.1), optax.scale(np.inf if what == "the updated parameters" else 1.0)
+        ),
+        num_classes=CLASSES,
+        augment=lambda key, x: nan_where("the cross-entropy", x),
+        embedding_term=lambda key, outputs, labels, step: (
+            nan_where("the embedding term", jnp.ones(len(labels)))
+            + steep("the gradient on the real batch", outputs.embedding.sum(1))
+        ),
+        synthetic=Synthetic("pcr", 1.0, "l2", same, strong, 4, 1.0),
+        generator=gr.Generator(generate, (), (2, 2, 1)),
+        meta=Meta(
+            lambda phi, z, y: z + phi + steep("the hypergradient", phi),
+            optax.sgd(0.1),
+            "forward_over_reverse",
+            lambda key, x: nan_where("the outer loss", x),
+        )
+        if what not in CHECKED[5:]  # else the hypergradient or the outer loss fails first
+        else None,
+        skip_nonfinite=what == "the cross-entropy",
+    )
+    tx = optax.chain(optax.sgd(0.1), optax.scale(1.0))
+    state = make_state(tx)
+    phi = jnp.float32(0.3)
+    state = dataclasses.replace(state, finder_params=phi, finder_opt_state=optax.sgd(0.1).init(phi))
+    return jax.jit(step), state
+
+
+@pytest.mark.parametrize("what", ["nothing", *CHECKED])
+def test_an_update_that_is_not_finite_is_named_and_not_made(what):
+    step, state = failing(what)
+    after, metrics = step(state, make_batch(), make_batch(2), ())
+    if what == "nothing":
+        assert metrics["train/nonfinite"] == 0 and int(after.step) == 1
+        assert not np.array_equal(after.params["w"], state.params["w"])
+        return
+    assert CHECKED[int(metrics["train/nonfinite"]) - 1] == what
+    skips = what == "the cross-entropy"
+    assert int(after.step) == int(skips)
+    chex.assert_trees_all_equal(dataclasses.replace(after, step=state.step), state)
 
 
 def test_a_missing_part_is_named():

@@ -19,6 +19,7 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import train
+from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.interrupt import Interrupted
 from genreg_jax.models.contract import Model
@@ -452,6 +453,52 @@ def test_a_run_that_was_stopped_and_continued_is_the_same_run_bit_for_bit(
     if uninterrupted.method == "mgr":
         bits = [seen.summary["flow"]["bits_per_dim"] for seen in (interrupted, uninterrupted)]
         assert bits[0] == bits[1]
+
+
+def fragile():
+    """A perceptron that gives NaN in training for any batch with a certain image in it."""
+    inner = gr.from_linen(Perceptron(2))
+
+    def apply(params, model_state, x, *, rng, train):
+        outputs, model_state = inner.apply(params, model_state, x, rng=rng, train=train)
+        marked = jnp.any(x[:, 0, 0, 0] == 1.0) & train
+        return outputs._replace(
+            logits=outputs.logits * jnp.where(marked, jnp.nan, 1.0)
+        ), model_state
+
+    return Model(inner.init, apply)
+
+
+def with_one_bad_image():
+    dataset = points(noise=5.0)
+    dataset.train.images[7, 0, 0] = 255
+    return dataset
+
+
+def test_an_update_that_is_not_finite_stops_the_run_or_is_skipped_and_counted(tmp_path):
+    dataset, model = with_one_bad_image(), fragile()
+    stopping, skipping = small(), small(train={"nonfinite": "skip"})
+    with pytest.raises(gr.UserError, match=r"Update \d+ was not made: the cross-entropy is not f"):
+        run(tmp_path / "a", stopping, dataset=dataset, model=model)
+    with Checkpoints(tmp_path / "a" / "postmortem") as checkpoints:
+        made, (state, best), extra = checkpoints.restore(None)
+    assert 0 <= made < 3 and extra == {"failed": "the cross-entropy"}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+
+    # The same workdir goes on, and ends as a run that skipped from the start.
+    summaries = [
+        run(tmp_path / name, skipping, dataset=dataset, model=model) for name in ("a", "b")
+    ]
+    timing = {"seconds", "images_per_second"}
+    a, b = ({k: v for k, v in s.items() if k not in timing} for s in summaries)
+    assert a == b
+    assert a["skipped_updates"] == 4 and a["steps"] == 12  # once an epoch
+    assert a["test_accuracy"] == 1.0
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (
+        tmp_path / "b" / "metrics.jsonl"
+    ).read_bytes()
+    for line in metric_lines(tmp_path / "b"):
+        assert line["train/skipped_updates"] == 1 and np.isfinite(line["train/loss"])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
