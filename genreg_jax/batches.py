@@ -66,6 +66,10 @@ class BatchPlan:
                 "keep more images (config.data.per_class, config.data.fraction)."
             )
         self.steps_per_epoch = settings.train.steps_per_epoch or len(smallest) // self._batch
+        # One size for all epochs, although folds can differ in theirs.
+        epochs = range(self._meta.folds if self._outer == "folds" else 1)
+        outer = [len(self._pools(epoch)[1]) for epoch in epochs]
+        self._outer_batch = min(self._meta.outer_batch_size or self._batch, *outer)
 
     def _class_orders(self, labels: np.ndarray, smallest: int):
         """For each class a random order of its images, after checking that there are enough."""
@@ -132,7 +136,7 @@ class BatchPlan:
         inner = self._draw(0, epoch, inner_pool, self._batch)
         if not self._uses_meta:
             return EpochIndices(inner, None)
-        batch = min(self._meta.outer_batch_size or self._batch, len(outer_pool))
+        batch = self._outer_batch
         if self._outer == "train" and batch == self._batch:
             # Half a pass away from the inner batch, so that the two share as little as possible.
             return EpochIndices(

@@ -12,12 +12,15 @@ from genreg_jax.models.contract import Model
 from genreg_jax.objective import to_float
 
 
-def make_evaluate(model: Model, *, batch_size: int) -> Callable[..., dict[str, Any]]:
+def make_evaluate(
+    model: Model, *, batch_size: int, constrain: Callable[[Any], Any] = lambda tree: tree
+) -> Callable[..., dict[str, Any]]:
     """Builds the evaluation of one classifier; its program compiles once for all splits.
 
     Args:
       model: classifier for images in [0, 1].
       batch_size: images per forward pass; the last batch is padded and its padding not counted.
+      constrain: applied to every batch; such as a sharding constraint.
 
     Returns:
       `evaluate(params, model_state, images [N, H, W, C], labels [N])`, which returns a dict with
@@ -27,6 +30,7 @@ def make_evaluate(model: Model, *, batch_size: int) -> Callable[..., dict[str, A
 
     @jax.jit
     def forward(params, model_state, images, labels):
+        images, labels = constrain((images, labels))
         outputs, _ = model.apply(params, model_state, to_float(images), rng=None, train=False)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         return losses, jnp.argmax(outputs.logits, axis=-1), outputs.embedding

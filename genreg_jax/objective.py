@@ -150,6 +150,7 @@ def make_train_step(
     meta: Meta | None = None,
     latent: Latent | None = None,
     skip_nonfinite: bool = False,
+    constrain: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable:
     """Builds the training step.
 
@@ -170,6 +171,7 @@ def make_train_step(
       latent: perturbation of the real batch.
       skip_nonfinite: count an update that is not finite as made; otherwise `state.step` stays, too,
         so that every later call fails alike.
+      constrain: applied to every batch, real, outer and synthetic; such as a sharding constraint.
 
     Returns:
       `step(state, batch, outer, generator_params, flow=None) -> (state, metrics)`, pure. `outer` is
@@ -276,6 +278,7 @@ def make_train_step(
         shape = (synthetic.batch_size, *generator.latent_shape)
         z = synthetic.temperature * jax.random.normal(key_z, shape)
         y = jax.random.randint(key_y, (synthetic.batch_size,), 0, num_classes)
+        z, y = constrain((z, y))
         if meta is not None:
             z = meta.apply(finder_params, z, y)
         images = generator.apply(generator_params, z, y)
@@ -296,6 +299,7 @@ def make_train_step(
         generator_params: Any,
         flow: Any = None,
     ):
+        batch, outer = constrain((batch, outer))
         key_real, key_synthetic, key_outer = jax.random.split(
             jax.random.fold_in(state.key, state.step), 3
         )

@@ -297,6 +297,8 @@ class TrainSettings:
       eval_batch_size: images a forward pass at evaluation.
       patience: stop after this many epochs without a better validation accuracy; 0 for never.
       checkpoint_every: epochs between checkpoints.
+      devices: number of devices that share each batch; 0 for all accelerators, or as many of them
+        as divide the batches evenly. It does not change what is computed.
       nonfinite: `stop` ends the run at the first update whose loss, gradient or new parameters are
         not finite, and saves the state before it; `skip` leaves such updates out and counts them.
       evaluate_test: read the test set at the end; False for tuning runs.
@@ -310,6 +312,7 @@ class TrainSettings:
     eval_batch_size: int = 256
     patience: int = 0
     checkpoint_every: int = 1
+    devices: int = 0
     nonfinite: Literal["stop", "skip"] = "stop"
     evaluate_test: bool = True
     progress: bool = True
@@ -376,8 +379,12 @@ class Settings:
 # Where the data lie and what is shown do not change what is computed, nor does `nonfinite` until it
 # is needed: a run that stopped there can go on.
 _NOT_IDENTITY = (
-    ("data", "dir"), ("data", "download"), ("train", "progress"), ("train", "nonfinite")
-)  # fmt: skip
+    ("data", "dir"),
+    ("data", "download"),
+    ("train", "progress"),
+    ("train", "devices"),
+    ("train", "nonfinite"),
+)
 
 
 def default_config() -> Any:
@@ -475,7 +482,8 @@ def _check(s: Settings) -> None:
         0: "seed data.per_class optimizer.momentum optimizer.weight_decay optimizer.warmup_epochs "
         "optimizer.grad_clip augment.mix_alpha synthetic.weight synthetic.batch_size "
         "phantom.weight phantom.subset_size meta.outer_batch_size latent.epsilon latent.step_size "
-        "latent.clip flow.weight_decay flow.warmup train.steps_per_epoch train.patience",
+        "latent.clip flow.weight_decay flow.warmup train.steps_per_epoch train.patience "
+        "train.devices",
         1: "model.depth model.width latent.num_steps "
         "flow.levels flow.steps flow.width flow.updates flow.batch_size "
         "flow.eval_every train.epochs train.batch_size train.eval_batch_size "

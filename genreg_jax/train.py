@@ -17,6 +17,7 @@ from genreg_jax import augment, data, models
 from genreg_jax.batches import BatchPlan, EpochIndices
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.data import Dataset
+from genreg_jax.devices import data_mesh, replicate, splitter
 from genreg_jax.embeddings import class_similarity, principal_plane
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
@@ -140,8 +141,11 @@ def train_and_evaluate(
         )
         generator = trained if wants_generator else generator
         flow = trained.params if wants_flow else flow
+    mesh = data_mesh(settings.train.devices, settings.train.batch_size)
     generator = generator if settings.uses_synthetic else None
-    flow = flow if settings.perturbs_latents else None
+    if generator is not None:
+        generator = generator._replace(params=replicate(mesh, generator.params))
+    flow = replicate(mesh, flow) if settings.perturbs_latents else None
 
     # Everything below is a pure function of settings, dataset, generator and flow.
     root = jax.random.key(settings.seed)
@@ -174,6 +178,7 @@ def train_and_evaluate(
         meta=meta,
         latent=_make_latent(settings, views),
         skip_nonfinite=settings.train.nonfinite == "skip",
+        constrain=splitter(mesh),
     )
     params, model_state = model.init(
         jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape))
@@ -190,10 +195,14 @@ def train_and_evaluate(
     # A copy: the training step donates its state's buffers.
     params, model_state = jax.tree.map(jnp.copy, (params, model_state))
     best = Best(params, model_state, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
-    evaluate = make_evaluate(model, batch_size=settings.train.eval_batch_size)
+    state, best = replicate(mesh, (state, best))
+    evaluate = make_evaluate(
+        model, batch_size=settings.train.eval_batch_size, constrain=splitter(mesh)
+    )
     train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
     if flow is not None and settings.latent.cache and settings.augment.train == "none":
         train_data = train_data._replace(latents=_encode(flow, train_data, settings))
+    train_data = replicate(mesh, train_data)
     frozen = (generator.params if generator else (), flow)
     clock = Clock()
 
@@ -222,10 +231,10 @@ def train_and_evaluate(
 
         with Interruption() as interruption, writer, progress:
             with progress.excluded():
-                indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
+                indices = replicate(mesh, plan.epoch(epoch))
                 run_epoch = compile_epoch(step, state, train_data, indices, frozen)
             while not _done(settings, best, epoch):
-                indices = jax.tree.map(jnp.asarray, plan.epoch(epoch))
+                indices = replicate(mesh, plan.epoch(epoch))
                 state, history = run_epoch(
                     state,
                     train_data,
@@ -361,7 +370,11 @@ def compile_epoch(
 
     scan = jax.default_backend() != "cpu"
     program = (
-        jax.jit(scanned if scan else indexed_step, donate_argnums=0)
+        jax.jit(
+            scanned if scan else indexed_step,
+            donate_argnums=0,
+            out_shardings=state.step.sharding,  # that of all of the state
+        )
         .lower(state, train_data, indices, frozen)
         .compile()
     )

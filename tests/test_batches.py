@@ -153,6 +153,9 @@ def test_an_outer_batch_is_never_larger_than_the_images_it_is_drawn_from():
     assert make("holdout", outer_fraction=0.1).epoch(0).outer.shape == (7, 3)
     inner, outer = make("folds", folds=5, outer_batch_size=100).epoch(0)
     assert len(outer) == len(inner) and outer.shape[1] == len(set(outer[0].tolist()))
+    # Folds of 8, 7, 7, 6 and 5 images, and one shape for the compiled step.
+    plan = make("folds", folds=5, outer_batch_size=100)
+    assert {plan.epoch(epoch).outer.shape[1] for epoch in range(5)} == {5}
 
 
 def test_nothing_is_held_out_while_meta_is_off():

@@ -116,6 +116,39 @@ def test_bijector(name, dtype):
         assert jnp.abs(log_det + inverse_log_det).max() < bound
 
 
+LAYERS = [name for name in TABLE if not name.startswith(("glow", "realnvp", "repeat"))]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_examples_are_independent_and_parameters_have_their_derivatives(name):
+    with enable_x64():
+        bijector, params, x, y = make(name, "float64")
+        rng = np.random.default_rng(3)
+        weights = jnp.asarray(rng.standard_normal(x.shape))
+        direction = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape)), params)
+
+        def loss(params):
+            out = bijector.forward_and_log_det(params, x, y)
+            return jnp.sum(weights * out[0]) + jnp.vdot(jnp.arange(1.0, 4.0), out[1]), out
+
+        def one_by_one(x, y):
+            z, log_det = bijector.forward_and_log_det(params, x[None], y)
+            return z[0], log_det[0]
+
+        @jax.jit
+        def everything(params):
+            (_, out), grads = jax.value_and_grad(loss, has_aux=True)(params)
+            at = lambda step: loss(jax.tree.map(lambda p, d: p + step * d, params, direction))[0]
+            alone = jax.vmap(one_by_one)(x, None if y is None else y[:, None])
+            return out, alone, grads, (at(1e-6) - at(-1e-6)) / 2e-6
+
+        batch, alone, grads, slope = everything(params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), alone, batch)
+        along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, direction))))
+        np.testing.assert_allclose(along, slope, rtol=1e-5, atol=1e-7)
+        assert along != 0 or not jax.tree.leaves(params)
+
+
 IDENTITIES = ["channel coupling", "checkerboard, flip, classes", "class prior", "prior"]
 
 
@@ -201,6 +234,19 @@ def test_dropout_needs_a_key():
     run = lambda key: layer.forward_and_log_det(params, x, None, key)[0]
     assert bool((run(None) == run(None)).all())
     assert not bool((run(jax.random.key(2)) == run(jax.random.key(3))).all())
+
+
+def test_dropout_keeps_the_mean():
+    # With a tiny scale the coupling adds what its network says, whose last layer is linear.
+    layer = b.AffineCoupling(32, dropout=0.25, scale=1e-9)
+    x = jax.random.normal(jax.random.key(0), (2, 2, 2, 4))
+    params = perturbed(layer.init(jax.random.key(1), x)[0], 0.5)
+    run = lambda key: layer.forward_and_log_det(params, x, None, key)[0]
+    keys = jax.random.split(jax.random.key(2), 4000)
+    draws = jax.jit(jax.vmap(run))(keys)
+    error = jnp.std(draws, axis=0) / len(keys) ** 0.5
+    assert bool((jnp.abs(jnp.mean(draws, axis=0) - run(None)) <= 5 * error + 1e-6).all())
+    assert float(error.max()) > 0
 
 
 @pytest.mark.parametrize("bijector", [b.Logit(), b.ActNorm(), b.AffineCoupling(4, "checkerboard")])

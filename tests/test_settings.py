@@ -36,6 +36,8 @@ UNCONSTRAINED = {  # what a run does not depend on, and may therefore change bet
     "data.dir",
     "data.download",
     "train.progress",
+    "train.devices",
+    "train.nonfinite",
 }
 
 

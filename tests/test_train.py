@@ -20,6 +20,7 @@ import pytest
 import genreg_jax as gr
 from genreg_jax import train
 from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.devices import data_mesh
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.interrupt import Interrupted
 from genreg_jax.models.contract import Model
@@ -310,6 +311,99 @@ def test_the_synthetic_batch_has_its_own_size_and_naive_augmentation_needs_no_fi
     )
     assert shapes[0] == (6, 3) and summary["test_accuracy"] > 0.8
     assert not (tmp_path / "samples" / "3_found.png").exists()
+
+
+# ----------------------------------------------------------------------------------------- devices
+
+PARTS = {
+    "base": {},
+    "phantom": {"phantom": {"loss": "attraction", "weight": 1.0}},
+    "latent": {"latent": {"kind": "adversarial", "epsilon": 0.5, "step_size": 0.3, "num_steps": 2}},
+    "mgr": {
+        "synthetic": {"loss": "pcr", "batch_size": 16, "strong": "shift(1)"},
+        "meta": {"enabled": True, "hidden": [8]},
+    },
+}
+
+
+def eight_by_eight(part, devices, **options):
+    return {
+        "data": {"name": "digits", "per_class": 8, "validation_fraction": 0.1},
+        "model": {"widths": [4, 8]},
+        "augment": {"train": "shift(1)"},
+        "optimizer": {"learning_rate": 0.01},
+        "flow": {"levels": 1, "steps": 1, "width": 4, "updates": 4, "eval_every": 2},
+        **PARTS[part],
+        "train": {
+            "epochs": 4, "steps_per_epoch": 5, "batch_size": 16, "progress": False,
+            "devices": devices, **options,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_eight_devices_compute_what_one_computes(tmp_path, part, monkeypatch):
+    shapes, make = [], train.make_train_step
+
+    def recording(*args, constrain, **kwargs):
+        def recorded(tree):
+            jax.debug.inspect_array_sharding(
+                jax.tree.leaves(constrain(tree))[0],
+                callback=lambda sharding: shapes.append(sharding.shard_shape((16, 4))),
+            )
+            return constrain(tree)
+
+        return make(*args, constrain=recorded, **kwargs)
+
+    one = gr.train_and_evaluate(eight_by_eight(part, 1), tmp_path / "1")
+    monkeypatch.setattr(train, "make_train_step", recording)
+    eight = gr.train_and_evaluate(eight_by_eight(part, 8), tmp_path / "8")
+    assert shapes and {shape[0] for shape in shapes} <= {2, 16} and 2 in {s[0] for s in shapes}
+    a, b = ([m for m in metric_lines(tmp_path / n) if "train/loss" in m] for n in "18")
+    assert len(a) == 4 and a[0]["train/loss"] != a[3]["train/loss"]
+    for x, y in zip(a, b, strict=True):
+        for name in x:
+            if name.startswith("train/") and name.endswith(("loss", "entropy")):
+                np.testing.assert_allclose(x[name], y[name], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(one["test_loss"], eight["test_loss"], rtol=1e-4)
+
+
+def test_a_run_on_eight_devices_continues_on_one(tmp_path, monkeypatch):
+    validate, calls = train._validate, []
+
+    def interrupt(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_validate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            gr.train_and_evaluate(eight_by_eight("phantom", 8), tmp_path / "moved")
+    gr.train_and_evaluate(eight_by_eight("phantom", 1), tmp_path / "moved")
+    gr.train_and_evaluate(eight_by_eight("phantom", 1), tmp_path / "stayed")
+    a, b = metric_lines(tmp_path / "moved"), metric_lines(tmp_path / "stayed")
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x["train/loss"], y["train/loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (9, "devices = 9, but JAX sees 8"),
+        (5, "devices = 5 does not divide config.train.batch_size = 16"),
+    ],
+)
+def test_a_number_of_devices_that_does_not_fit_is_refused(tmp_path, devices, message):
+    with pytest.raises(gr.UserError, match=message):
+        gr.train_and_evaluate(eight_by_eight("base", devices), tmp_path)
+
+
+def test_as_many_accelerators_are_used_as_divide_the_batches(monkeypatch):
+    assert data_mesh(0, 64).size == 1  # on CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [data_mesh(0, size).size for size in (64, 12, 50, 11)] == [8, 6, 5, 1]
 
 
 # ---------------------------------------------------------------------------------------- resuming
