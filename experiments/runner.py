@@ -93,14 +93,7 @@ def load(settings: Settings) -> data.Dataset:
     key = (s, settings.seed)
     if key not in _DATASETS:
         _DATASETS.clear()
-        _DATASETS[key] = data.load(
-            s.name,
-            data_dir=s.dir,
-            per_class=s.per_class,
-            fraction=s.fraction,
-            validation_fraction=s.validation_fraction,
-            seed=settings.seed,
-        )
+        _DATASETS[key] = data.from_settings(s, settings.seed)
     return _DATASETS[key]
 
 

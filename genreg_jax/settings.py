@@ -29,6 +29,7 @@ class DataSettings:
       validation_fraction: fraction of the training split held out, before the labelled subset is
         drawn, to choose the best epoch and settings. Nothing is trained on it.
       download: prepare cifar10, cifar100 or fashion_mnist by download where it is missing.
+      unreadable: `refuse` a data set with an image that cannot be decoded, or `skip` such images.
     """
 
     name: str = "digits"
@@ -37,6 +38,7 @@ class DataSettings:
     fraction: float = 1.0
     validation_fraction: float = 0.1
     download: bool = True
+    unreadable: Literal["refuse", "skip"] = "refuse"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,15 +110,7 @@ def train_and_evaluate(
     note = print if settings.train.progress else (lambda text: None)
 
     if dataset is None:
-        dataset = data.load(
-            settings.data.name,
-            data_dir=settings.data.dir,
-            per_class=settings.data.per_class,
-            fraction=settings.data.fraction,
-            validation_fraction=settings.data.validation_fraction,
-            seed=settings.seed,
-            download=settings.data.download,
-        )
+        dataset = data.from_settings(settings.data, settings.seed)
     views = _make_views(settings, dataset.image_shape)
     if settings.flow_only:
         _start_workdir(workdir, settings)
@@ -291,6 +283,7 @@ def train_and_evaluate(
         "train_examples": plan.train_examples,
         "validation_examples": len(dataset.validation.labels),
         "test_examples": len(dataset.test.labels),
+        "test_images_in_train": dataset.test_images_in_train,
         "steps": int(state.step),
         "skipped_updates": skipped,
         "seconds": round(clock.seconds, 2),

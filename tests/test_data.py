@@ -427,7 +427,48 @@ def test_a_missing_file_and_a_damaged_file_are_named(prepared, tmp_path):
         data.load("cifar10", data_dir=tmp_path)
 
 
-def write_tfds(directory, images, features):
+def test_test_images_that_are_training_images_are_counted(capfd):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 4, 4, 1), np.uint8)
+    test = np.concatenate([rng.integers(0, 256, (5, 4, 4, 1), np.uint8), images[[3, 7, 3]]])
+    make = lambda test: data.from_arrays(
+        images, np.arange(12) % 2, test, np.zeros(len(test), int), name="mine"
+    )  # another label does not make another image
+    assert make(test).test_images_in_train == 3
+    assert "mine: 3 of the 8 test images are in the training split too" in capfd.readouterr().err
+    assert make(test[:5]).test_images_in_train == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_classes_with_no_image_or_one_are_named(capfd):
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), np.uint8)
+    names = ["cat", "dog", "emu", "fox"]
+    data.from_arrays(
+        images, [0, 0, 2, 0, 3, 3, 0], images[:1] ^ 1, [0], class_names=names, validation_fraction=0
+    )
+    err = capfd.readouterr().err
+    assert "no training image of dog." in err and "a single training image of emu." in err
+
+
+def test_an_image_that_cannot_be_decoded_is_named_or_left_out(tmp_path, capfd):
+    import tensorflow_datasets as tfds
+
+    images = list(np.random.default_rng(0).integers(0, 256, (8, 6, 5, 3), np.uint8))
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}
+    )
+    write_tfds(tmp_path, images, features, cut=5)
+    with pytest.raises(UserError, match=r"Image \d of the train split of 'odd' cannot be decoded"):
+        data.load("odd", data_dir=tmp_path)
+    dataset = data.load("odd", data_dir=tmp_path, unreadable="skip", validation_fraction=0)
+    assert "are unreadable and left out" in capfd.readouterr().err
+    expected = {(image.tobytes(), i % 2) for i, image in enumerate(images) if i != 5}
+    assert as_set(dataset.train) == as_set(dataset.test) == expected
+    with pytest.raises(UserError, match="unreadable is 'ignore'; it must be"):
+        data.load("odd", data_dir=tmp_path, unreadable="ignore")
+
+
+def write_tfds(directory, images, features, cut=None):
     """Write a small TFDS dataset called `odd` of PNG images."""
     import tensorflow_datasets as tfds
     from PIL import Image
@@ -436,7 +477,8 @@ def write_tfds(directory, images, features):
         for i, image in enumerate(images):
             file = io.BytesIO()
             Image.fromarray(image).save(file, "PNG")
-            yield i, {"image": file.getvalue(), "label": i % 2}
+            encoded = file.getvalue()
+            yield i, {"image": encoded[: 60 if i == cut else None], "label": i % 2}
 
     class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")

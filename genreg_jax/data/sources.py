@@ -21,6 +21,7 @@ import numpy as np
 
 from genreg_jax.data import subsets
 from genreg_jax.errors import UserError
+from genreg_jax.settings import DataSettings
 
 # The digits come without an official split, and the synthetic images from nowhere. Both are made
 # with a seed of their own, so that no subset's seed repeats the draws that made them.
@@ -64,6 +65,7 @@ class Dataset:
       subset_hash: SHA-256 of the images and labels of `train` and `validation`; equal on every
         machine that drew the same examples, whatever the order of its copy of the dataset.
       fingerprint: SHA-256 of the whole dataset that they were drawn from, whatever its order.
+      test_images_in_train: number of test images that are in the training split too.
 
     Example:
       >>> dataset = load("digits", per_class=4)
@@ -78,6 +80,7 @@ class Dataset:
     class_names: tuple[str, ...]
     subset_hash: str
     fingerprint: str
+    test_images_in_train: int = 0
     _pool: tuple[np.ndarray, np.ndarray] | None = None  # images, and which of them
 
     @property
@@ -109,6 +112,7 @@ def load(
     validation_fraction: float = 0.1,
     seed: int = 0,
     download: bool = True,
+    unreadable: str = "refuse",
 ) -> Dataset:
     """Load a dataset by name and draw its validation set and labelled subset.
 
@@ -129,6 +133,8 @@ def load(
       seed: non-negative integer, the seed of the draw.
       download: where the dataset is absent and can be prepared (`cifar10`, `cifar100`,
         `fashion_mnist`), try to download and prepare it first.
+      unreadable: what to do about an image that cannot be decoded: `refuse` the dataset, naming the
+        image, or `skip` such images and name them on the error stream.
 
     Returns:
       A `Dataset` of uint8 images [N, H, W, C] and int32 labels [N].
@@ -145,12 +151,14 @@ def load(
     of handwritten digits.
     """
     subsets.check_subset_arguments(per_class, fraction, validation_fraction, seed)
+    if unreadable not in ("refuse", "skip"):
+        raise UserError(f"unreadable is {unreadable!r}; it must be 'refuse' or 'skip'.")
     if name == "digits":
         train, test, class_names = _digits()
     elif name == "synthetic":
         train, test, class_names = _synthetic()
     else:
-        train, test, class_names = _tfds(name, tfds_root(data_dir), download)
+        train, test, class_names = _tfds(name, tfds_root(data_dir), download, unreadable)
     return _make_dataset(
         name,
         train,
@@ -161,6 +169,13 @@ def load(
         validation_fraction=validation_fraction,
         seed=seed,
     )
+
+
+def from_settings(settings: DataSettings, seed: int) -> Dataset:
+    """Load the dataset of a config, `config.data`, with the draw of `config.seed`."""
+    options = dataclasses.asdict(settings)
+    name, data_dir = options.pop("name"), options.pop("dir")
+    return load(name, data_dir=data_dir, seed=seed, **options)
 
 
 def from_arrays(
@@ -318,8 +333,34 @@ def _make_dataset(
         class_names=class_names,
         subset_hash=_hash_splits(train_subset, validation),
         fingerprint=_fingerprint(train.images.shape[1:], digests, test_digests),
+        test_images_in_train=_count_in_both(name, train, test),
         _pool=(train.images, kept),
     )
+
+
+def _count_in_both(name: str, train: Split, test: Split) -> int:
+    """The number of test images that are training images, pixel by pixel, whatever their labels."""
+    digests = [
+        subsets.content_digests(split.images, np.zeros_like(split.labels))
+        for split in (train, test)
+    ]
+    known = set(digests[0])
+    count = sum(digest in known for digest in digests[1])
+    if count:
+        _note(
+            f"{name}: {count} of the {len(test.labels)} test images are in the training split too, "
+            "pixel by pixel; the test accuracy may be too good."
+        )
+    return count
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _listed(items: Sequence[Any], most: int = 10) -> str:
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 
 def _take(split: Split, indices: np.ndarray) -> Split:
@@ -356,6 +397,11 @@ def _check_splits(name: str, train: Split, test: Split, class_names: tuple[str, 
                 f"The {split_name} labels of {name!r} run from {low} to {high}; with "
                 f"{len(class_names)} classes they must lie in 0..{len(class_names) - 1}."
             )
+    counts = np.bincount(train.labels, minlength=len(class_names))
+    for number, text in ((0, "no training image"), (1, "a single training image")):
+        few = [class_names[c] for c in np.flatnonzero(counts == number)]
+        if few:
+            _note(f"{name}: there is {text} of {_listed(few)}.")
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UserError(
             f"The training images of {name!r} have the shape {train.images.shape[1:]} and the "
@@ -411,7 +457,9 @@ def tfds_root(data_dir: str | os.PathLike[str]) -> Path:
     return Path(data_dir or default).expanduser()
 
 
-def _tfds(name: str, root: Path, download: bool) -> tuple[Split, Split, tuple[str, ...]]:
+def _tfds(
+    name: str, root: Path, download: bool, unreadable: str
+) -> tuple[Split, Split, tuple[str, ...]]:
     from genreg_jax.data import prepare
 
     directory = _find_prepared(name, root)
@@ -419,7 +467,7 @@ def _tfds(name: str, root: Path, download: bool) -> tuple[Split, Split, tuple[st
         _check_name(name)
         if not download or name not in prepare.DATASETS:
             raise UserError(_absent_message(name, root))
-        print(f"{name} is not in {root}; trying to download it.", file=sys.stderr, flush=True)
+        _note(f"{name} is not in {root}; trying to download it.")
         try:
             directory = prepare.prepare(name, root)
         except UserError as error:
@@ -427,7 +475,7 @@ def _tfds(name: str, root: Path, download: bool) -> tuple[Split, Split, tuple[st
                 f"{_absent_message(name, root)} Preparing it automatically failed: {error}"
             ) from error
     try:
-        return _read_prepared(name, directory)
+        return _read_prepared(name, directory, unreadable)
     except UserError:
         raise
     except (OSError, RuntimeError, SyntaxError, ValueError) as error:
@@ -494,7 +542,9 @@ def _absent_message(name: str, root: Path) -> str:
     )
 
 
-def _read_prepared(name: str, directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
+def _read_prepared(
+    name: str, directory: Path, unreadable: str
+) -> tuple[Split, Split, tuple[str, ...]]:
     import tensorflow_datasets as tfds
 
     info = json.loads((directory / "dataset_info.json").read_text(encoding="utf-8"))
@@ -511,8 +561,10 @@ def _read_prepared(name: str, directory: Path) -> tuple[Split, Split, tuple[str,
     test_split = "test" if "test" in builder.info.splits else "validation"
     for split in ("train", test_split):
         _check_files(name, directory, builder, split)
-    train = _read_split(name, builder, "train", image_key, label_key)
-    test = _read_split(name, builder, test_split, image_key, label_key)
+    train, test = (
+        _read_split(name, builder, split, image_key, label_key, unreadable)
+        for split in ("train", test_split)
+    )
     return train, test, _class_names(name, builder.info.features[label_key].names)
 
 
@@ -545,7 +597,9 @@ def _check_files(name: str, directory: Path, builder: Any, split: str) -> None:
         )
 
 
-def _read_split(name: str, builder: Any, split: str, image_key: str, label_key: str) -> Split:
+def _read_split(
+    name: str, builder: Any, split: str, image_key: str, label_key: str, unreadable: str
+) -> Split:
     import tensorflow_datasets as tfds
 
     # Decoding is Pillow's, one image after another: for images of this size a pool of threads
@@ -560,10 +614,21 @@ def _read_split(name: str, builder: Any, split: str, image_key: str, label_key: 
     channels = feature.shape[-1]
     images = None
     labels = np.empty(len(source), np.int32)
+    skipped: list[int] = []
     for start in range(0, len(source), _READ_AT_ONCE):
         stop = min(start + _READ_AT_ONCE, len(source))
         for i, record in enumerate(source.__getitems__(range(start, stop)), start):
-            image = _decode(record[image_key], channels)
+            try:
+                image = _decode(record[image_key], channels)
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow's, by where the damage is
+                if unreadable == "skip":
+                    skipped.append(i)
+                    continue
+                raise UserError(
+                    f"Image {i} of the {split} split of {name!r} cannot be decoded ({error}). "
+                    f"Prepare the dataset in {builder.data_path} again, or leave such images out "
+                    "with config.data.unreadable = 'skip'."
+                ) from error
             if images is None:
                 images = np.empty((len(source), *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
@@ -574,7 +639,14 @@ def _read_split(name: str, builder: Any, split: str, image_key: str, label_key: 
             images[i] = image
             labels[i] = record[label_key]
     if images is None:
-        raise UserError(f"The {split} split of {name!r} is empty; prepare the dataset again.")
+        raise UserError(
+            f"The {split} split of {name!r} has no image that can be read; prepare it again."
+        )
+    if skipped:
+        _note(
+            f"{name}: images {_listed(skipped)} of the {split} split are unreadable and left out."
+        )
+        images, labels = np.delete(images, skipped, axis=0), np.delete(labels, skipped)
     return Split(images, labels)
 
 

@@ -99,16 +99,10 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
             f"{str(workdir)!r} holds no trained flow. Give the --workdir of a run of `python -m "
             "genreg_jax.main` that trains one, such as --config=configs/glow_digits.py."
         )
-    settings = from_config(json.loads(path.read_text(encoding="utf-8")))
-    dataset = data.load(
-        settings.data.name,
-        data_dir=data_dir or settings.data.dir,
-        per_class=settings.data.per_class,
-        fraction=settings.data.fraction,
-        validation_fraction=settings.data.validation_fraction,
-        seed=settings.seed,
-        download=settings.data.download,
-    )
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["data"]["dir"] = data_dir or config["data"]["dir"]
+    settings = from_config(config)
+    dataset = data.from_settings(settings.data, settings.seed)
     view = augment.make("none", image_shape=dataset.image_shape)
     flow, params, _ = trained_flow(settings, dataset, workdir, augment=view)
     labels = dataset.test.labels if settings.flow.conditional else None
