@@ -1,0 +1,236 @@
+"""Does a run survive what happens to runs? Counts over random trials.
+
+    python benchmarks/faults.py --trials 50             # some 20 seconds a trial on one core
+
+A small MGR run on digits, which trains a flow first, is made once without any fault. Then, with
+times and places drawn at random:
+
+  SIGKILL     it is killed, and started again until it ends
+  SIGTERM     the same, with the signal of a scheduler
+  bit flip    a bit of a file of the newest checkpoint is turned over, and the checkpoint restored
+  truncation  such a file is cut off
+  disk full   no file may be longer than a random size, as on a full disk, then the run is continued
+
+A run passes if its last checkpoint, metrics and summary (times aside) are bit for bit those of the
+run without a fault; a damaged checkpoint, if the one before it comes back bit for bit, or itself
+where the damage does not reach what is stored. The exit status is 1 if anything failed.
+"""
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.logs import provenance
+
+ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = [
+    *(sys.executable, "-m", "genreg_jax.main", "--config=configs/mgr_digits.py:runlocal"),
+    *("--config.train.epochs=6", "--config.train.steps_per_epoch=4", "--config.flow.updates=40"),
+    *("--config.flow.eval_every=10", "--config.synthetic.batch_size=16"),
+]
+TIMES = ("seconds", "images_per_second", "compile_seconds")
+
+
+def start(workdir, **options):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return subprocess.Popen(
+        [*COMMAND, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finish(workdir):
+    """Runs to the end, however often a run has been started in that workdir before."""
+    process = start(workdir)
+    text, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"exit status {process.returncode}: {text[-2000:]}")
+
+
+def digest(tree):
+    sha256 = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        sha256.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return sha256.hexdigest()
+
+
+def untimed(value):
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if k not in TIMES}
+    return value
+
+
+def outcome(workdir):
+    """All of a finished run that must not depend on what happened to it."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step, tree, _ = checkpoints.restore(None)
+    return {
+        "parameters, states and best model": (step, digest(tree)),
+        "metrics": (workdir / "metrics.jsonl").read_bytes(),
+        "summary": untimed(json.loads((workdir / "summary.json").read_text())),
+    }
+
+
+def stage(workdir):
+    """What the run was at when it stopped."""
+    if (workdir / "summary.json").exists():
+        return "at the end"
+    if list(workdir.glob("checkpoints/*tmp*")) or list(workdir.glob("flow*/*tmp*")):
+        return "while saving"
+    if (workdir / "checkpoints").exists():
+        return "training the classifier"
+    if (workdir / "flow").exists():
+        return "between flow and classifier"
+    return "training the flow" if (workdir / "flow_training").exists() else "before training"
+
+
+def interrupted(workdir, signum, delay):
+    """Sends a signal after a delay; returns what was being done then."""
+    process = start(workdir)
+    time.sleep(delay)
+    process.send_signal(signum)
+    text, _ = process.communicate()
+    allowed = {-signal.SIGKILL} if signum == signal.SIGKILL else {-signum, 128 + signum}
+    if process.returncode not in allowed | {0} or "Traceback" in text:
+        raise RuntimeError(f"exit status {process.returncode}: {text[-2000:]}")
+    return stage(workdir)
+
+
+def with_full_disk(workdir, size):
+    """Runs where no file may be longer than `size`; it must end in a paragraph or at the end."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    process = start(workdir, preexec_fn=limit)
+    text, _ = process.communicate()
+    if "Traceback" in text:
+        raise RuntimeError(text[-2000:])
+    return stage(workdir)
+
+
+def damage(folder, rng, kind):
+    """Flips a bit of, or cuts off, a random file that is not empty."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
+    path = rng.choice(files)
+    content = bytearray(path.read_bytes())
+    place = rng.randrange(len(content))
+    if kind == "bit flip":
+        content[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[:place])
+
+
+def restored(workdir, scratch, rng, kind, expected, like):
+    """Damages a copy of the newest checkpoint; says which one came back, or fails."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(workdir / "checkpoints", scratch / "checkpoints")
+    newest = max(expected)
+    damage(scratch / "checkpoints" / str(newest), rng, kind)
+    with Checkpoints(scratch / "checkpoints", note=lambda text: None) as checkpoints:
+        found = checkpoints.restore(like)
+    if found is None or expected.get(found[0]) != digest(found[1]):
+        raise RuntimeError(f"{None if found is None else found[0]} came back, or wrongly")
+    return "the one before came back" if found[0] != newest else "no harm done"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", metavar="FAULT", help="such as SIGKILL")
+    parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        base = pathlib.Path(folder)
+        finish(base / "compiling")  # fills the cache of compiled programs
+        began = time.perf_counter()
+        finish(base / "whole")
+        seconds = time.perf_counter() - began
+        whole = outcome(base / "whole")
+        with Checkpoints(base / "whole" / "checkpoints") as checkpoints:
+            newest, like, _ = checkpoints.restore(None)
+        shutil.copytree(base / "whole" / "checkpoints", base / "before" / "checkpoints")
+        shutil.rmtree(base / "before" / "checkpoints" / str(newest))
+        with Checkpoints(base / "before" / "checkpoints") as checkpoints:
+            before, tree, _ = checkpoints.restore(like)
+        expected = {newest: digest(like), before: digest(tree)}
+
+        def continued(fault):
+            workdir = base / "run"
+            shutil.rmtree(workdir, ignore_errors=True)
+            if fault == "disk full":
+                where = with_full_disk(workdir, rng.randrange(1000, 60_000))
+            else:
+                signum = signal.Signals[fault]
+                where = interrupted(workdir, signum, rng.uniform(0.3, 1) * seconds)
+            finish(workdir)
+            different = [name for name, value in outcome(workdir).items() if value != whole[name]]
+            if different:
+                raise RuntimeError(f"after {fault} {where}: {', '.join(different)} differ")
+            return where
+
+        faults = {
+            "SIGKILL": continued,
+            "SIGTERM": continued,
+            "bit flip": lambda kind: restored(
+                base / "whole", base / "scratch", rng, kind, expected, like
+            ),
+            "truncation": lambda kind: restored(
+                base / "whole", base / "scratch", rng, kind, expected, like
+            ),
+            "disk full": continued,
+        }
+        print(f"a run takes {seconds:.1f} s without a fault", flush=True)
+        for fault in args.only or faults:
+            where: collections.Counter = collections.Counter()
+            failures = []
+            trials = args.trials if fault != "disk full" else max(args.trials // 5, 1)
+            for _ in range(trials):
+                try:
+                    where[faults[fault](fault)] += 1
+                except Exception as error:
+                    failures.append(str(error))
+                    print(f"{fault}: {error}", flush=True)
+            passed = trials - len(failures)
+            details = ", ".join(f"{count} {what}" for what, count in where.most_common())
+            print(f"{fault:11} {passed} of {trials} passed: {details}", flush=True)
+            rows.append(
+                {"fault": fault, "trials": trials, "passed": passed, "where": where,
+                 "failures": failures}
+            )  # fmt: skip
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({"rows": rows, **provenance()}, indent=2) + "\n")
+    sys.exit(any(row["passed"] < row["trials"] for row in rows))
+
+
+if __name__ == "__main__":
+    main()
