@@ -191,7 +191,7 @@ MIDDLE = {"glow": dict(steps=6, **_MIDDLE), "realnvp": dict(steps=2, **_MIDDLE)}
 # The authors' flow of latent perturbation on CIFAR-10.
 PAPER_GLOW = {f"flow.{name}": value for name, value in FLOWS["glow", "cifar10"].items()}
 
-# What tuning on validation images chose; see experiments/<data set>/results/tuned.json.
+# What tuning on validation images chose; see the tuned.json files below experiments/.
 CHOSEN = {
     ("gda", "digits"): {"synthetic.weight": 0.03},
     ("pcr", "digits"): {"synthetic.weight": 1.0},
@@ -199,11 +199,13 @@ CHOSEN = {
     ("gda", "fashion_mnist"): {"synthetic.weight": 0.1},
     ("pcr", "fashion_mnist"): {"synthetic.weight": 0.5},
     ("mgr", "fashion_mnist"): {"synthetic.weight": 2.0, "meta.outer": "train"},
-    # Not tuned yet: radii of a first look on digits, and the same per dimension on FashionMNIST.
+    ("phantom", "digits"): {"phantom.weight": 3.0},
+    ("phantom", "fashion_mnist"): {"phantom.weight": 3.0, "optimizer.weight_decay": 5e-3},
     ("latent_random", "digits"): {"latent.epsilon": 2.0},
-    ("latent_away", "digits"): {"latent.epsilon": 0.25},
-    ("latent_adversarial", "digits"): {"latent.epsilon": 1.0, "latent.step_size": 0.5},
+    ("latent_away", "digits"): {"latent.epsilon": 0.1},
+    ("latent_adversarial", "digits"): {"latent.epsilon": 0.5, "latent.step_size": 0.25},
     ("pgd", "digits"): {"latent.epsilon": 0.5, "latent.step_size": 0.25},
+    # Not tuned yet: the radii of digits at a first look, the same per dimension.
     ("latent_random", "fashion_mnist"): {"latent.epsilon": 7.0},
     ("latent_away", "fashion_mnist"): {"latent.epsilon": 0.25},
     ("latent_adversarial", "fashion_mnist"): {"latent.epsilon": 3.5, "latent.step_size": 1.75},
