@@ -16,14 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from genreg_jax.devices import agreed, from_first, is_first, on_one_device
 from genreg_jax.errors import UserError
 
 
 class Checkpoints:
     """The checkpoints of one directory: a pytree of arrays and a JSON dict per step.
 
-    Saving is asynchronous; leaving the context waits for it. Restoring walks from the newest step
-    to the oldest until one verifies; a damaged one is moved to `<directory>_damaged` and named
+    Of several processes the first one writes and reads, and the others have what it reads. Saving
+    is asynchronous; leaving the context waits for it. Restoring walks from the newest step to the
+    oldest until one verifies; a damaged one is moved to `<directory>_damaged` and named
     with `note`.
 
     Args:
@@ -48,6 +50,9 @@ class Checkpoints:
     ):
         self._directory = Path(directory).absolute()
         self._note = note
+        if not is_first():
+            return
+        alone = {0} if jax.process_count() > 1 else None
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -55,6 +60,9 @@ class Checkpoints:
                 create=False,
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=0, active_processes=alone
+                ),
             ),
         )
 
@@ -62,6 +70,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_):
+        if not is_first():
+            return
         try:
             self._manager.close()
         except Exception as error:
@@ -75,9 +85,11 @@ class Checkpoints:
           UserError: it, or the save before it, could not be written; what was saved earlier is
             whole.
         """
-        # Orbax saves NumPy's scalars and cannot restore them.
-        tree = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, np.generic) else a, tree)
+        if not is_first():
+            return
+        tree = on_one_device(tree)
         record = {"extra": extra, "leaves": _fingerprints(tree)}
+        tree = jax.tree.map(np.asarray, _with_key_data(tree))
         try:
             self._manager.save(
                 step,
@@ -91,6 +103,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once everything saved is on disk."""
+        if not is_first():
+            return
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -98,6 +112,9 @@ class Checkpoints:
 
     def extra(self) -> dict[str, Any] | None:
         """The JSON dict of the newest checkpoint whose record is whole, None without one."""
+        return agreed(self._extra() if is_first() else None)
+
+    def _extra(self) -> dict[str, Any] | None:
         for step in self._steps():
             record = self._record(step)
             if record is not None:
@@ -111,14 +128,33 @@ class Checkpoints:
         Args:
           like: a tree with the structure, shapes and types of the saved one; its values are not
             used. Where its leaves carry a sharding, the restored ones have it. None restores lists
-            and dicts in the place of other containers.
+            and dicts in the place of other containers, and the data of keys.
 
         Raises:
           UserError: the checkpoint is whole but of other arrays than `like`.
         """
+        if jax.process_count() == 1:
+            return self._restore(like)
+        found, answer = None, None
+        if is_first():
+            try:
+                found = self._restore(like)
+                answer = found and {"step": found[0], "extra": found[2]}
+            except UserError as error:
+                answer = {"error": str(error)}
+        answer = agreed(answer)
+        if answer is None:
+            return None
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer["step"], from_first(found[1] if found else like), answer["extra"]
+
+    def _restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         abstract = None
         if like is not None:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _with_key_data(like))
+        if like is not None and jax.process_count() > 1:  # orbax must not wait for the others
+            abstract = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract)
         for step in self._steps():
             record = self._record(step)
             if record is None:
@@ -132,12 +168,12 @@ class Checkpoints:
             except Exception as error:
                 self._set_aside(step, f"orbax cannot read it ({_line(error)})")
                 continue
-            found = _fingerprints(tree)
-            changed = [name for name, leaf in record["leaves"].items() if found.get(name) != leaf]
+            found = {name: leaf[2] for name, leaf in _fingerprints(tree).items()}
+            changed = [n for n, leaf in record["leaves"].items() if found.get(n) != leaf[2]]
             if changed:
                 self._set_aside(step, f"the checksum of {changed[0]} is wrong")
                 continue
-            return step, tree, record["extra"]
+            return step, tree if like is None else _with_keys(tree, like), record["extra"]
         return None
 
     def _steps(self) -> list[int]:
@@ -201,12 +237,31 @@ def _type(leaf: Any) -> list:
     return [list(np.shape(leaf)), str(leaf.dtype)]
 
 
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _with_key_data(tree: Any) -> Any:
+    def data(leaf):
+        if not _is_key(leaf):
+            return leaf
+        abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+        return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
+
+    return jax.tree.map(data, tree)
+
+
+def _with_keys(tree: Any, like: Any) -> Any:
+    """The tree with its key data as keys, where `like` has keys."""
+    wrap = jax.random.wrap_key_data
+    return jax.tree.map(lambda a, b: wrap(a) if _is_key(b) else a, tree, like)
+
+
 def _fingerprints(tree: Any) -> dict[str, list]:
     """Name of each leaf to its shape, type and a checksum of its bytes."""
 
     def data(leaf):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
+        leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
         return np.ascontiguousarray(leaf).tobytes()
 
     return {

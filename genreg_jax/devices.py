@@ -1,27 +1,128 @@
 """Where arrays live: one mesh over the devices, batches split along it, all else on every device.
 
+Several processes run the same program over the devices of all of them. The first one writes the
+files; the others take what it reads, and their own files go to a folder that is thrown away.
+
 The training step is written for one device. `jit` runs it on many: the state is replicated, batches
 carry a sharding constraint, and XLA adds the sums over devices. So one device and many compute the
 same thing, up to the order of sums, and a checkpoint of one number of devices continues on another.
 """
 
-from collections.abc import Callable
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from genreg_jax.errors import UserError
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes files; true where there is only one."""
+    return jax.process_index() == 0
+
+
+def connect(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Makes this process one of several.
+
+    Args:
+      coordinator: address `host:port` of the first process; empty where a cluster's own means
+        (SLURM, Open MPI, Cloud TPU) say all three.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises:
+      UserError: the numbers do not fit, or the others could not be reached.
+    """
+    if coordinator and not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id={process_id} and --num_processes={num_processes} do not fit: with "
+            "--coordinator=HOST:PORT, processes are counted from 0 to --num_processes - 1."
+        )
+    try:
+        if coordinator:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        else:
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The processes could not be connected ({str(error).strip().splitlines()[0]}). Start "
+            "the same command on every machine with --coordinator=HOST:PORT of the first, "
+            "--num_processes and --process_id."
+        ) from error
+
+
+def agreed(value: Any) -> Any:
+    """A JSON value as the first process has it, in every process."""
+    if jax.process_count() == 1:
+        return value
+    text = json.dumps(value).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    buffer = np.zeros(length, np.uint8)
+    if is_first():
+        buffer[:] = np.frombuffer(text, np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)))
+
+
+def from_first(tree: Any) -> Any:
+    """A tree of arrays as the first process has it, in every process, as NumPy arrays.
+
+    Elsewhere only its structure, shapes and types count.
+    """
+    is_key = lambda leaf: jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+    def host(leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return np.zeros(leaf.shape, leaf.dtype)
+        return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+    values = multihost_utils.broadcast_one_to_all(jax.tree.map(host, tree))
+    return jax.tree.map(
+        lambda leaf, value: (
+            jax.random.wrap_key_data(jax.numpy.asarray(value))
+            if is_key(leaf)
+            else np.asarray(value, leaf.dtype)
+        ),
+        tree,
+        values,
+    )
+
+
+@contextlib.contextmanager
+def own_folder(workdir: Path) -> Iterator[Path]:
+    """The folder that this process writes to: the workdir, or a passing one if not first."""
+    if is_first():
+        yield workdir
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
+def on_one_device(tree: Any) -> Any:
+    """A replicated tree as this process's first device has it."""
+    return jax.tree.map(lambda a: a.addressable_data(0) if isinstance(a, jax.Array) else a, tree)
+
+
+def largest(value: int) -> int:
+    """The largest of the processes' values, in every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
 def data_mesh(count: int, batch_size: int) -> Mesh:
-    """A mesh with the one axis `data`.
+    """A mesh with the one axis `data`, equally many devices of each process.
 
     Args:
       count: number of devices; 0 for all accelerators, or as many as divide a batch evenly. On CPU
-        0 is one device.
+        0 is one device a process.
       batch_size: real images an update.
 
     Raises:
@@ -32,26 +133,39 @@ def data_mesh(count: int, batch_size: int) -> Mesh:
       >>> data_mesh(0, 64).shape["data"]
       1
     """
-    devices = jax.devices()
-    if count > len(devices):
+    processes, local = jax.process_count(), jax.local_device_count()
+    if count > processes * local:
         raise UserError(
-            f"config.train.devices = {count}, but JAX sees {len(devices)} "
+            f"config.train.devices = {count}, but JAX sees {processes * local} "
             f"({jax.default_backend()}); ask for at most that many, or 0 for all accelerators."
         )
-    if count and batch_size % count:
+    most = 1 if jax.default_backend() == "cpu" else local
+    allowed = range(1, most + 1) if not count else [count // processes]
+    fitting = [n for n in allowed if n and batch_size % (n * processes) == 0]
+    if not fitting or count % processes:
         raise UserError(
-            f"config.train.devices = {count} does not divide config.train.batch_size = "
-            f"{batch_size} evenly; change one of them (0 devices chooses a number that fits)."
+            f"config.train.batch_size = {batch_size} does not divide evenly over "
+            f"config.train.devices = {count or processes} of {processes} process(es); change one "
+            "of them (0 devices chooses a number that fits)."
         )
-    if not count:
-        most = 1 if jax.default_backend() == "cpu" else len(devices)
-        count = max(n for n in range(1, most + 1) if batch_size % n == 0)
-    return Mesh(np.array(devices[:count]), ("data",))
+    of_process = lambda index: [d for d in jax.devices() if d.process_index == index]
+    chosen = [d for i in range(processes) for d in of_process(i)[: fitting[-1]]]
+    return Mesh(np.array(chosen), ("data",))
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """The tree with every array on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    sharding = NamedSharding(mesh, P())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def everywhere(leaf):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = everywhere(np.asarray(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(data)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(everywhere, from_first(tree))
 
 
 def splitter(mesh: Mesh) -> Callable[[Any], Any]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from genreg_jax.models.contract import Model
 from genreg_jax.objective import to_float
@@ -35,6 +36,11 @@ def make_evaluate(
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         return losses, jnp.argmax(outputs.logits, axis=-1), outputs.embedding
 
+    def gather(out):
+        return (
+            multihost_utils.process_allgather(out, tiled=True) if jax.process_count() > 1 else out
+        )
+
     def evaluate(params, model_state, images, labels):
         rows = []
         for start in range(0, len(labels), batch_size):
@@ -43,8 +49,8 @@ def make_evaluate(
             if padding:
                 x = np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)])
                 y = np.concatenate([y, np.zeros(padding, y.dtype)])
-            out = forward(params, model_state, x, y)
-            rows.append([np.asarray(a)[: batch_size - padding] for a in out])
+            out = jax.device_get(gather(forward(params, model_state, x, y)))
+            rows.append([a[: batch_size - padding] for a in out])
         losses, predictions, embeddings = (np.concatenate(column) for column in zip(*rows))
         return {
             "accuracy": float(np.mean(predictions == labels)),

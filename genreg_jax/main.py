@@ -1,5 +1,6 @@
 """The command line: `python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=DIR`."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +18,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/<name of the config file> if not given."
 )
-
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: host:port of the first, or `auto` on a known cluster."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Several processes: which one, from 0.")
 
 _NOT_READ = "config.train.evaluate_test is False"
 
@@ -66,6 +71,7 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save otherwise
     # Imported late, so that a mistyped flag is answered at once.
+    from genreg_jax.devices import connect, is_first
     from genreg_jax.train import train_and_evaluate
 
     flag: Any = flags.FLAGS["config"]
@@ -73,6 +79,10 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     command = shlex.join(["python", "-m", "genreg_jax.main", *sys.argv[1:]])
     try:
+        coordinator = _COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS")
+        if coordinator:
+            address = "" if coordinator == "auto" else coordinator
+            connect(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
         summary = train_and_evaluate(_CONFIG.value, workdir, command=command)
     except UserError as error:
         _stop(error)
@@ -80,6 +90,8 @@ def main(argv: list[str]) -> None:
         _stop(stopped, status=128 + stopped.signum)
     except KeyboardInterrupt:
         _stop(f"Interrupted. The same command continues from the last checkpoint in {workdir}.")
+    if not is_first():
+        return
     print(f"report: {workdir / 'report.html'}")
     if "test_bits_per_dim" in summary:
         bits = summary["test_bits_per_dim"]

@@ -17,7 +17,16 @@ from genreg_jax import augment, data, models
 from genreg_jax.batches import BatchPlan, EpochIndices
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.data import Dataset
-from genreg_jax.devices import data_mesh, replicate, splitter
+from genreg_jax.devices import (
+    agreed,
+    data_mesh,
+    is_first,
+    largest,
+    on_one_device,
+    own_folder,
+    replicate,
+    splitter,
+)
 from genreg_jax.embeddings import class_similarity, principal_plane
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
@@ -103,11 +112,25 @@ def train_and_evaluate(
       (100, 2)
     """
     settings = from_config(config)
-    workdir = Path(workdir)
-    finished = _check_workdir(workdir, settings)
+    finished = _shared(lambda: _check_workdir(Path(workdir), settings))
     if finished is not None:
         return finished
-    note = print if settings.train.progress else (lambda text: None)
+    with own_folder(Path(workdir)) as folder:
+        return _run(settings, folder, dataset, model, generator, flow, command)
+
+
+def _run(
+    settings: Settings,
+    workdir: Path,
+    dataset: Dataset | None,
+    model: Model | None,
+    generator: Generator | None,
+    flow: Any,
+    command: str | None,
+) -> dict[str, Any]:
+    """The run of `train_and_evaluate`, in a workdir that has been checked."""
+    show = settings.train.progress and is_first()
+    note = print if show else (lambda text: None)
 
     if dataset is None:
         dataset = data.from_settings(settings.data, settings.seed)
@@ -134,10 +157,16 @@ def train_and_evaluate(
         generator = trained if wants_generator else generator
         flow = trained.params if wants_flow else flow
     mesh = data_mesh(settings.train.devices, settings.train.batch_size)
+    train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
     generator = generator if settings.uses_synthetic else None
     if generator is not None:
         generator = generator._replace(params=replicate(mesh, generator.params))
-    flow = replicate(mesh, flow) if settings.perturbs_latents else None
+    flow = flow if settings.perturbs_latents else None
+    if flow is not None:
+        if settings.latent.cache and settings.augment.train == "none":
+            train_data = train_data._replace(latents=_encode(flow, train_data, settings))
+        flow = replicate(mesh, flow)
+    train_data = replicate(mesh, train_data)
 
     # Everything below is a pure function of settings, dataset, generator and flow.
     root = jax.random.key(settings.seed)
@@ -191,10 +220,6 @@ def train_and_evaluate(
     evaluate = make_evaluate(
         model, batch_size=settings.train.eval_batch_size, constrain=splitter(mesh)
     )
-    train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
-    if flow is not None and settings.latent.cache and settings.augment.train == "none":
-        train_data = train_data._replace(latents=_encode(flow, train_data, settings))
-    train_data = replicate(mesh, train_data)
     frozen = (generator.params if generator else (), flow)
     clock = Clock()
 
@@ -203,14 +228,15 @@ def train_and_evaluate(
         skipped = 0  # updates of the epochs before
         restored = checkpoints.restore((state, best))
         if restored is not None:
-            _, (state, best), extra = restored
+            state, best = replicate(mesh, restored[1])
+            extra = restored[2]
             _check_same_data(extra["subset_hash"], dataset, workdir)
             clock.add(extra["seconds"])
             history, skipped = extra["history"], extra["skipped"]
             note(f"continuing after update {int(state.step)} of {total_steps}")
         first_step, epoch = int(state.step), int(state.step) // plan.steps_per_epoch
         writer = MetricWriter(workdir, resume_step=first_step if restored else None)
-        progress = Progress(total_steps, start_step=first_step, enabled=settings.train.progress)
+        progress = Progress(total_steps, start_step=first_step, enabled=show)
 
         def save():
             extra = {
@@ -234,7 +260,8 @@ def train_and_evaluate(
                     frozen,
                     tick=lambda step: progress.update(step, images=settings.train.batch_size),
                     history=history,
-                    stop=lambda: interruption.signum is not None,
+                    # Several processes stop together, after an epoch.
+                    stop=lambda: interruption.signum is not None and jax.process_count() == 1,
                 )
                 if settings.train.nonfinite == "stop":
                     _check_finite(history, state, best, workdir, settings)
@@ -253,8 +280,8 @@ def train_and_evaluate(
                         best = _better(best, state, metrics, epoch)
                         writer.write(int(state.step), metrics)
                         progress.update(int(state.step), **_shown(metrics))
-                stopped = interruption.signum
-                if stopped is not None:
+                stopped = largest(interruption.signum or 0)
+                if stopped:
                     save()
                     checkpoints.wait()
                     raise Interrupted(
@@ -271,6 +298,9 @@ def train_and_evaluate(
     if settings.train.evaluate_test:
         test = evaluate(best.params, best.model_state, dataset.test.images, dataset.test.labels)
         similarity = class_similarity(test["embeddings"], dataset.test.labels)
+    state, best, flow = on_one_device((state, best, flow))
+    if generator is not None:
+        generator = generator._replace(params=on_one_device(generator.params))
     summary = {
         "name": settings.name,
         "dataset": dataset.name,
@@ -389,10 +419,31 @@ def compile_epoch(
     return run_epoch
 
 
+def _shared(check: Callable[[], Any]) -> Any:
+    """What a check finds in the first process, or the error it raises there, in every process."""
+    result, error = None, None
+    if is_first():
+        try:
+            result = check()
+        except UserError as raised:
+            error = str(raised)
+    result, error = agreed([result, error])
+    if error is not None:
+        raise UserError(error)
+    return result
+
+
 def _check_workdir(workdir: Path, settings: Settings) -> dict[str, Any] | None:
     """The summary of a finished run; refuses a workdir that another config has used."""
     path = workdir / "config.json"
-    if not path.exists():
+    try:
+        used = path.exists()
+    except OSError as error:  # such as a name that is too long
+        raise UserError(
+            f"The workdir {str(workdir)[:100]!r} cannot be a folder ({error.strerror}); choose "
+            "another one."
+        ) from None
+    if not used:
         if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
             raise UserError(
                 f"The workdir {workdir} exists and is not the workdir of a run: it has no "

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,14 @@ import pytest
 import genreg_jax as gr
 from genreg_jax import train
 from genreg_jax.checkpoint import Checkpoints
-from genreg_jax.devices import data_mesh
+from genreg_jax.devices import connect, data_mesh
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.interrupt import Interrupted
 from genreg_jax.models.contract import Model
 from genreg_jax.settings import from_config
 from genreg_jax.state import Best
+
+ROOT = Path(__file__).parents[1]
 
 compilations = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -392,7 +395,7 @@ def test_a_run_on_eight_devices_continues_on_one(tmp_path, monkeypatch):
     ("devices", "message"),
     [
         (9, "devices = 9, but JAX sees 8"),
-        (5, "devices = 5 does not divide config.train.batch_size = 16"),
+        (5, "batch_size = 16 does not divide evenly over config.train.devices = 5"),
     ],
 )
 def test_a_number_of_devices_that_does_not_fit_is_refused(tmp_path, devices, message):
@@ -404,6 +407,63 @@ def test_as_many_accelerators_are_used_as_divide_the_batches(monkeypatch):
     assert data_mesh(0, 64).size == 1  # on CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert [data_mesh(0, size).size for size in (64, 12, 50, 11)] == [8, 6, 5, 1]
+
+
+MGR_OVERRIDES = """
+    train.epochs=3 train.steps_per_epoch=2 model.widths=(4,8) synthetic.strong=shift(1)
+    synthetic.batch_size=16 meta.hidden=(8,) flow.levels=1 flow.steps=1 flow.width=4 flow.updates=4
+    flow.eval_every=2
+""".split()
+
+
+def processes(workdir, count):
+    """The connected processes of an MGR run on the command line."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    several = [f"--coordinator=localhost:{port}", f"--num_processes={count}"] if count > 1 else []
+    command = [sys.executable, "-m", "genreg_jax.main", f"--workdir={workdir}", *several]
+    command += ["--config=configs/mgr_digits.py:runlocal"]
+    command += [f"--config.{override}" for override in MGR_OVERRIDES]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
+    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    return [
+        subprocess.Popen(
+            [*command, *([f"--process_id={i}"] if several else [])], env=os.environ | cache, **pipes
+        )
+        for i in range(count)
+    ]
+
+
+def test_two_processes_compute_what_one_computes_stop_together_and_continue(tmp_path):
+    two = processes(tmp_path / "two", 2)
+    for line in two[0].stdout:  # the signal goes to the second process alone
+        if "train  step 1/6" in line:
+            two[1].send_signal(signal.SIGTERM)
+            break
+    outputs = [process.communicate(timeout=300)[0] for process in two]
+    assert [process.returncode for process in two] == [143, 143], outputs
+    assert "Stopped by SIGTERM after update" in outputs[0], outputs[0]
+    one = processes(tmp_path / "one", 1)
+    again = processes(tmp_path / "two", 2)
+    outputs = [process.communicate(timeout=300)[0] for process in (*again, *one)]
+    assert [process.returncode for process in (*again, *one)] == [0, 0, 0], outputs
+    assert "continuing after update" in outputs[0] and "test accuracy" in outputs[0]
+    assert "test accuracy" not in outputs[1]
+
+    a, b = metric_lines(tmp_path / "one"), metric_lines(tmp_path / "two")
+    for x, y in zip(a, b, strict=True):
+        for name in x:
+            if "loss" in name or "bits" in name or "entropy" in name:
+                np.testing.assert_allclose(x[name], y[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    files = [sorted(p.name for p in (tmp_path / n).rglob("*.png")) for n in ("one", "two")]
+    assert files[0] == files[1] and "3_found.png" in files[0]
+
+
+def test_processes_that_cannot_connect_are_told_how():
+    with pytest.raises(gr.UserError, match="counted from 0 to --num_processes - 1"):
+        connect("localhost:1", 2, 2)
 
 
 # ---------------------------------------------------------------------------------------- resuming

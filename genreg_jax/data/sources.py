@@ -478,11 +478,11 @@ def _tfds(
         return _read_prepared(name, directory, unreadable)
     except UserError:
         raise
-    except (OSError, RuntimeError, SyntaxError, ValueError) as error:
-        # What array_record and Pillow raise for a damaged file depends on where the damage is.
+    except Exception as error:
+        # What TFDS, protobuf and array_record raise depends on where the damage is.
         raise UserError(
-            f"{directory} cannot be read ({type(error).__name__}: {error}); the copy of {name} is "
-            "most likely damaged. Delete that directory and prepare it again."
+            f"{directory} cannot be read ({type(error).__name__}: {str(error)[:200]}); the copy of "
+            f"{name} is most likely damaged. Delete that directory and prepare it again."
         ) from error
 
 
