@@ -35,7 +35,7 @@ import jax
 import numpy as np
 
 from genreg_jax.checkpoint import Checkpoints
-from genreg_jax.logs import provenance
+from genreg_jax.logs import provenance, write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [
@@ -227,8 +227,7 @@ def main():
                  "failures": failures}
             )  # fmt: skip
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"rows": rows, **provenance()}, indent=2) + "\n")
+        write_json(args.output, {"rows": rows, **provenance()})
     sys.exit(any(row["passed"] < row["trials"] for row in rows))
 
 

@@ -10,7 +10,6 @@ inner objective is MGR's: cross-entropy plus PCR on samples of a frozen flow at 
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import time
@@ -22,7 +21,7 @@ import optax
 
 import genreg_jax as gr
 from genreg_jax.hypergradient import MODES
-from genreg_jax.logs import provenance
+from genreg_jax.logs import provenance, write_json
 
 # name: image shape, batch, repeats, options of the model
 MODELS = {
@@ -131,8 +130,7 @@ def main():
                 flush=True,
             )
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"rows": rows, **provenance()}, indent=2) + "\n")
+        write_json(args.output, {"rows": rows, **provenance()})
 
 
 if __name__ == "__main__":

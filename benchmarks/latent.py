@@ -16,7 +16,6 @@ steps are unrolled, since XLA counts the body of a loop once; time is measured w
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import time
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import optax
 
 import genreg_jax as gr
-from genreg_jax.logs import provenance
+from genreg_jax.logs import provenance, write_json
 from genreg_jax.objective import Batch, Latent
 from genreg_jax.regularizers.latent import perturbation
 from genreg_jax.state import TrainState
@@ -161,8 +160,7 @@ def main():
                 flush=True,
             )
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"rows": rows, **provenance()}, indent=2) + "\n")
+        write_json(args.output, {"rows": rows, **provenance()})
 
 
 if __name__ == "__main__":

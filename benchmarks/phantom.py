@@ -10,7 +10,6 @@ interleaved) and XLA's count of FLOPs as a multiple of the plain step's.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import time
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 import genreg_jax as gr
-from genreg_jax.logs import provenance
+from genreg_jax.logs import provenance, write_json
 from genreg_jax.objective import Batch
 from genreg_jax.regularizers.phantom import READINGS, phantom_term
 from genreg_jax.state import TrainState
@@ -97,9 +96,7 @@ def main():
         print(f"{row['step']:15} {row['seconds']:9.4f} {row['time']:8.4f} {row['flops']:9.6f}")
     if args.output:
         setting = {k: getattr(args, k) for k in ("batch", "width", "dtype", "repeats")}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        content = {"rows": rows, **setting, **provenance()}
-        args.output.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(args.output, {"rows": rows, **setting, **provenance()})
 
 
 if __name__ == "__main__":
