@@ -42,7 +42,7 @@ def make(kind, shape, options):
 
 
 def build(kind, shape, batch, options, *, moved=True):
-    """A flow, with parameters moved away from those of its initialisation, and a batch of images."""
+    """A flow, with parameters moved away from their initialisation, and a batch of images."""
     flow = make(kind, shape, options)
     x = jax.random.uniform(jax.random.key(0), (batch, *shape))
     params = flow.init(jax.random.key(1), x)

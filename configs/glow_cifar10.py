@@ -7,7 +7,8 @@ Source: Kingma and Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolut
     python -m genreg_jax.main --config=configs/glow_cifar10.py:middle --workdir=runs/glow_cifar10_middle
     python -m genreg_jax.main --config=configs/glow_cifar10.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: the papers' scale not yet. `:middle`: 3.793 ± 0.006 bits/dim on the test images (mean ±
+standard error over images, one seed), 77 minutes on a shared CPU core; see experiments/flows.
 """
 
 from configs import common
