@@ -71,6 +71,8 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save otherwise
     # Imported late, so that a mistyped flag is answered at once.
+    import jax
+
     from genreg_jax.devices import connect, is_first
     from genreg_jax.train import train_and_evaluate
 
@@ -88,6 +90,14 @@ def main(argv: list[str]) -> None:
         _stop(error)
     except Interrupted as stopped:
         _stop(stopped, status=128 + stopped.signum)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _stop(
+            f"Out of memory ({str(error).strip()[:200]}). Lower config.train.batch_size, "
+            "config.train.eval_batch_size or the width of the model or the flow. What was saved "
+            f"is whole: {workdir}."
+        )
     except KeyboardInterrupt:
         _stop(f"Interrupted. The same command continues from the last checkpoint in {workdir}.")
     if not is_first():

@@ -217,8 +217,11 @@ def _run(
     params, model_state = jax.tree.map(jnp.copy, (params, model_state))
     best = Best(params, model_state, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
     state, best = replicate(mesh, (state, best))
+    largest_split = max(len(dataset.validation.labels), len(dataset.test.labels))
     evaluate = make_evaluate(
-        model, batch_size=settings.train.eval_batch_size, constrain=splitter(mesh)
+        model,
+        batch_size=min(settings.train.eval_batch_size, largest_split),
+        constrain=splitter(mesh),
     )
     frozen = (generator.params if generator else (), flow)
     clock = Clock()

@@ -170,6 +170,14 @@ def test_an_interrupt_says_how_to_continue(cli, tmp_path, monkeypatch):
     assert status == 1 and "same command continues" in err and str(tmp_path) in err
 
 
+def test_too_large_a_model_ends_in_a_paragraph(cli, tmp_path):
+    widths = "--config.model.widths=(200000,200000)"  # a kernel of 1.4 TB
+    status, out, err = cli(*TINY, widths, f"--workdir={tmp_path / 'new'}")
+    assert status == 1 and out == ""
+    assert err.startswith("Out of memory") and "width of the model" in err
+    assert err.count("\n") == 1
+
+
 def test_the_workdir_is_named_after_the_config_and_a_tuning_run_says_so(cli, monkeypatch):
     called = []
 
