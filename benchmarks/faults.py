@@ -177,6 +177,7 @@ def main():
         whole = outcome(base / "whole")
         with Checkpoints(base / "whole" / "checkpoints") as checkpoints:
             newest, like, _ = checkpoints.restore(None)
+        like[0]["key"] = jax.random.wrap_key_data(like[0]["key"])
         shutil.copytree(base / "whole" / "checkpoints", base / "before" / "checkpoints")
         shutil.rmtree(base / "before" / "checkpoints" / str(newest))
         with Checkpoints(base / "before" / "checkpoints") as checkpoints:
