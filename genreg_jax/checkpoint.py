@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from genreg_jax.devices import agreed, from_first, is_first, on_one_device
+from genreg_jax.devices import agreed, from_first, is_first, is_key, on_one_device
 from genreg_jax.errors import UserError
 
 
@@ -237,13 +236,9 @@ def _type(leaf: Any) -> list:
     return [list(np.shape(leaf)), str(leaf.dtype)]
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _with_key_data(tree: Any) -> Any:
     def data(leaf):
-        if not _is_key(leaf):
+        if not is_key(leaf):
             return leaf
         abstract = isinstance(leaf, jax.ShapeDtypeStruct)
         return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
@@ -254,14 +249,14 @@ def _with_key_data(tree: Any) -> Any:
 def _with_keys(tree: Any, like: Any) -> Any:
     """The tree with its key data as keys, where `like` has keys."""
     wrap = jax.random.wrap_key_data
-    return jax.tree.map(lambda a, b: wrap(a) if _is_key(b) else a, tree, like)
+    return jax.tree.map(lambda a, b: wrap(a) if is_key(b) else a, tree, like)
 
 
 def _fingerprints(tree: Any) -> dict[str, list]:
     """Name of each leaf to its shape, type and a checksum of its bytes."""
 
     def data(leaf):
-        leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        leaf = jax.random.key_data(leaf) if is_key(leaf) else leaf
         return np.ascontiguousarray(leaf).tobytes()
 
     return {

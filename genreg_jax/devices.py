@@ -59,6 +59,11 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
         ) from error
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether an array holds PRNG keys."""
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def agreed(value: Any) -> Any:
     """A JSON value as the first process has it, in every process."""
     if jax.process_count() == 1:
@@ -76,7 +81,6 @@ def from_first(tree: Any) -> Any:
 
     Elsewhere only its structure, shapes and types count.
     """
-    is_key = lambda leaf: jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
     def host(leaf):
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -160,9 +164,8 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
         return jax.device_put(tree, sharding)
 
     def everywhere(leaf):
-        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = everywhere(np.asarray(jax.random.key_data(leaf)))
-            return jax.random.wrap_key_data(data)
+        if is_key(leaf):
+            return jax.random.wrap_key_data(everywhere(np.asarray(jax.random.key_data(leaf))))
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(everywhere, from_first(tree))
