@@ -6,7 +6,8 @@ Source: arXiv:2108.07958, arXiv:2304.07262 and arXiv:2307.13899.
     python -m genreg_jax.main --config=configs/combined_digits.py --workdir=runs/combined_digits
     python -m genreg_jax.main --config=configs/combined_digits.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: 96.66 ± 0.29 % test accuracy (mean ± standard error, n = 10
+seeds) with 10 labels per class in experiments/combined; median 34 s a run on one CPU core, generator not counted.
 """
 
 from configs import common
