@@ -200,7 +200,7 @@ CHOSEN = {
     ("pcr", "fashion_mnist"): {"synthetic.weight": 0.5},
     ("mgr", "fashion_mnist"): {"synthetic.weight": 2.0, "meta.outer": "train"},
     ("phantom", "digits"): {"phantom.weight": 3.0},
-    ("phantom", "fashion_mnist"): {"phantom.weight": 3.0, "optimizer.weight_decay": 5e-3},
+    ("phantom", "fashion_mnist"): {"phantom.weight": 3.0},
     ("latent_random", "digits"): {"latent.epsilon": 2.0},
     ("latent_away", "digits"): {"latent.epsilon": 0.1},
     ("latent_adversarial", "digits"): {"latent.epsilon": 0.5, "latent.step_size": 0.25},

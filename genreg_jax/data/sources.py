@@ -172,7 +172,25 @@ def load(
 
 
 def from_settings(settings: DataSettings, seed: int) -> Dataset:
-    """Load the dataset of a config, `config.data`, with the draw of `config.seed`."""
+    """Load the dataset of a config.
+
+    Args:
+      settings: `config.data`.
+      seed: `config.seed`, of the draw.
+
+    Returns:
+      A `Dataset`, as from `load`.
+
+    Raises:
+      UserError: as `load` does.
+
+    Example:
+      >>> from genreg_jax.settings import DataSettings
+      >>> len(from_settings(DataSettings(name="digits", per_class=3), seed=0).train)
+      30
+
+    Source: none.
+    """
     options = dataclasses.asdict(settings)
     name, data_dir = options.pop("name"), options.pop("dir")
     return load(name, data_dir=data_dir, seed=seed, **options)
