@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from genreg_jax.devices import agreed, from_first, is_first, is_key, on_one_device
+from genreg_jax.devices import from_first, is_first, is_key, on_one_device, shared
 from genreg_jax.errors import UserError
 
 
@@ -111,7 +111,7 @@ class Checkpoints:
 
     def extra(self) -> dict[str, Any] | None:
         """The JSON dict of the newest checkpoint whose record is whole, None without one."""
-        return agreed(self._extra() if is_first() else None)
+        return shared(self._extra)
 
     def _extra(self) -> dict[str, Any] | None:
         for step in self._steps():
@@ -134,19 +134,16 @@ class Checkpoints:
         """
         if jax.process_count() == 1:
             return self._restore(like)
-        found, answer = None, None
-        if is_first():
-            try:
-                found = self._restore(like)
-                answer = found and {"step": found[0], "extra": found[2]}
-            except UserError as error:
-                answer = {"error": str(error)}
-        answer = agreed(answer)
+        found: list[Any] = []  # in the first process
+
+        def restore():
+            found.append(self._restore(like))
+            return found[0] and [found[0][0], found[0][2]]
+
+        answer = shared(restore)
         if answer is None:
             return None
-        if "error" in answer:
-            raise UserError(answer["error"])
-        return answer["step"], from_first(found[1] if found else like), answer["extra"]
+        return answer[0], from_first(found[0][1] if found else like), answer[1]
 
     def _restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         abstract = None

@@ -76,6 +76,23 @@ def agreed(value: Any) -> Any:
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)))
 
 
+def shared(function: Callable[[], Any]) -> Any:
+    """What a function gives in the first process, or the error it raises there, in every process.
+
+    It is called in the first process only, and gives a JSON value or raises a `UserError`.
+    """
+    result, error = None, None
+    if is_first():
+        try:
+            result = function()
+        except UserError as raised:
+            error = str(raised)
+    result, error = agreed([result, error])
+    if error is not None:
+        raise UserError(error)
+    return result
+
+
 def from_first(tree: Any) -> Any:
     """A tree of arrays as the first process has it, in every process, as NumPy arrays.
 

@@ -18,13 +18,13 @@ from genreg_jax.batches import BatchPlan, EpochIndices
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.data import Dataset
 from genreg_jax.devices import (
-    agreed,
     data_mesh,
     is_first,
     largest,
     on_one_device,
     own_folder,
     replicate,
+    shared,
     splitter,
 )
 from genreg_jax.embeddings import class_similarity, principal_plane
@@ -112,7 +112,7 @@ def train_and_evaluate(
       (100, 2)
     """
     settings = from_config(config)
-    finished = _shared(lambda: _check_workdir(Path(workdir), settings))
+    finished = shared(lambda: _check_workdir(Path(workdir), settings))
     if finished is not None:
         return finished
     with own_folder(Path(workdir)) as folder:
@@ -420,20 +420,6 @@ def compile_epoch(
         return state, [*history, *fresh]
 
     return run_epoch
-
-
-def _shared(check: Callable[[], Any]) -> Any:
-    """What a check finds in the first process, or the error it raises there, in every process."""
-    result, error = None, None
-    if is_first():
-        try:
-            result = check()
-        except UserError as raised:
-            error = str(raised)
-    result, error = agreed([result, error])
-    if error is not None:
-        raise UserError(error)
-    return result
 
 
 def _check_workdir(workdir: Path, settings: Settings) -> dict[str, Any] | None:
