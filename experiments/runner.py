@@ -31,7 +31,6 @@ class Study:
     """What is compared.
 
     Attributes:
-      name: also the folder of its runs.
       config: makes a fresh `ConfigDict`.
       rows: row name to the settings that make it; the first row is the reference.
       candidates: row name to the list of changes tried in tuning, equally many for each row; empty
@@ -42,7 +41,6 @@ class Study:
       tuning_seeds: seeds of tuning, apart from those of the table.
     """
 
-    name: str
     config: Callable[[], Any]
     rows: Mapping[str, Changes]
     candidates: Mapping[str, Sequence[Changes]]
@@ -179,8 +177,8 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     parser.add_argument("--rows", nargs="+", choices=study.rows, help="only these rows")
     args = parser.parse_args()
     part, parts = map(int, args.shard.split("/"))
-    folder = args.runs / study.name
-    # Seeds share their compiled programs.
+    # Seeds share their compiled programs, and studies the runs that they have in common.
+    folder = args.runs
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     results.mkdir(parents=True, exist_ok=True)
     if args.stage == "tune":

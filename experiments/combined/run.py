@@ -35,7 +35,6 @@ def study(dataset, **options):
         return {k: v for k, v in settings(method).items() if k != "name" and v != base[k]}
 
     return Study(
-        name=f"combined_{dataset}",
         config=lambda: common.get_config("base", dataset),
         rows={row: changes(method) for row, method in ROWS.items()},
         candidates={},

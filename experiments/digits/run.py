@@ -10,7 +10,6 @@ from configs import common
 from experiments.runner import Study, main
 
 STUDY = Study(
-    name="digits",
     config=lambda: common.get_config("base", "digits"),
     rows={
         "base": {},

@@ -10,7 +10,6 @@ from configs import common
 from experiments.runner import Study, main
 
 STUDY = Study(
-    name="fashion_mnist",
     config=lambda: common.get_config("base", "fashion_mnist"),
     rows={
         "base": {},

@@ -29,7 +29,6 @@ ROWS = {
 }
 
 DIGITS = Study(
-    name="latent_digits",
     config=lambda: common.get_config("base", "digits"),
     rows={"base": {}, "base + RandAugment": {}, **ROWS},
     candidates={
@@ -53,7 +52,6 @@ DIGITS = Study(
 ON_ALL = {"flow.images": "all", "flow.conditional": False, "flow.updates": 4000}
 
 FASHION_MNIST = Study(
-    name="latent_fashion_mnist",
     config=lambda: common.get_config("base", "fashion_mnist"),
     rows={
         "base": {},

@@ -25,7 +25,7 @@ TRIED = {
 }  # fmt: skip
 
 
-def study(name, dataset, augment, **options):
+def study(dataset, augment, **options):
     def config():
         config = common.get_config("base", dataset)
         if not augment:
@@ -39,7 +39,6 @@ def study(name, dataset, augment, **options):
             for d, changes in itertools.product((5e-4, 5e-3), TRIED[reading])
         ]
     return Study(
-        name=f"phantom_{name}",
         config=config,
         rows={"base": {}, **{reading: {"phantom.loss": reading} for reading in READINGS}},
         candidates=candidates,
@@ -49,7 +48,7 @@ def study(name, dataset, augment, **options):
 
 
 STUDIES = {
-    name + suffix: study(name + suffix, name, augment, **options)
+    name + suffix: study(name, augment, **options)
     for name, options in {
         "digits": {"sizes": (10, 20), "tuning_size": 10, "tuning_seeds": (100, 101, 102)},
         "fashion_mnist": {"sizes": (50, 100), "tuning_size": 50, "tuning_seeds": (100,)},

@@ -73,7 +73,7 @@ def main():
     study = STUDIES[args.study]
     results = pathlib.Path(__file__).parent / "results" / args.study
     records = [json.loads(line) for line in (results / "table.jsonl").read_text().splitlines()]
-    found = curves(study, records, args.runs / study.name, args.size or study.sizes[0])
+    found = curves(study, records, args.runs, args.size or study.sizes[0])
     (results / "similarity.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(found, results / "similarity.png")
 
