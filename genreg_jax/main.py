@@ -21,8 +21,8 @@ _WORKDIR = flags.DEFINE_string(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several processes: host:port of the first, or `auto` on a known cluster."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Several processes: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Several processes: which one, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which one, from 0.")
 
 _NOT_READ = "config.train.evaluate_test is False"
 
@@ -66,6 +66,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
+def _given(flag: Any, variable: str, default: Any) -> Any:
+    """A flag's value or, where it is not given, that of an environment variable."""
+    value = os.environ.get(variable, default) if flag.value is None else flag.value
+    try:
+        return type(default)(value)
+    except ValueError:
+        raise UserError(f"The environment has {variable}={value!r}, not a whole number.") from None
+
+
 def main(argv: list[str]) -> None:
     """Runs the config given by the flags and prints the test result as the last line."""
     del argv
@@ -81,10 +90,13 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     command = shlex.join(["python", "-m", "genreg_jax.main", *sys.argv[1:]])
     try:
-        coordinator = _COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS")
+        coordinator = _given(_COORDINATOR, "JAX_COORDINATOR_ADDRESS", "")
         if coordinator:
-            address = "" if coordinator == "auto" else coordinator
-            connect(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            connect(
+                "" if coordinator == "auto" else coordinator,
+                _given(_NUM_PROCESSES, "JAX_NUM_PROCESSES", 1),
+                _given(_PROCESS_ID, "JAX_PROCESS_ID", 0),
+            )
         summary = train_and_evaluate(_CONFIG.value, workdir, command=command)
     except UserError as error:
         _stop(error)

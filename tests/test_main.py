@@ -232,3 +232,16 @@ def test_a_process_of_its_own_trains(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("test accuracy: ")
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_which_process_this_is_says_the_environment_or_a_flag(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    run = ("--config=configs/base_digits.py", f"--workdir={tmp_path / 'run'}")
+    status, _, err = cli(*run)
+    assert status == 1 and "JAX_NUM_PROCESSES='two', not a whole number" in err
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    status, _, err = cli(*run, "--process_id=2")  # the flag counts
+    assert status == 1 and "--process_id=2 and --num_processes=2 do not fit" in err
+    assert not (tmp_path / "run").exists()

@@ -362,12 +362,9 @@ def test_eight_devices_compute_what_one_computes(tmp_path, part, monkeypatch):
     monkeypatch.setattr(train, "make_train_step", recording)
     eight = gr.train_and_evaluate(eight_by_eight(part, 8), tmp_path / "8")
     assert shapes and {shape[0] for shape in shapes} <= {2, 16} and 2 in {s[0] for s in shapes}
-    a, b = ([m for m in metric_lines(tmp_path / n) if "train/loss" in m] for n in "18")
-    assert len(a) == 4 and a[0]["train/loss"] != a[3]["train/loss"]
-    for x, y in zip(a, b, strict=True):
-        for name in x:
-            if name.startswith("train/") and name.endswith(("loss", "entropy")):
-                np.testing.assert_allclose(x[name], y[name], rtol=1e-6, atol=1e-6)
+    losses = [m["train/loss"] for m in metric_lines(tmp_path / "1") if "train/loss" in m]
+    assert len(losses) == 4 and losses[0] != losses[3]
+    same_losses(tmp_path / "1", tmp_path / "8")
     np.testing.assert_allclose(one["test_loss"], eight["test_loss"], rtol=1e-4)
 
 
@@ -416,28 +413,43 @@ MGR_OVERRIDES = """
 """.split()
 
 
-def processes(workdir, count):
-    """The connected processes of an MGR run on the command line."""
+def processes(count, folder, *arguments):
+    """Starts `python *arguments`, as one of several processes as the environment says."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    several = [f"--coordinator=localhost:{port}", f"--num_processes={count}"] if count > 1 else []
-    command = [sys.executable, "-m", "genreg_jax.main", f"--workdir={workdir}", *several]
-    command += ["--config=configs/mgr_digits.py:runlocal"]
-    command += [f"--config.{override}" for override in MGR_OVERRIDES]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
-    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    if count > 1:
+        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
+        environment |= {"JAX_NUM_PROCESSES": str(count)}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     return [
         subprocess.Popen(
-            [*command, *([f"--process_id={i}"] if several else [])], env=os.environ | cache, **pipes
+            [sys.executable, *arguments], env=environment | {"JAX_PROCESS_ID": str(i)}, **pipes
         )
         for i in range(count)
     ]
 
 
-def test_two_processes_compute_what_one_computes_stop_together_and_continue(tmp_path):
-    two = processes(tmp_path / "two", 2)
+def same_losses(one, other):
+    """Of two workdirs, to float32's rounding."""
+    lines = [metric_lines(workdir) for workdir in (one, other)]
+    for x, y in zip(*lines, strict=True):
+        for name in x:
+            if name.startswith(("train/", "flow/")) and name.endswith(("loss", "entropy", "dim")):
+                np.testing.assert_allclose(x[name], y[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_two_processes_stop_together_continue_and_compute_what_one_computes(tmp_path):
+    def start(workdir, count):
+        overrides = [f"--config.{override}" for override in MGR_OVERRIDES]
+        command = ("-m", "genreg_jax.main", "--config=configs/mgr_digits.py:runlocal", *overrides)
+        return processes(count, tmp_path, *command, f"--workdir={tmp_path / workdir}")
+
+    two = start("two", 2)
     for line in two[0].stdout:  # the signal goes to the second process alone
         if "train  step 1/6" in line:
             two[1].send_signal(signal.SIGTERM)
@@ -445,20 +457,33 @@ def test_two_processes_compute_what_one_computes_stop_together_and_continue(tmp_
     outputs = [process.communicate(timeout=300)[0] for process in two]
     assert [process.returncode for process in two] == [143, 143], outputs
     assert "Stopped by SIGTERM after update" in outputs[0], outputs[0]
-    one = processes(tmp_path / "one", 1)
-    again = processes(tmp_path / "two", 2)
-    outputs = [process.communicate(timeout=300)[0] for process in (*again, *one)]
-    assert [process.returncode for process in (*again, *one)] == [0, 0, 0], outputs
+    both = [*start("two", 2), *start("one", 1)]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0, 0], outputs
     assert "continuing after update" in outputs[0] and "test accuracy" in outputs[0]
     assert "test accuracy" not in outputs[1]
-
-    a, b = metric_lines(tmp_path / "one"), metric_lines(tmp_path / "two")
-    for x, y in zip(a, b, strict=True):
-        for name in x:
-            if "loss" in name or "bits" in name or "entropy" in name:
-                np.testing.assert_allclose(x[name], y[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    same_losses(tmp_path / "one", tmp_path / "two")
     files = [sorted(p.name for p in (tmp_path / n).rglob("*.png")) for n in ("one", "two")]
     assert files[0] == files[1] and "3_found.png" in files[0]
+
+
+def test_two_processes_compute_what_one_computes_in_every_part(tmp_path):
+    program = """
+import json, os, sys
+import genreg_jax as gr
+from genreg_jax.devices import connect
+connect(os.environ["JAX_COORDINATOR_ADDRESS"], 2, int(os.environ["JAX_PROCESS_ID"]))
+for workdir, config in json.loads(sys.argv[1]).items():
+    gr.train_and_evaluate(config, workdir)
+"""
+    runs = {str(tmp_path / part): eight_by_eight(part, 0) for part in PARTS}
+    two = processes(2, tmp_path, "-c", program, json.dumps(runs))
+    for part in PARTS:
+        gr.train_and_evaluate(eight_by_eight(part, 1), tmp_path / "one" / part)
+    outputs = [process.communicate(timeout=300)[0] for process in two]
+    assert [process.returncode for process in two] == [0, 0], outputs
+    for part in PARTS:
+        same_losses(tmp_path / "one" / part, tmp_path / part)
 
 
 def test_processes_that_cannot_connect_are_told_how():
