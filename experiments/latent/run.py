@@ -60,16 +60,16 @@ FASHION_MNIST = Study(
         "adversarial, flow on all unlabelled images": {**ROWS["adversarial"], **ON_ALL},
     },
     candidates={
-        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3)],
+        "base": [{"optimizer.weight_decay": w} for w in (5e-4, 1e-3, 2e-3, 5e-3)],
         "base + RandAugment": [
             {"augment.train": f"flip+crop(2)+randaugment({n},{m})"}
-            for n, m in ((1, 5), (2, 5), (2, 9))
+            for n, m in ((1, 5), (1, 9), (2, 5), (2, 9))
         ],
-        "pgd": attack((0.25, 0.5, 1.0)),
-        "random": radii((3.0, 7.0, 14.0)),
-        "away": radii((0.1, 0.25, 0.5)),
-        "adversarial": attack((1.0, 2.5, 5.0)),
-        "adversarial, flow on all unlabelled images": attack((1.0, 2.5, 5.0)),
+        "pgd": attack((0.12, 0.25, 0.5, 1.0)),
+        "random": radii((1.5, 3.0, 7.0, 14.0)),
+        "away": radii((0.05, 0.1, 0.25, 0.5)),
+        "adversarial": attack((0.5, 1.0, 2.5, 5.0)),
+        "adversarial, flow on all unlabelled images": attack((0.5, 1.0, 2.5, 5.0)),
     },
     sizes=(50,),
     seeds=range(4),
