@@ -75,10 +75,26 @@ def _given(flag: Any, variable: str, default: Any) -> Any:
         raise UserError(f"The environment has {variable}={value!r}, not a whole number.") from None
 
 
+def _without_orphans(hook: Any) -> Any:
+    """An `unraisablehook` that does not print what reads and writes say that orbax no longer awaits.
+
+    When one array of a checkpoint cannot be read or written, those under way end after orbax's
+    event loop has, and tensorstore prints a traceback for each.
+    """
+
+    def print_others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return print_others
+
+
 def main(argv: list[str]) -> None:
     """Runs the config given by the flags and prints the test result as the last line."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save otherwise
+    # What orbax logs of saving and its failures is not for people; a failure is also raised.
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = _without_orphans(sys.unraisablehook)
     # Imported late, so that a mistyped flag is answered at once.
     import jax
 

@@ -97,7 +97,8 @@ def train_and_evaluate(
 
     Raises:
       UserError: something about the config, the data or the workdir is wrong; nothing that lies in
-        the workdir has been touched.
+        the workdir has been touched. Or a file could not be written, as on a full disk; what was
+        saved before is whole.
       Interrupted: a signal stopped the training, and its state is saved.
 
     Example:
@@ -115,8 +116,15 @@ def train_and_evaluate(
     finished = shared(lambda: _check_workdir(Path(workdir), settings))
     if finished is not None:
         return finished
-    with own_folder(Path(workdir)) as folder:
-        return _run(settings, folder, dataset, model, generator, flow, command)
+    try:
+        with own_folder(Path(workdir)) as folder:
+            return _run(settings, folder, dataset, model, generator, flow, command)
+    except OSError as error:
+        raise UserError(
+            f"A file could not be written or read ({error}). What was saved in {workdir} before is "
+            "whole; make room, or make the folder writable, and run the same command again to "
+            "continue."
+        ) from error
 
 
 def _run(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -632,6 +633,29 @@ def test_a_run_that_was_stopped_and_continued_is_the_same_run_bit_for_bit(
     if uninterrupted.method == "mgr":
         bits = [seen.summary["flow"]["bits_per_dim"] for seen in (interrupted, uninterrupted)]
         assert bits[0] == bits[1]
+
+
+@pytest.mark.parametrize("at", ["_validate", "_write_samples", "_write_report"])
+def test_a_disk_that_fills_ends_in_a_paragraph_and_the_run_continues(tmp_path, monkeypatch, at):
+    """A limit on the size of files stands for the full disk."""
+    step, limit = getattr(train, at), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
+        return step(*args)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(train, at, fill)
+            with pytest.raises(gr.UserError, match="make room"):
+                run(tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not (tmp_path / "full" / "summary.json").exists()
+    full, whole = run(tmp_path / "full"), run(tmp_path / "whole")
+    assert full["test_loss"] == whole["test_loss"]
+    files = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("full", "whole")]
+    assert files[0] == files[1]
 
 
 def fragile():
