@@ -76,7 +76,7 @@ def _given(flag: Any, variable: str, default: Any) -> Any:
 
 
 def _without_orphans(hook: Any) -> Any:
-    """An `unraisablehook` that does not print what reads and writes say that orbax no longer awaits.
+    """An `unraisablehook` silent on reads and writes that orbax no longer awaits.
 
     When one array of a checkpoint cannot be read or written, those under way end after orbax's
     event loop has, and tensorstore prints a traceback for each.
