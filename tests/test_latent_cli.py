@@ -93,6 +93,9 @@ def test_what_cannot_be_used_ends_in_a_paragraph_and_nothing_is_written(
     shutil.copy(next(folder.rglob("*.png")), tmp_path / "flat")
     shutil.copytree(folder, tmp_path / "odd")
     shutil.copytree(folder / str(labels[0]), tmp_path / "odd" / "three")
+    shutil.copytree(folder, tmp_path / "double")
+    one = next((tmp_path / "double").rglob("*.png"))
+    shutil.copy(one, one.with_suffix(".tiff"))
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.png").write_text("no picture")
     for arguments, words in [
@@ -101,6 +104,7 @@ def test_what_cannot_be_used_ends_in_a_paragraph_and_nothing_is_written(
         ((workdir, tmp_path / "empty"), "There is no image in"),
         ((workdir, tmp_path / "flat"), "has no labels, which a flow conditioned on classes needs"),
         ((workdir, tmp_path / "odd"), "The subfolder 'three'"),
+        ((workdir, tmp_path / "double"), "More than one image would be written as"),
         ((workdir, tmp_path / "text"), "is not a picture that can be read"),
         ((workdir, tmp_path / "plain.npz"), "has no labels"),
         ((workdir, tmp_path / "large.npz"), "the flow is for (8, 8, 1)"),

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +70,8 @@ def augment(
 
     Raises:
       UserError: there is no trained flow, the images are not those it is for, labels are missing,
-        an argument is out of range, or the output folder is not empty. Nothing has been written.
+        an argument is out of range, two images would get the same name, or the output folder is
+        not empty; nothing has been written. Or the output cannot be written.
     """
     import jax
 
@@ -91,6 +93,7 @@ def augment(
             f"{str(images)!r} has no labels, which {why} needs: put the images into one subfolder "
             f"for each class ({', '.join(class_names)}), or `labels` into the .npz."
         )
+    targets = _targets(given, copies)
     epsilon = _EPSILON[kind] if epsilon is None else epsilon
     try:
         perturb = perturbation(
@@ -122,7 +125,10 @@ def augment(
         raise
     except ValueError as error:
         raise UserError(f"These images cannot be perturbed: {error}") from None
-    _write(output, given, np.concatenate(parts), copies)
+    try:
+        _write(output, given, np.concatenate(parts), copies, targets)
+    except OSError as error:
+        raise UserError(f"{str(output)!r} could not be written ({error}). Make room.") from error
     return sum(map(len, parts))
 
 
@@ -227,7 +233,23 @@ def _classifier_loss(workdir: Path, class_names: Sequence[str]) -> Callable[[Any
     return make_loss
 
 
-def _write(output: Path, given: _Images, images: np.ndarray, copies: int) -> None:
+def _targets(given: _Images, copies: int) -> list[Path]:
+    """Relative paths of the PNGs to write, in order; none for an .npz."""
+    endings = [f"_{i}" if copies > 1 else "" for i in range(copies)]
+    names = given.names or []
+    targets = [name.parent / f"{name.stem}{ending}.png" for ending in endings for name in names]
+    double = [target for target, count in Counter(targets).items() if count > 1]
+    if double:
+        raise UserError(
+            f"More than one image would be written as {str(double[0])!r}; give the files names "
+            "that differ in more than their suffix."
+        )
+    return targets
+
+
+def _write(
+    output: Path, given: _Images, images: np.ndarray, copies: int, targets: Sequence[Path]
+) -> None:
     from genreg_jax.images import save_png
 
     output.mkdir(parents=True, exist_ok=True)
@@ -237,10 +259,8 @@ def _write(output: Path, given: _Images, images: np.ndarray, copies: int) -> Non
             arrays["labels"] = np.tile(given.labels, copies)
         np.savez_compressed(output / "images.npz", **arrays)
         return
-    for i, image in enumerate(images):
-        name = given.names[i % len(given.names)]
-        ending = f"_{i // len(given.names)}" if copies > 1 else ""
-        save_png(output / name.parent / f"{name.stem}{ending}.png", image)
+    for target, image in zip(targets, images, strict=True):
+        save_png(output / target, image)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
