@@ -120,12 +120,12 @@ class MetricWriter:
         self._file.flush()
         for name, value in line.items():
             if name != "step" and math.isfinite(value):
-                self._events.add_scalar(name, value, line["step"])
+                self._events.write_event(_event(line["step"], summary=_scalar(name, value)))
+        self._events.flush()
 
     def flush(self) -> None:
-        """Brings `metrics.csv` and the TensorBoard events up to date with `metrics.jsonl`."""
+        """Brings `metrics.csv` up to date with `metrics.jsonl`; TensorBoard's events always are."""
         self._write_csv()
-        self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes all files; calling it again does nothing."""
@@ -211,17 +211,31 @@ def _json_line(line: Mapping[str, Any]) -> str:
 
 
 def _event_writer(directory: Path, first_step: int) -> Any:
-    from tensorboardX import SummaryWriter
+    """TensorBoard's events, written here and now: the library's usual writer is a thread, whose
+    failure to write, as on a full disk, nobody would see."""
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import SessionLog
 
     # The library names a file by the second it was made in and would overwrite an earlier one.
     earlier = len(list(directory.glob("events.*")))
-    return SummaryWriter(
-        str(directory),
-        # Tells TensorBoard to forget what an interrupted run wrote from this step on.
-        purge_step=first_step if earlier else None,
-        filename_suffix=f".{earlier}",
-        flush_secs=10,
-    )
+    directory.mkdir(parents=True, exist_ok=True)
+    events = EventsWriter(str(directory / "events"), f".{earlier}")
+    if earlier:  # tells TensorBoard to forget what an interrupted run wrote from this step on
+        start = SessionLog(status=SessionLog.START)
+        events.write_event(_event(first_step, session_log=start))
+    return events
+
+
+def _event(step: int, **content: Any) -> Any:
+    from tensorboardX.proto.event_pb2 import Event
+
+    return Event(wall_time=time.time(), step=step, **content)
+
+
+def _scalar(name: str, value: float) -> Any:
+    from tensorboardX.summary import scalar
+
+    return scalar(name, value)
 
 
 # ---------------------------------------------------------------------------------------- progress

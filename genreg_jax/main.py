@@ -76,14 +76,16 @@ def _given(flag: Any, variable: str, default: Any) -> Any:
 
 
 def _without_orphans(hook: Any) -> Any:
-    """An `unraisablehook` silent on reads and writes that orbax no longer awaits.
+    """An `unraisablehook` silent on what follows an error that has been reported.
 
     When one array of a checkpoint cannot be read or written, those under way end after orbax's
-    event loop has, and tensorstore prints a traceback for each.
+    event loop has, and tensorstore prints a traceback for each; a file that could not be written
+    fails once more when it is closed.
     """
 
     def print_others(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
+        error = unraisable.exc_value
+        if str(error) != "Event loop is closed" and not isinstance(error, OSError):
             hook(unraisable)
 
     return print_others
