@@ -137,7 +137,7 @@ def runlocal(config):
         config.model.name = "convnet"
     config.model.widths = (16, 32)
     config.flow.levels, config.flow.steps, config.flow.width = 2, 2, 16
-    config.flow.updates, config.flow.eval_every = 100, 50
+    config.flow.updates, config.flow.eval_every, config.flow.warmup = 100, 50, 10
     config.train.epochs, config.train.steps_per_epoch, config.train.batch_size = 2, 20, 32
 
 
