@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from absl import flags
@@ -245,3 +246,11 @@ def test_which_process_this_is_says_the_environment_or_a_flag(cli, tmp_path, mon
     status, _, err = cli(*run, "--process_id=2")  # the flag counts
     assert status == 1 and "--process_id=2 and --num_processes=2 do not fit" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_only_what_follows_a_reported_error_is_not_printed():
+    seen = []
+    hook = main._without_orphans(seen.append)
+    for error in (RuntimeError("Event loop is closed"), OSError(28, "full"), RuntimeError("news")):
+        hook(SimpleNamespace(exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in seen] == ["news"]
