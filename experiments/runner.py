@@ -59,8 +59,8 @@ def settings_of(study: Study, changes: Changes, size: int, seed: int, data_dir: 
     return from_config(config)
 
 
-def run(study: Study, folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
-    """One run, or the summary of the finished one; runs share the flow of their subset."""
+def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
+    """The settings with the trained flow of their subset, which all runs on it share."""
     if settings.uses_flow:
         flow_key = {
             "flow": dataclasses.asdict(settings.flow),
@@ -76,6 +76,12 @@ def run(study: Study, folder: pathlib.Path, settings: Settings) -> dict[str, Any
             (home / "done").write_text(json.dumps(flow))
         flow = dataclasses.replace(settings.flow, workdir=str(home))
         settings = dataclasses.replace(settings, flow=flow)
+    return settings
+
+
+def run(study: Study, folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
+    """One run, or the summary of the finished one."""
+    settings = with_flow(folder, settings)
     workdir = folder / config_hash(settings)
     if (workdir / "summary.json").exists():
         return train.train_and_evaluate(settings, workdir)

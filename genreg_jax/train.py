@@ -514,6 +514,32 @@ def make_classifier(settings: Settings, num_classes: int, mean: Any, std: Any) -
     return models.standardized(model, mean, std)
 
 
+def restore_classifier(
+    workdir: str | Path, num_classes: int
+) -> Callable[[jax.Array], jax.Array] | None:
+    """The best classifier of a run: images [B, H, W, C] in [0, 1] to logits [B, num_classes].
+
+    Args:
+      workdir: of a run that trained a classifier; None is returned if it holds none.
+      num_classes: of the data it was trained on.
+    """
+    workdir, restored = Path(workdir), None
+    if (workdir / "config.json").exists():
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            restored = checkpoints.restore(None)
+    if restored is None:
+        return None
+    best = restored[1][1]
+    settings = from_config(json.loads((workdir / "config.json").read_text()))
+    model = make_classifier(settings, num_classes, [0.0], [1.0])  # restored with the state
+
+    def logits(x):
+        outputs, _ = model.apply(best["params"], best["model_state"], x, rng=None, train=False)
+        return outputs.logits
+
+    return logits
+
+
 def _make_model(settings: Settings, dataset: Dataset) -> Model:
     """The configured classifier, standardised by the training images' own statistics."""
     images = dataset.train.images.astype(np.float32) / 255.0

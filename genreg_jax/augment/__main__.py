@@ -9,7 +9,6 @@ on them, which is the default, and by interpolation), or an `.npz` with `images`
 """
 
 import argparse
-import json
 import sys
 import zipfile
 from collections import Counter
@@ -203,26 +202,14 @@ def _classifier_loss(workdir: Path, class_names: Sequence[str]) -> Callable[[Any
     import jax.numpy as jnp
     import optax
 
-    from genreg_jax.checkpoint import Checkpoints
-    from genreg_jax.settings import from_config
-    from genreg_jax.train import make_classifier
+    from genreg_jax.train import restore_classifier
 
-    restored = None
-    if (workdir / "config.json").exists():
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            restored = checkpoints.restore(None)
-    if restored is None:
+    logits = restore_classifier(workdir, len(class_names))
+    if logits is None:
         raise UserError(
             f"{str(workdir)!r} holds no trained classifier, which an adversarial perturbation is "
             "adversarial to; use --kind=random, or the workdir of a finished run."
         )
-    best = restored[1][1]
-    settings = from_config(json.loads((workdir / "config.json").read_text()))
-    model = make_classifier(settings, len(class_names), [0.0], [1.0])  # restored with the state
-
-    def logits(x):
-        outputs, _ = model.apply(best["params"], best["model_state"], x, rng=None, train=False)
-        return outputs.logits
 
     def make_loss(x):
         labels = jnp.argmax(logits(x), -1)
