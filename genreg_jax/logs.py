@@ -214,7 +214,7 @@ def _event_writer(directory: Path, first_step: int) -> Any:
     """TensorBoard's events, written here and now: the library's usual writer is a thread, whose
     failure to write, as on a full disk, nobody would see."""
     from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import SessionLog
+    from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore
 
     # The library names a file by the second it was made in and would overwrite an earlier one.
     earlier = len(list(directory.glob("events.*")))
@@ -227,7 +227,7 @@ def _event_writer(directory: Path, first_step: int) -> Any:
 
 
 def _event(step: int, **content: Any) -> Any:
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
     return Event(wall_time=time.time(), step=step, **content)
 
