@@ -5,8 +5,8 @@ python -m experiments.latent.limits --data_dir=DIR       # after the study, minu
 For every candidate of the FashionMNIST study, validation images are perturbed as in training, by
 the flow of the labelled images and against that seed's `base` classifier. Two classifiers are then
 asked: that one, and a judge that was trained on all labels of the training split. Where the first
-is wrong and the second right, an image is harder and still itself; where the judge is wrong, it no
-longer shows what its label says. Writes `results/fashion_mnist/limits.jsonl` and `limits.md`.
+is wrong and the second right, an image is harder and still what its label says; where both are
+wrong, it may not be. Writes `results/fashion_mnist/limits.jsonl` and `limits.md`.
 """
 
 import argparse
