@@ -6,8 +6,8 @@ Source: arXiv:2108.07958.
     python -m genreg_jax.main --config=configs/latent_random_digits.py --workdir=runs/latent_random_digits
     python -m genreg_jax.main --config=configs/latent_random_digits.py:runlocal --workdir=runs/smoke
 
-Measured: 96.14 ± 0.28 % test accuracy (mean ± standard error, n = 10
-seeds) with 10 labels per class in experiments/latent; median 6 s a run on one CPU core, generator not counted.
+Measured: 97.36 ± 0.33 % test accuracy (mean ± standard error, n = 10
+seeds) in experiments/latent; median 13 s a run on a shared CPU core, generator not counted.
 """
 
 from configs import common
