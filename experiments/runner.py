@@ -79,7 +79,7 @@ def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
     return settings
 
 
-def run(study: Study, folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
+def run(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
     """One run, or the summary of the finished one."""
     settings = with_flow(folder, settings)
     workdir = folder / config_hash(settings)
@@ -199,7 +199,7 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
                 changes = {**study.rows[row], **tuned.get(row, {})}
                 settings = settings_of(study, changes, size, seed, args.data_dir)
                 if seed % parts == part:
-                    summary = run(study, folder, settings)
+                    summary = run(folder, settings)
                     records.append(record(row, size, changes, summary))
                     print(json.dumps(records[-1]), flush=True)
     # Lines of other shards and of earlier calls stay; a line of this call replaces its own.
@@ -228,7 +228,7 @@ def tune(study, folder, results, args, part, parts) -> None:
                 continue
             changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
             settings = settings_of(study, changes, study.tuning_size, seed, args.data_dir)
-            summary = run(study, folder / "tuning", settings)
+            summary = run(folder / "tuning", settings)
             line = record(row, study.tuning_size, candidate, summary)
             log.write(json.dumps(line) + "\n")
             log.flush()

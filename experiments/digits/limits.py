@@ -51,7 +51,7 @@ def main():
                 del changes["synthetic.temperature"]  # of the drawn number above, not of a latent
             settings = settings_of(STUDY, changes, STUDY.tuning_size, seed, "")
             if source in ("", "flow"):
-                summary = run(STUDY, folder, settings)
+                summary = run(folder, settings)
             else:
                 dataset = load(settings)
                 images = dataset.train.images if source == "real" else dataset.unlabelled

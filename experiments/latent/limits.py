@@ -32,7 +32,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "fashion_mnist"
 
 def classifier(folder, settings):
     """The trained classifier of settings."""
-    run(STUDY, folder, settings)
+    run(folder, settings)
     logits = restore_classifier(folder / config_hash(settings), 10)
     assert logits is not None
     return logits
