@@ -48,6 +48,7 @@ class ModelSettings:
     Attributes:
       name: `convnet`, `resnet18`, `wide_resnet`, or `none` to train the flow alone.
       widths: channels of the convnet's layers.
+      pooling: how the convnet halves the resolution, by strides or by max-pooling.
       depth: of the WideResNet, 6n + 4.
       width: first stage of the ResNet (64 in ResNet-18), or widening factor of the WideResNet.
       dtype: computation dtype.
@@ -55,6 +56,7 @@ class ModelSettings:
 
     name: Literal["none", "convnet", "resnet18", "wide_resnet"] = "convnet"
     widths: tuple[int, ...] = (32, 64, 128)
+    pooling: Literal["stride", "max"] = "stride"
     depth: int = 28
     width: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -506,7 +506,7 @@ def make_classifier(settings: Settings, num_classes: int, mean: Any, std: Any) -
     """The configured classifier behind standardisation by the given statistics `[C]`."""
     s = settings.model
     options: dict[str, Any] = {
-        "convnet": {"widths": s.widths},
+        "convnet": {"widths": s.widths, "pooling": s.pooling},
         "resnet18": {"width": s.width},
         "wide_resnet": {"depth": s.depth, "width": s.width},
     }[s.name]

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import models
+from genreg_jax.models.convnet import max_pool
 
 SMALL = {
     "convnet": gr.models.ConvNet(num_classes=5, widths=(4, 8)),
+    "convnet_max": gr.models.ConvNet(num_classes=5, widths=(4, 8), pooling="max"),
     "resnet": gr.models.ResNet(num_classes=5, stages=(1, 1), width=4),
     "wide_resnet": gr.models.WideResNet(num_classes=5, depth=10, width=1),
 }
@@ -79,6 +82,7 @@ def test_parameter_counts_are_those_of_the_papers():
     ("name", "options", "width"),
     [
         ("convnet", {"widths": (4, 8, 16)}, 16),
+        ("convnet", {"widths": (4, 8, 8, 8, 16), "pooling": "max"}, 16),
         ("resnet18", {"width": 8}, 64),
         ("wide_resnet", {"depth": 10, "width": 2}, 128),
     ],
@@ -138,6 +142,25 @@ def test_evaluation_treats_images_on_their_own_and_training_as_a_batch(name):
     assert np.max(np.abs(first(x, True) - first(other, True))) > 1e-3
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 7, 5, 1), (2, 2, 3, 4)])
+def test_max_pooling_is_flax_max_pooling_and_has_its_gradient(shape):
+    rng = np.random.default_rng(1)
+    x, away = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=shape))
+    flax = lambda x: nn.max_pool(x, (2, 2), (2, 2))
+    np.testing.assert_array_equal(max_pool(x), flax(x))
+    loss = lambda pool: lambda x: jnp.sum(jnp.sin(pool(x)) ** 2)
+    gradient, expected = (jax.grad(loss(pool)) for pool in (max_pool, flax))
+    np.testing.assert_allclose(gradient(x), expected(x), rtol=1e-5, atol=1e-6)
+    products = (jax.jvp(g, (x,), (away,))[1] for g in (gradient, expected))
+    np.testing.assert_allclose(*products, rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_pooling_is_refused():
+    model = gr.models.make("convnet", num_classes=3, pooling="mean")
+    with pytest.raises(ValueError, match="pooling must be 'stride' or 'max', got 'mean'"):
+        model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
 def test_the_first_running_statistics_are_those_of_the_first_convolution():
     model, params, model_state, x = initialised("convnet")
     h = jax.lax.conv_general_dilated(
@@ -169,8 +192,6 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_outputs_float32(
 
 
 def test_dropout_draws_from_the_rng_of_the_contract():
-    import flax.linen as nn
-
     class Dropping(nn.Module):
         @nn.compact
         def __call__(self, x, *, train):

@@ -51,7 +51,7 @@ STUDIES = {
     name + suffix: study(name, augment, **options)
     for name, options in {
         "digits": {"sizes": (10, 20), "tuning_size": 10, "tuning_seeds": (100, 101, 102)},
-        "fashion_mnist": {"sizes": (50, 100), "tuning_size": 50, "tuning_seeds": (100,)},
+        "fashion_mnist": {"sizes": (50, 100), "tuning_size": 50, "tuning_seeds": (100, 101)},
     }.items()
     for suffix, augment in (("", True), ("_plain", False))
 }
