@@ -30,7 +30,8 @@ def make(name: str, *, num_classes: int, dtype: Any = "float32", **options: Any)
     """Builds one of the shipped classifiers by name.
 
     Args:
-      name: `convnet` (options: `widths`, `pooling`), `resnet18` or `wide_resnet` (options: `depth`, `width`).
+      name: `convnet` (options: `widths`, `pooling`), `resnet18` or `wide_resnet`
+        (options: `depth`, `width`).
       num_classes: K, number of logits.
       dtype: computation dtype, `float32` or `bfloat16`.
       **options: passed to the module.
