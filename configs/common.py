@@ -33,7 +33,7 @@ def fashion_mnist(config):
     config.data.validation_fraction = 0.02
     config.model.widths, config.model.pooling = (16, 32, 64), "max"
     config.augment.train = "flip+crop(2)"
-    config.optimizer.weight_decay, config.optimizer.learning_rate = 2e-3, 0.1
+    config.optimizer.weight_decay, config.optimizer.learning_rate = 5e-3, 0.1
     config.train.epochs = 5
     config.train.steps_per_epoch = 100
     config.synthetic.strong = "flip+crop(2)+randaugment(2,5)"

@@ -455,7 +455,7 @@ def _curve_svg(
     with mpl.rc_context(_rc("|".join(series))):
         canvas = Canvas(figsize=(5.2, 2.8))
         # Fixed margins: the axes of all pictures stand in line.
-        axes = canvas.add_axes((0.13, 0.16, 0.86, 0.8))
+        axes = canvas.add_axes((0.15, 0.16, 0.84, 0.8))
         for i, (steps, value) in enumerate(series.values()):
             axes.plot(
                 steps,

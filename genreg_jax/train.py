@@ -607,14 +607,15 @@ def _make_latent(settings: Settings, views: dict[str, Augment]) -> Latent | None
     if not settings.uses_latent:
         return None
     return Latent(
-        perturb=_make_perturbation(settings),
+        perturb=make_perturbation(settings),
         labels=s.labels if s.kind in ("adversarial", "pgd") else "true",
         mix=s.mix,
         augment=views["after"],
     )
 
 
-def _make_perturbation(settings: Settings, **changes: Any) -> Callable[..., jax.Array]:
+def make_perturbation(settings: Settings, **changes: Any) -> Callable[..., jax.Array]:
+    """The configured perturbation (`regularizers.latent.perturbation`), some options changed."""
     s = settings.latent
     options = {
         "epsilon": s.epsilon,
@@ -819,7 +820,7 @@ def _write_perturbed(
         to_float(jnp.asarray(dataset.train.images[rows])),
         jnp.asarray(dataset.train.labels[rows]),
     )
-    perturb = _make_perturbation(settings, ratio=1.0)
+    perturb = make_perturbation(settings, ratio=1.0)
 
     @jax.jit
     def make(params, model_state, flow, x, y):

@@ -10,6 +10,7 @@ wrong, it may not be. Writes `results/fashion_mnist/limits.jsonl` and `limits.md
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 
@@ -21,9 +22,8 @@ from experiments.latent.run import FASHION_MNIST as STUDY
 from experiments.runner import load, mean_and_error, run, settings_of, with_flow
 from genreg_jax.generator import restore_flow
 from genreg_jax.logs import provenance
-from genreg_jax.regularizers.latent import perturbation
-from genreg_jax.settings import config_hash
-from genreg_jax.train import restore_classifier
+from genreg_jax.settings import LatentSettings, config_hash
+from genreg_jax.train import make_perturbation, restore_classifier
 
 ROWS = ("pgd", "random", "away", "adversarial")
 JUDGE = {"train.steps_per_epoch": 0, "train.epochs": 4, "train.evaluate_test": False}
@@ -38,14 +38,14 @@ def classifier(folder, settings):
     return logits
 
 
-def perturbed(key, student, frozen, perturb, x, y):
+def perturbed(key, student, flow, perturb, x, y):
     """Images moved against what the student takes them for."""
     target = jnp.argmax(student(x), -1)
 
     def loss_fn(moved):
         return optax.losses.softmax_cross_entropy_with_integer_labels(student(moved), target)
 
-    return jax.jit(lambda key, x, y: perturb(key, frozen, loss_fn, x, y, None))(key, x, y)
+    return jax.jit(lambda key, x, y: perturb(key, flow, loss_fn, x, y, None))(key, x, y)
 
 
 def main():
@@ -63,30 +63,21 @@ def main():
         student = classifier(args.runs, base)
         images = load(base).validation
         x, y = jnp.asarray(images.images / 255.0, jnp.float32), jnp.asarray(images.labels)
+        flow_settings = dataclasses.replace(base, latent=LatentSettings(kind="random"))
+        flow, _ = restore_flow(with_flow(args.runs, flow_settings).flow.workdir)
         for row in ROWS:
             for changes in [{"latent.epsilon": 0.0}, *STUDY.candidates[row]]:
                 settings = settings_of(
                     STUDY, {**STUDY.rows[row], **changes}, STUDY.sizes[0], seed, args.data_dir
                 )
-                frozen = None
-                if row != "pgd":
-                    frozen, _ = restore_flow(with_flow(args.runs, settings).flow.workdir)
-                s = settings.latent
-                perturb = perturbation(
-                    s.kind,
-                    epsilon=s.epsilon,
-                    norm=s.norm,
-                    relative=s.relative,
-                    step_size=s.step_size,
-                    num_steps=s.num_steps,
-                )
-                moved = perturbed(jax.random.key(seed), student, frozen, perturb, x, y)
+                perturb = make_perturbation(settings)
+                moved = perturbed(jax.random.key(seed), student, flow, perturb, x, y)
                 right = [float(jnp.mean(jnp.argmax(f(moved), -1) == y)) for f in (student, judge)]
                 length = jnp.sqrt(jnp.sum((moved - x) ** 2, axis=(1, 2, 3)))
                 records.append(
                     {
                         "row": row,
-                        "epsilon": s.epsilon,
+                        "epsilon": settings.latent.epsilon,
                         "seed": seed,
                         "base_accuracy": right[0],
                         "judge_accuracy": right[1],
