@@ -18,15 +18,22 @@ STUDY = Study(
         "mgr": {"synthetic.loss": "pcr", "meta.enabled": True},
     },
     candidates={
-        "base": [{"optimizer.learning_rate": r} for r in (0.05, 0.1)],
-        "gda": [{"synthetic.weight": w} for w in (0.1, 0.3)],
-        "pcr": [{"synthetic.weight": w} for w in (0.5, 2.0)],
-        "mgr": [{"synthetic.weight": 2.0, "meta.outer": o} for o in ("folds", "train")],
+        "base": [
+            *({"optimizer.learning_rate": r} for r in (0.05, 0.1)),
+            *({"optimizer.weight_decay": w} for w in (2e-3, 1e-2)),
+        ],
+        "gda": [{"synthetic.weight": w} for w in (0.03, 0.1, 0.3, 1.0)],
+        "pcr": [{"synthetic.weight": w} for w in (0.2, 0.5, 2.0, 5.0)],
+        "mgr": [
+            {"synthetic.weight": w, "meta.outer": outer}
+            for w in (0.5, 2.0)
+            for outer in ("folds", "train")
+        ],
     },
     sizes=(50,),
     seeds=range(4),
     tuning_size=50,
-    tuning_seeds=(100,),
+    tuning_seeds=(100, 101),
 )
 
 if __name__ == "__main__":
