@@ -33,7 +33,13 @@ from genreg_jax.state import TrainState
 # name: image shape, batch, model and its options, levels, steps and width of the flow
 SETTINGS = {
     "digits": ((8, 8, 1), 64, "convnet", {"widths": (32, 64, 64)}, (1, 4, 48)),
-    "fashion_mnist": ((28, 28, 1), 64, "convnet", {"widths": (16, 32, 64)}, (2, 4, 32)),
+    "fashion_mnist": (
+        (28, 28, 1),
+        64,
+        "convnet",
+        {"widths": (16, 32, 64), "pooling": "max"},
+        (2, 4, 32),
+    ),
     "cifar10": ((32, 32, 3), 128, "resnet18", {}, (3, 32, 512)),
 }
 STEPS = 3

@@ -6,7 +6,8 @@
 
 One step is that of `genreg_jax.objective.make_train_step` with flip and crop and Nesterov SGD. For
 each reading: the time as a multiple of the plain step's (median over repeats of the ratio, steps
-interleaved) and XLA's count of FLOPs as a multiple of the plain step's.
+interleaved), XLA's count of FLOPs as a multiple of the plain step's, and the time of the term and
+its gradient on their own as a share of the plain step's, in which the noise of a long step is not.
 """
 
 import argparse
@@ -25,6 +26,24 @@ from genreg_jax.regularizers.phantom import READINGS, phantom_term
 from genreg_jax.state import TrainState
 
 SHAPE = (32, 32, 3)
+
+
+def alone(reading, batch_size, width):
+    """Seconds of a term and its gradient for the embeddings and logits of a batch."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    embedding = jax.random.normal(keys[0], (batch_size, 8 * width))
+    logits = jax.random.normal(keys[1], (batch_size, 10))
+    labels = jax.random.randint(keys[2], (batch_size,), 0, 10)
+    losses = phantom_term(reading, num_classes=10)
+    loss = lambda outputs: jnp.mean(losses(keys[3], outputs, labels))
+    term = jax.jit(jax.value_and_grad(loss))
+    outputs, seconds = gr.Outputs(logits, embedding), []
+    jax.block_until_ready(term(outputs))
+    for _ in range(50):
+        start = time.perf_counter()
+        jax.block_until_ready(term(outputs))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def problem(batch_size, width, dtype, readings):
@@ -70,12 +89,14 @@ def measure(batch_size, width, dtype, readings, repeats):
             jax.block_until_ready(f(*arguments))
             seconds[k].append(time.perf_counter() - start)
     flops = {k: f.cost_analysis()["flops"] for k, f in compiled.items()}
+    base = statistics.median(seconds["base"])
     return [
         {
             "step": k,
             "seconds": statistics.median(seconds[k]),
             "time": statistics.median(s / b for s, b in zip(seconds[k], seconds["base"])),
             "flops": flops[k] / flops["base"],
+            "alone": alone(k, batch_size, width) / base if k in readings else 0.0,
         }
         for k in compiled
     ]
@@ -91,9 +112,12 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
     args = parser.parse_args()
     rows = measure(args.batch, args.width, args.dtype, args.readings, args.repeats)
-    print(f"{'step':15} {'seconds':>9} {'time':>8} {'FLOPs':>9}")
+    print(f"{'step':15} {'seconds':>9} {'time':>8} {'FLOPs':>9} {'alone':>9}")
     for row in rows:
-        print(f"{row['step']:15} {row['seconds']:9.4f} {row['time']:8.4f} {row['flops']:9.6f}")
+        numbers = (
+            f"{row['seconds']:9.4f} {row['time']:8.4f} {row['flops']:9.6f} {row['alone']:9.6f}"
+        )
+        print(f"{row['step']:15} {numbers}")
     if args.output:
         setting = {k: getattr(args, k) for k in ("batch", "width", "dtype", "repeats")}
         write_json(args.output, {"rows": rows, **setting, **provenance()})
