@@ -22,10 +22,18 @@ TRIED = {
     ],
     "classification": [{"phantom.weight": w} for w in (0.1, 0.3, 1.0)],
     "combination": [{"phantom.weight": w} for w in (0.1, 0.3, 1.0)],
+    "separation, cosine": [
+        {"phantom.weight": w, "phantom.temperature": t}
+        for w, t in ((0.3, 0.1), (1.0, 0.1), (1.0, 0.3))
+    ],
 }  # fmt: skip
+CHANGES = {
+    **{reading: {"phantom.loss": reading} for reading in READINGS},
+    "separation, cosine": {"phantom.loss": "separation", "phantom.distance": "cosine"},
+}
 
 
-def study(dataset, augment, **options):
+def study(dataset, augment, readings=READINGS, **options):
     def config():
         config = common.get_config("base", dataset)
         if not augment:
@@ -33,14 +41,14 @@ def study(dataset, augment, **options):
         return config
 
     candidates = {"base": [{"optimizer.weight_decay": d} for d in DECAYS]}
-    for reading in READINGS:
+    for reading in readings:
         candidates[reading] = [
             {"optimizer.weight_decay": d, **changes}
             for d, changes in itertools.product((5e-4, 5e-3), TRIED[reading])
         ]
     return Study(
         config=config,
-        rows={"base": {}, **{reading: {"phantom.loss": reading} for reading in READINGS}},
+        rows={"base": {}, **{reading: CHANGES[reading] for reading in readings}},
         candidates=candidates,
         seeds=range(10),
         **options,
@@ -55,6 +63,14 @@ STUDIES = {
     }.items()
     for suffix, augment in (("", True), ("_plain", False))
 }
+STUDIES["fashion_mnist_cosine"] = study(
+    "fashion_mnist",
+    augment=True,
+    readings=("separation, cosine",),
+    sizes=(50,),
+    tuning_size=50,
+    tuning_seeds=(100, 101),
+)
 
 if __name__ == "__main__":
     main(STUDIES, pathlib.Path(__file__).parent)
