@@ -22,8 +22,8 @@ def max_pool(x: jax.Array) -> jax.Array:
 class ConvNet(nn.Module):
     """3x3 convolutions with BatchNorm and ReLU, the resolution halved in between, a linear head.
 
-    The embedding is the global average. Which `pooling` is better depends on the images: with few
-    labels `max` is on 28x28 clothes and `stride` on 8x8 digits (`experiments/pooling`).
+    The embedding is the global average. With few labels `max` is several points better on 28x28
+    clothes; on 8x8 digits the two are alike (`experiments/pooling`).
 
     Attributes:
       num_classes: K, number of logits.
