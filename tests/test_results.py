@@ -21,7 +21,7 @@ HEADER = re.compile(
 
 @pytest.mark.parametrize(
     "readme",
-    [ROOT / "README.md", *ROOT.glob("experiments/*/README.md")],
+    [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))],
     ids=lambda p: p.parent.name,
 )
 def test_the_tables_of_a_readme_are_those_of_the_results(readme):
