@@ -9,8 +9,7 @@ import pathlib
 
 from configs import common
 from experiments.runner import Study, main
-
-READINGS = ("attraction", "separation", "classification", "combination")
+from genreg_jax.regularizers.phantom import READINGS
 
 # Tried in tuning, six of each row: for a reading, each of these at two weight decays.
 DECAYS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
