@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
 
 @jax.tree_util.register_dataclass
@@ -19,6 +21,13 @@ class TrainState:
       finder_params: the finder's parameters, `()` without one.
       finder_opt_state: state of the finder's optimiser, `()` without one.
       key: the run's key; step t draws from `fold_in(key, t)` and the key itself never changes.
+
+    Example:
+      >>> import jax, optax
+      >>> import genreg_jax as gr
+      >>> state = gr.TrainState.create({"w": jnp.ones(3)}, {}, optax.adam(0.1), jax.random.key(0))
+      >>> int(state.step), state.finder_params
+      (0, ())
     """
 
     step: jax.Array
@@ -28,6 +37,37 @@ class TrainState:
     finder_params: Any
     finder_opt_state: Any
     key: jax.Array
+
+    @classmethod
+    def create(
+        cls,
+        params: Any,
+        model_state: Any,
+        tx: optax.GradientTransformation,
+        key: jax.Array,
+        *,
+        finder_params: Any = (),
+        finder_tx: optax.GradientTransformation | None = None,
+    ) -> "TrainState":
+        """The state before the first update.
+
+        Args:
+          params: the classifier's parameters.
+          model_state: its running statistics, as `model.init` returns them.
+          tx: its optimiser.
+          key: of everything that the training draws.
+          finder_params: the finder's parameters, for MGR.
+          finder_tx: the finder's optimiser, for MGR.
+        """
+        return cls(
+            step=jnp.int32(0),
+            params=params,
+            model_state=model_state,
+            opt_state=tx.init(params),
+            finder_params=finder_params,
+            finder_opt_state=finder_tx.init(finder_params) if finder_tx else (),
+            key=key,
+        )
 
 
 @jax.tree_util.register_dataclass

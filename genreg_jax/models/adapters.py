@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.models.contract import Model, Outputs
+from genreg_jax.contract import Model, Outputs
 
 
 def from_linen(module: nn.Module) -> Model:

@@ -1,4 +1,4 @@
-"""The framework-free contract between a classifier and everything that regularises it.
+"""The framework-free contract between a classifier, a generator and everything that uses them.
 
 Losses, objectives and hypergradients of this library know a model only through
 
@@ -6,7 +6,9 @@ Losses, objectives and hypergradients of this library know a model only through
 
 so that a Linen, NNX, Equinox, Haiku or hand-written network needs one small adapter and no change
 here. `params` is what the optimiser updates, `model_state` is what the forward pass updates
-(BatchNorm's running statistics), and both are pytrees.
+(BatchNorm's running statistics), and both are pytrees. A generator is a `Generator`, a batch a
+`Batch`, an augmentation a function `(key, images) -> images`, and a term on embeddings an
+`EmbeddingTerm`.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+# `(key, images [B, H, W, C] in [0, 1]) -> images`.
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Outputs(NamedTuple):
@@ -74,7 +79,7 @@ def standardized(model: Model, mean: Any, std: Any) -> Model:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from genreg_jax.models.contract import Model, Outputs, standardized
+      >>> from genreg_jax.contract import Model, Outputs, standardized
       >>> plain = Model(lambda key, x: ({}, {}),
       ...               lambda p, s, x, *, rng, train: (Outputs(x, x), s))
       >>> model = standardized(plain, mean=[0.5], std=[0.25])
@@ -100,3 +105,60 @@ def standardized(model: Model, mean: Any, std: Any) -> Model:
         return outputs, {**model_state, "model": inner}
 
     return Model(init, apply)
+
+
+# `(key, outputs, labels [B], step) -> per-example losses [B]`, the weight included.
+EmbeddingTerm = Callable[[jax.Array, Outputs, jax.Array, jax.Array], jax.Array]
+
+
+class Generator(NamedTuple):
+    """Any frozen source of synthetic images.
+
+    Attributes:
+      apply: `(params, z [B, *latent_shape], y [B]) -> x [B, H, W, C]` in [0, 1], differentiable in
+        `z`.
+      params: pytree handed to `apply`.
+      latent_shape: shape of one latent; its prior is N(0, I).
+
+    Example:
+      A generator of one's own, here a linear one:
+
+      >>> import jax, jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> def apply(params, z, y):
+      ...     return jax.nn.sigmoid(z @ params).reshape(len(z), 8, 8, 1)
+      >>> generator = gr.Generator(apply, params=jnp.ones((5, 64)), latent_shape=(5,))
+      >>> generator.apply(generator.params, jnp.zeros((2, 5)), jnp.array([0, 1])).shape
+      (2, 8, 8, 1)
+    """
+
+    apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    params: Any
+    latent_shape: tuple[int, ...]
+
+
+class Batch(NamedTuple):
+    """Images and their labels, as a training step takes them.
+
+    Attributes:
+      images: `[B, H, W, C]`, uint8, or floating point in [0, 1].
+      labels: integers `[B]`.
+      latents: of the images, `[B, H, W, C]`, where they are known; see `config.latent.cache`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import genreg_jax as gr
+      >>> gr.Batch(jnp.zeros((2, 8, 8, 1), jnp.uint8), jnp.array([3, 7])).latents is None
+      True
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    latents: jax.Array | None = None
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Images as float32 in [0, 1]; uint8 is divided by 255."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255.0
+    return images.astype(jnp.float32)
