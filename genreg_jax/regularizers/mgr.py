@@ -9,8 +9,8 @@
 
 PCR (pseudo consistency regularisation) is the distance between the embeddings of two views of one
 synthetic sample; it does not see the label and does not touch the head. MPS (meta pseudo sampling)
-is the finder F_phi with its hypergradient. `genreg_jax.objective` puts the five lines into one
-step; this file holds the terms.
+is the finder F_phi with its hypergradient. `make_regularizer` is lines 1 to 4 and the synthetic part
+of 5; `genreg_jax.objective` adds the real batch and makes the step.
 
 Reductions, each a test: lambda = 0 is the plain step; a finder that is not updated is PCR on
 uniformly drawn samples; a `residual` finder starts there.
@@ -20,11 +20,184 @@ arXiv:2307.13899; the algorithm's lines and the cosine distance as written out i
 Generative Semi-supervised Learning with Meta-Optimized Synthetic Samples, ACML 2023.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.contract import Augment, Batch, Generator, to_float
+from genreg_jax.hypergradient import hypergradient
+from genreg_jax.state import TrainState
+
 DISTANCES = ("cosine", "l2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+    """The regulariser on synthetic samples.
+
+    Attributes:
+      loss: `pcr` (consistency of two views in the embedding) or `cross_entropy` (naive generative
+        data augmentation, the baseline that MGR improves on).
+      weight: lambda.
+      distance: of the embeddings, for `pcr`.
+      weak: augmentation of the first view (and of the samples under `cross_entropy`).
+      strong: augmentation of the second view, for `pcr`.
+      batch_size: number of synthetic samples a step.
+      temperature: standard deviation of the latents.
+    """
+
+    loss: str
+    weight: float
+    distance: str
+    weak: Augment
+    strong: Augment
+    batch_size: int
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """Meta pseudo sampling: the finder and how its hypergradient is computed.
+
+    Attributes:
+      apply: `(finder_params, z, y) -> z^`.
+      tx: the finder's optimiser.
+      mode: see `genreg_jax.hypergradient.hypergradient`.
+      augment: augmentation of the outer batch.
+    """
+
+    apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    tx: optax.GradientTransformation
+    mode: str
+    augment: Augment
+
+
+class Regularization(NamedTuple):
+    """What `make_regularizer`'s function returns.
+
+    Attributes:
+      loss: lambda times the mean synthetic loss, with the finder as it is now.
+      grads: its gradient in the classifier's parameters.
+      finder_params: the finder's parameters after its update.
+      finder_opt_state: the state of its optimiser.
+      metrics: scalars by name.
+      checked: what has to be finite, by the names in `genreg_jax.objective.CHECKED`.
+    """
+
+    loss: jax.Array
+    grads: Any
+    finder_params: Any
+    finder_opt_state: Any
+    metrics: dict[str, jax.Array]
+    checked: dict[str, jax.Array]
+
+
+def make_regularizer(
+    forward: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    synthetic: Synthetic,
+    generator: Generator,
+    meta: Meta | None,
+    *,
+    num_classes: int,
+    constrain: Callable[[Any], Any] = lambda tree: tree,
+) -> Callable[..., Regularization]:
+    """Builds the synthetic part of a training step: lines 1 to 5 of the algorithm above.
+
+    Args:
+      forward: `(params, model_state, images, rng) -> (outputs, model_state)`, the classifier in
+        training mode; what it makes of `model_state` here is thrown away.
+      tx: the classifier's optimiser, which the inner step takes a step of.
+      synthetic: the term.
+      generator: source of the samples; its `params` are an argument of the result.
+      meta: meta pseudo sampling, or None for draws from the prior.
+      num_classes: K.
+      constrain: applied to the drawn latents and labels; such as a sharding constraint.
+
+    Returns:
+      `regularize(state, key, key_outer, grads, outer, generator_params) -> Regularization`. `grads`
+      is the gradient on the real batch, which is constant in the finder and is handed to
+      `hypergradient` instead of being computed twice; `outer` is used only with `meta`.
+    """
+
+    def term(params, finder_params, model_state, key, generator_params):
+        """Lambda times the mean loss, a function of the classifier and of the finder."""
+        key_z, key_y, key_weak, key_strong, key_model = jax.random.split(key, 5)
+        shape = (synthetic.batch_size, *generator.latent_shape)
+        z = synthetic.temperature * jax.random.normal(key_z, shape)
+        y = jax.random.randint(key_y, (synthetic.batch_size,), 0, num_classes)
+        z, y = constrain((z, y))
+        if meta is not None:
+            z = meta.apply(finder_params, z, y)
+        images = generator.apply(generator_params, z, y)
+        weak = synthetic.weak(key_weak, images)
+        if synthetic.loss == "cross_entropy":
+            outputs, _ = forward(params, model_state, weak, key_model)
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, y)
+        else:
+            views = jnp.concatenate([weak, synthetic.strong(key_strong, images)])
+            outputs, _ = forward(params, model_state, views, key_model)
+            losses = pcr_loss(*jnp.split(outputs.embedding, 2), distance=synthetic.distance)
+        return synthetic.weight * jnp.mean(losses)
+
+    def find(state: TrainState, inner_loss, key, grads, outer: Batch):
+        """Lines 1 to 3: the finder after its step, its optimiser's state, the hypergradient."""
+        assert meta is not None
+        augment = meta.augment
+
+        def outer_loss(params):
+            key_augment, key_model = jax.random.split(key)
+            images = augment(key_augment, to_float(outer.images))
+            outputs, _ = forward(params, state.model_state, images, key_model)
+            return jnp.mean(
+                optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, outer.labels)
+            )
+
+        h = hypergradient(
+            inner_loss,
+            outer_loss,
+            state.params,
+            state.finder_params,
+            tx,
+            state.opt_state,
+            mode=meta.mode,
+            constant_grads=grads,
+        )
+        updates, opt_state = meta.tx.update(h.grads, state.finder_opt_state, state.finder_params)
+        return optax.apply_updates(state.finder_params, updates), opt_state, h
+
+    def regularize(
+        state: TrainState,
+        key: jax.Array,
+        key_outer: jax.Array,
+        grads: Any,
+        outer: Batch | None,
+        generator_params: Any,
+    ) -> Regularization:
+        def inner_loss(params, finder_params):
+            return term(params, finder_params, state.model_state, key, generator_params)
+
+        finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
+        metrics, checked = {}, {}
+        if meta is not None:
+            assert outer is not None
+            finder_params, finder_opt_state, h = find(state, inner_loss, key_outer, grads, outer)
+            norm = optax.tree.norm(h.grads)
+            metrics |= {"train/outer_loss": h.outer_loss, "train/hypergradient_norm": norm}
+            checked |= {"the outer loss": h.outer_loss, "the hypergradient": norm}
+        value, synthetic_grads = jax.value_and_grad(inner_loss)(state.params, finder_params)
+        metrics["train/synthetic_loss"] = value
+        checked["the synthetic term"] = value
+        checked["the gradient of the synthetic term"] = optax.tree.norm(synthetic_grads)
+        return Regularization(
+            value, synthetic_grads, finder_params, finder_opt_state, metrics, checked
+        )
+
+    return regularize
 
 
 def pcr_loss(
