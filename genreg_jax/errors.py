@@ -15,3 +15,23 @@ class UserError(ValueError):
       ...     print("did you mean" in str(error).lower())
       True
     """
+
+
+class ConfigError(UserError):
+    """A setting is wrong. The message starts with its name.
+
+    Attributes:
+      key: the setting, such as `config.train.epochs`.
+
+    Example:
+      >>> from genreg_jax.config import from_config
+      >>> try:
+      ...     from_config({"train": {"epochs": 0}})
+      ... except ConfigError as error:
+      ...     print(error.key)
+      config.train.epochs
+    """
+
+    def __init__(self, message: str, key: str = ""):
+        super().__init__(message)
+        self.key = key

@@ -1,20 +1,59 @@
-"""The settings of a run: frozen dataclasses, checked before any device work.
+"""The settings of a run: frozen dataclasses that name, type, explain and bound every setting.
 
-The dataclasses below are the one place where a setting is named, typed, given its default and
-explained. `default_config()` turns them into the `ml_collections.ConfigDict` that configs and
-command-line overrides edit; `from_config` turns an edited one back and checks it.
+`genreg_jax.config` turns them into the `ml_collections.ConfigDict` that configs and command-line
+overrides edit, and turns an edited one back and checks it. A range stands at its field; only what
+holds between two settings is checked there.
 """
 
 import dataclasses
-import difflib
-import hashlib
-import json
-import math
-import typing
-from collections.abc import Mapping
 from typing import Any, Literal
 
-from genreg_jax.errors import UserError
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may have; of a tuple, each of its elements."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        """Whether a number is allowed."""
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """The range in words, such as `at least 0 and below 1`."""
+        bounds = dataclasses.asdict(self).items()
+        return " and ".join(
+            f"{name.replace('_', ' ')} {bound}" for name, bound in bounds if bound is not None
+        )
+
+
+def setting(default: Any, *, added: bool = False, **bounds: float) -> Any:
+    """A field with a range.
+
+    Args:
+      default: its value where none is given.
+      added: it came after runs had been published: where it has its default it is left out of what
+        identifies a run, so that their hashes stay.
+      **bounds: of `Range`: `at_least`, `above`, `at_most`, `below`.
+
+    Example:
+      >>> import dataclasses
+      >>> from genreg_jax.settings import TrainSettings
+      >>> field = next(f for f in dataclasses.fields(TrainSettings) if f.name == "epochs")
+      >>> str(field.metadata["range"])
+      'at least 1'
+    """
+    return dataclasses.field(
+        default=default, metadata={"range": Range(**bounds) if bounds else None, "added": added}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +73,9 @@ class DataSettings:
 
     name: str = "digits"
     dir: str = ""
-    per_class: int = 0
-    fraction: float = 1.0
-    validation_fraction: float = 0.1
+    per_class: int = setting(0, at_least=0)
+    fraction: float = setting(1.0, above=0, at_most=1)
+    validation_fraction: float = setting(0.1, at_least=0, below=1)
     download: bool = True
     unreadable: Literal["refuse", "skip"] = "refuse"
 
@@ -46,19 +85,22 @@ class ModelSettings:
     """The classifier.
 
     Attributes:
-      name: `convnet`, `resnet18`, `wide_resnet`, or `none` to train the flow alone.
+      name: of a row in `genreg_jax.models.MODELS`: `convnet`, `resnet18`, `wide_resnet`; or `none` to
+        train the flow alone.
       widths: channels of the convnet's layers.
       pooling: how the convnet halves the resolution, by strides or by max-pooling.
       depth: of the WideResNet, 6n + 4.
-      width: first stage of the ResNet (64 in ResNet-18), or widening factor of the WideResNet.
+      width: channels of the ResNet's first stage.
+      widening: the WideResNet's widening factor.
       dtype: computation dtype.
     """
 
-    name: Literal["none", "convnet", "resnet18", "wide_resnet"] = "convnet"
-    widths: tuple[int, ...] = (32, 64, 128)
+    name: str = "convnet"
+    widths: tuple[int, ...] = setting((32, 64, 128), at_least=1)
     pooling: Literal["stride", "max"] = "stride"
-    depth: int = 28
-    width: int = 64
+    depth: int = setting(28, at_least=1)
+    width: int = setting(64, at_least=1)
+    widening: int = setting(10, at_least=1, added=True)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -81,15 +123,15 @@ class OptimizerSettings:
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: float = 0.05
-    momentum: float = 0.9
+    learning_rate: float = setting(0.05, at_least=0)
+    momentum: float = setting(0.9, at_least=0, below=1)
     nesterov: bool = True
-    weight_decay: float = 5e-4
+    weight_decay: float = setting(5e-4, at_least=0)
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = setting(0.0, at_least=0)
     step_epochs: tuple[int, ...] = (60, 120, 160)
-    step_factor: float = 0.2
-    grad_clip: float = 0.0
+    step_factor: float = setting(0.2, above=0)
+    grad_clip: float = setting(0.0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +148,8 @@ class AugmentSettings:
 
     train: str = "none"
     mix: Literal["none", "mixup", "cutmix"] = "none"
-    mix_alpha: float = 1.0
-    label_smoothing: float = 0.0
+    mix_alpha: float = setting(1.0, at_least=0)
+    label_smoothing: float = setting(0.0, at_least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +167,12 @@ class SyntheticSettings:
     """
 
     loss: Literal["none", "pcr", "cross_entropy"] = "none"
-    weight: float = 1.0
+    weight: float = setting(1.0, at_least=0)
     distance: Literal["cosine", "l2"] = "cosine"
     weak: str = "none"
     strong: str = "randaugment(2,9)"
-    temperature: float = 1.0
-    batch_size: int = 0
+    temperature: float = setting(1.0, above=0)
+    batch_size: int = setting(0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +202,11 @@ class MetaSettings:
         "forward_over_reverse", "reverse_over_forward", "reverse", "finite_difference"
     ] = "forward_over_reverse"
     outer: Literal["holdout", "folds", "train"] = "holdout"
-    outer_fraction: float = 0.1
-    folds: int = 5
-    outer_batch_size: int = 0
-    learning_rate: float = 1e-3
-    hidden: tuple[int, ...] = (256, 256)
+    outer_fraction: float = setting(0.1, above=0, below=1)
+    folds: int = setting(5, at_least=2)
+    outer_batch_size: int = setting(0, at_least=0)
+    learning_rate: float = setting(1e-3, at_least=0)
+    hidden: tuple[int, ...] = setting((256, 256), at_least=1)
     conditional: bool = True
     residual: bool = True
     keep_norm: bool = True
@@ -187,13 +229,13 @@ class PhantomSettings:
     """
 
     loss: Literal["none", "attraction", "separation", "classification", "combination"] = "none"
-    weight: float = 1.0
-    warmup: float = 0.0
-    subset_size: int = 0
+    weight: float = setting(1.0, at_least=0)
+    warmup: float = setting(0.0, at_least=0, at_most=1)
+    subset_size: int = setting(0, at_least=0)
     weighting: Literal["dirichlet", "uniform"] = "dirichlet"
     distance: Literal["l2", "cosine"] = "l2"
-    temperature: float = 1.0
-    ratio: float = 0.5
+    temperature: float = setting(1.0, above=0)
+    ratio: float = setting(0.5, at_least=0, at_most=1)
     stop_gradient: bool = False
 
 
@@ -223,16 +265,16 @@ class LatentSettings:
     """
 
     kind: Literal["none", "random", "away", "adversarial", "pgd", "interpolation"] = "none"
-    epsilon: float = 1.0
+    epsilon: float = setting(1.0, at_least=0)
     norm: Literal["l2", "linf", "none"] = "l2"
     relative: bool = False
-    step_size: float = 0.5
-    num_steps: int = 3
+    step_size: float = setting(0.5, at_least=0)
+    num_steps: int = setting(3, at_least=1)
     random_start: bool = True
     labels: Literal["predicted", "true"] = "predicted"
-    ratio: float = 1.0
-    mix: float = 0.0
-    clip: float = 0.0
+    ratio: float = setting(1.0, at_least=0, at_most=1)
+    mix: float = setting(0.0, at_least=0, at_most=1)
+    clip: float = setting(0.0, at_least=0)
     clip_norm: Literal["linf", "l2"] = "linf"
     cache: bool = True
     augment_after: str = "none"
@@ -269,20 +311,20 @@ class FlowSettings:
     kind: Literal["glow", "realnvp"] = "glow"
     images: Literal["labelled", "all"] = "labelled"
     workdir: str = ""
-    levels: int = 2
-    steps: int = 4
-    width: int = 32
-    dropout: float = 0.0
+    levels: int = setting(2, at_least=1)
+    steps: int = setting(4, at_least=1)
+    width: int = setting(32, at_least=1)
+    dropout: float = setting(0.0, at_least=0, below=1)
     conditional: bool = True
-    updates: int = 1000
-    batch_size: int = 64
+    updates: int = setting(1000, at_least=1)
+    batch_size: int = setting(64, at_least=1)
     optimizer: Literal["adam", "adamax"] = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup: int = 100
-    grad_clip: float = 1.0
-    ema_decay: float = 0.99
-    eval_every: int = 100
+    learning_rate: float = setting(1e-3, above=0)
+    weight_decay: float = setting(1e-4, at_least=0)
+    warmup: int = setting(100, at_least=0)
+    grad_clip: float = setting(1.0, above=0)
+    ema_decay: float = setting(0.99, at_least=0, below=1)
+    eval_every: int = setting(100, at_least=1)
     augment: str = "none"
     scan: bool = True
     remat: bool = False
@@ -309,14 +351,14 @@ class TrainSettings:
       progress: show progress.
     """
 
-    epochs: int = 30
-    steps_per_epoch: int = 0
-    batch_size: int = 64
+    epochs: int = setting(30, at_least=1)
+    steps_per_epoch: int = setting(0, at_least=0)
+    batch_size: int = setting(64, at_least=1)
     balanced: bool = False
-    eval_batch_size: int = 256
-    patience: int = 0
-    checkpoint_every: int = 1
-    devices: int = 0
+    eval_batch_size: int = setting(256, at_least=1)
+    patience: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(1, at_least=1)
+    devices: int = setting(0, at_least=0)
     nonfinite: Literal["stop", "skip"] = "stop"
     evaluate_test: bool = True
     progress: bool = True
@@ -332,7 +374,7 @@ class Settings:
     """
 
     name: str = "base"
-    seed: int = 0
+    seed: int = setting(0, at_least=0, below=2**31)
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -378,204 +420,3 @@ class Settings:
     def uses_flow(self) -> bool:
         """Whether a flow is needed."""
         return self.uses_synthetic or self.perturbs_latents
-
-
-# Where the data lie and what is shown do not change what is computed, nor does `nonfinite` until it
-# is needed: a run that stopped there can go on.
-_NOT_IDENTITY = (
-    ("data", "dir"),
-    ("data", "download"),
-    ("train", "progress"),
-    ("train", "devices"),
-    ("train", "nonfinite"),
-)
-
-
-def default_config() -> Any:
-    """The defaults of every setting as an `ml_collections.ConfigDict`, locked against new keys.
-
-    Example:
-      >>> from genreg_jax.settings import default_config, from_config
-      >>> config = default_config()
-      >>> config.data.per_class = 10
-      >>> from_config(config).data.per_class
-      10
-    """
-    import ml_collections
-
-    return ml_collections.ConfigDict(dataclasses.asdict(Settings())).lock()
-
-
-def from_config(config: Any) -> Settings:
-    """Builds and checks the settings of a run.
-
-    Args:
-      config: a `ConfigDict`, a nested mapping (missing keys take their defaults), or `Settings`.
-
-    Returns:
-      The checked `Settings`.
-
-    Raises:
-      UserError: an unknown key, a value of the wrong type, or one outside what is allowed.
-
-    Example:
-      >>> from_config({"train": {"epochs": 0}})
-      Traceback (most recent call last):
-        ...
-      genreg_jax.errors.UserError: config.train.epochs must be at least 1, got 0.
-    """
-    if isinstance(config, Settings):
-        settings = config
-    else:
-        config = config.to_dict() if hasattr(config, "to_dict") else config
-        settings = _build(Settings, config, "config")
-    _check(settings)
-    return settings
-
-
-def _build(cls: type, values: Any, path: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UserError(f"{path} must be a group of settings, got {values!r}.")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(
-                f"{path} has no setting {key!r}; it has {', '.join(sorted(hints))}.{hint}"
-            )
-    return cls(
-        **{key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()}
-    )
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """Checks one value against its annotation; only int -> float and list -> tuple convert."""
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, path)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            raise UserError(f"{path} must be one of {', '.join(allowed)}, got {value!r}.")
-        return value
-    if origin is tuple:
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise UserError(f"{path} must be a list of integers, got {value!r}.")
-        return tuple(_convert(typing.get_args(hint)[0], v, path) for v in value)
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint:
-        raise UserError(f"{path} must be of type {hint.__name__}, got {value!r}.")
-    if hint is float and not math.isfinite(value):
-        raise UserError(f"{path} must be a finite number, got {value!r}.")
-    return value
-
-
-def _check(s: Settings) -> None:
-    """Checks the ranges of all values, and the few relations between them."""
-
-    def need(ok: bool, path: str, rule: str) -> None:
-        if not ok:
-            value: Any = s
-            for name in path.split("."):
-                value = getattr(value, name)
-            raise UserError(f"config.{path} must be {rule}, got {value!r}.")
-
-    at_least = {
-        0: "seed data.per_class optimizer.momentum optimizer.weight_decay optimizer.warmup_epochs "
-        "optimizer.grad_clip augment.mix_alpha synthetic.weight synthetic.batch_size "
-        "phantom.weight phantom.subset_size meta.outer_batch_size latent.epsilon latent.step_size "
-        "latent.clip flow.weight_decay flow.warmup train.steps_per_epoch train.patience "
-        "train.devices",
-        1: "model.depth model.width latent.num_steps "
-        "flow.levels flow.steps flow.width flow.updates flow.batch_size "
-        "flow.eval_every train.epochs train.batch_size train.eval_batch_size "
-        "train.checkpoint_every",
-        2: "meta.folds",
-    }
-    for minimum, paths in at_least.items():
-        for path in paths.split():
-            group, _, name = path.rpartition(".")
-            value = getattr(getattr(s, group) if group else s, name)
-            need(value >= minimum, path, f"at least {minimum}")
-    if s.model.name == "wide_resnet":
-        fits = s.model.depth >= 10 and (s.model.depth - 4) % 6 == 0
-        need(fits, "model.depth", "6n + 4 for a wide_resnet (10, 16, 22, 28, ...)")
-    need(s.seed < 2**31, "seed", "below 2**31")
-    need(0 < s.data.fraction <= 1, "data.fraction", "above 0 and at most 1")
-    need(0 <= s.data.validation_fraction < 1, "data.validation_fraction", "at least 0 and below 1")
-    need(s.optimizer.learning_rate >= 0, "optimizer.learning_rate", "at least 0")
-    need(s.meta.learning_rate >= 0, "meta.learning_rate", "at least 0")
-    need(s.flow.learning_rate > 0, "flow.learning_rate", "positive")
-    need(s.flow.grad_clip > 0, "flow.grad_clip", "positive")
-    need(s.optimizer.momentum < 1, "optimizer.momentum", "at least 0 and below 1")
-    need(s.optimizer.step_factor > 0, "optimizer.step_factor", "positive")
-    need(0 <= s.augment.label_smoothing < 1, "augment.label_smoothing", "at least 0 and below 1")
-    need(0 <= s.flow.ema_decay < 1, "flow.ema_decay", "at least 0 and below 1")
-    need(0 <= s.flow.dropout < 1, "flow.dropout", "at least 0 and below 1")
-    need(s.synthetic.temperature > 0, "synthetic.temperature", "positive")
-    need(0 <= s.phantom.warmup <= 1, "phantom.warmup", "at least 0 and at most 1")
-    need(0 <= s.phantom.ratio <= 1, "phantom.ratio", "at least 0 and at most 1")
-    need(s.phantom.temperature > 0, "phantom.temperature", "positive")
-    need(0 < s.meta.outer_fraction < 1, "meta.outer_fraction", "above 0 and below 1")
-    need(0 <= s.latent.ratio <= 1, "latent.ratio", "from 0 to 1")
-    need(0 <= s.latent.mix <= 1, "latent.mix", "from 0 to 1")
-    if s.latent.kind in ("adversarial", "pgd"):
-        need(s.latent.norm != "none", "latent.norm", "l2 or linf for an attack")
-    if s.latent.kind == "interpolation":
-        need(s.latent.epsilon <= 1, "latent.epsilon", "a share of the way, at most 1")
-    need(bool(s.model.widths) and min(s.model.widths) > 0, "model.widths", "positive integers")
-    need(all(h > 0 for h in s.meta.hidden), "meta.hidden", "positive integers")
-    if s.flow.images == "all" and s.flow.conditional:
-        raise UserError(
-            "config.flow.images = 'all' trains the flow on images without labels, but "
-            "config.flow.conditional is True; set it to False, or images to 'labelled'."
-        )
-    if s.data.per_class and s.data.fraction < 1:
-        raise UserError(
-            f"config.data.per_class = {s.data.per_class} and config.data.fraction = "
-            f"{s.data.fraction} both choose the labelled subset; leave one at its default (0 or 1)."
-        )
-    if s.flow_only and s.uses_synthetic:
-        raise UserError(
-            f"config.model.name = 'none' trains a flow and no classifier, but "
-            f"config.synthetic.loss = {s.synthetic.loss!r} regularises one; name a classifier or "
-            "set config.synthetic.loss to 'none'."
-        )
-    if s.meta.enabled and s.synthetic.loss == "none":
-        raise UserError(
-            "config.meta.enabled = True needs synthetic samples to choose, but "
-            "config.synthetic.loss is 'none'; set it to 'pcr' (that is MGR) or turn meta off."
-        )
-
-
-def to_dict(settings: Settings) -> dict[str, Any]:
-    """The settings as a JSON-ready nested dict."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
-
-
-def identity(settings: Settings) -> dict[str, Any]:
-    """What decides the outcome: the settings without where data lie and what is shown."""
-    values = to_dict(settings)
-    for group, key in _NOT_IDENTITY:
-        del values[group][key]
-    return values
-
-
-def config_hash(settings: Settings) -> str:
-    """First 12 hexadecimal digits of the SHA-256 of `identity(settings)`."""
-    text = json.dumps(identity(settings), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "config") -> list[str]:
-    """Lines `config.a.b: old -> new` for every leaf in which two nested dicts differ."""
-    lines = []
-    for key in sorted({*old, *new}):
-        a, b, where = old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}"
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, where)
-        elif a != b:
-            lines.append(f"{where}: {a!r} -> {b!r}")
-    return lines

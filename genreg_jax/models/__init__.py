@@ -1,18 +1,22 @@
 """Classifiers (Flax Linen) and the contract through which the library sees any classifier."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
-from genreg_jax.models.contract import Model, Outputs, standardized
+from genreg_jax.contract import Model, Outputs, standardized
 from genreg_jax.models.convnet import ConvNet
 from genreg_jax.models.finder import Finder
 from genreg_jax.models.resnet import ResNet, WideResNet
 
 __all__ = [
     "ConvNet",
+    "Entry",
     "Finder",
+    "MODELS",
     "Model",
     "Outputs",
     "ResNet",
@@ -26,12 +30,50 @@ __all__ = [
 ]
 
 
+class Entry(NamedTuple):
+    """A row of `MODELS`.
+
+    Attributes:
+      module: called as `module(num_classes=K, dtype=dtype, **options)`; returns a Linen module, or a
+        `Model`, for standardised images.
+      options: settings of `config.model` that it takes, by the names of its own arguments.
+
+    Example:
+      A network of one's own that a config can name, here a linear one without a hidden layer:
+
+      >>> import flax.linen as nn
+      >>> from genreg_jax import models
+      >>> class Linear(nn.Module):
+      ...     num_classes: int
+      ...     dtype: Any = "float32"
+      ...     @nn.compact
+      ...     def __call__(self, x, *, train):
+      ...         x = x.reshape(len(x), -1)
+      ...         return nn.Dense(self.num_classes)(x), x
+      >>> models.MODELS["linear"] = models.Entry(Linear)
+      >>> models.make("linear", num_classes=3) is not None
+      True
+      >>> del models.MODELS["linear"]
+    """
+
+    module: Callable[..., Any]
+    options: Mapping[str, str] = MappingProxyType({})
+
+
+# The classifiers that `config.model.name` can name.
+MODELS = {
+    "convnet": Entry(ConvNet, {"widths": "widths", "pooling": "pooling"}),
+    "resnet18": Entry(ResNet, {"width": "width"}),
+    "wide_resnet": Entry(WideResNet, {"depth": "depth", "width": "widening"}),
+}
+
+
 def make(name: str, *, num_classes: int, dtype: Any = "float32", **options: Any) -> Model:
-    """Builds one of the shipped classifiers by name.
+    """Builds one of the classifiers of `MODELS` by name.
 
     Args:
-      name: `convnet` (options: `widths`, `pooling`), `resnet18` or `wide_resnet`
-        (options: `depth`, `width`).
+      name: `convnet` (options: `widths`, `pooling`), `resnet18` (`width`) or `wide_resnet`
+        (`depth`, `width`, its widening factor).
       num_classes: K, number of logits.
       dtype: computation dtype, `float32` or `bfloat16`.
       **options: passed to the module.
@@ -46,7 +88,7 @@ def make(name: str, *, num_classes: int, dtype: Any = "float32", **options: Any)
       >>> from genreg_jax import models
       >>> model = models.make("convnet", num_classes=10, widths=(8, 16))
     """
-    modules = {"convnet": ConvNet, "resnet18": ResNet, "wide_resnet": WideResNet}
-    if name not in modules:
-        raise ValueError(f"name must be one of {sorted(modules)}, got {name!r}.")
-    return from_linen(modules[name](num_classes=num_classes, dtype=jnp.dtype(dtype), **options))
+    if name not in MODELS:
+        raise ValueError(f"name must be one of {sorted(MODELS)}, got {name!r}.")
+    module = MODELS[name].module(num_classes=num_classes, dtype=jnp.dtype(dtype), **options)
+    return module if isinstance(module, Model) else from_linen(module)

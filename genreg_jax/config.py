@@ -1,0 +1,232 @@
+"""From a config to checked settings, and what identifies a run.
+
+`default_config()` is what configs and command-line overrides edit; `from_config` turns an edited
+one into `Settings` and checks it before any device work.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from genreg_jax import models
+from genreg_jax.errors import ConfigError
+from genreg_jax.settings import Settings
+
+# Where the data lie and what is shown do not change what is computed, nor does `nonfinite` until it
+# is needed: a run that stopped there can go on.
+_NOT_IDENTITY = (
+    ("data", "dir"),
+    ("data", "download"),
+    ("train", "progress"),
+    ("train", "devices"),
+    ("train", "nonfinite"),
+)
+_ADDED = tuple(
+    (group.name, field.name, field.default)
+    for group in dataclasses.fields(Settings)
+    if dataclasses.is_dataclass(group.default)
+    for field in dataclasses.fields(group.default)
+    if field.metadata.get("added")
+)
+
+
+def default_config() -> Any:
+    """The defaults of every setting as an `ml_collections.ConfigDict`, locked against new keys.
+
+    Example:
+      >>> from genreg_jax.config import default_config, from_config
+      >>> config = default_config()
+      >>> config.data.per_class = 10
+      >>> from_config(config).data.per_class
+      10
+    """
+    import ml_collections
+
+    return ml_collections.ConfigDict(dataclasses.asdict(Settings())).lock()
+
+
+def from_config(config: Any) -> Settings:
+    """Builds and checks the settings of a run.
+
+    Args:
+      config: a `ConfigDict`, a nested mapping (missing keys take their defaults), or `Settings`.
+
+    Returns:
+      The checked `Settings`.
+
+    Raises:
+      ConfigError: an unknown key, a value of the wrong type, or one outside what is allowed.
+
+    Example:
+      >>> from_config({"train": {"epochs": 0}})
+      Traceback (most recent call last):
+        ...
+      genreg_jax.errors.ConfigError: config.train.epochs must be at least 1, got 0.
+    """
+    if isinstance(config, Settings):
+        settings = config
+    else:
+        config = config.to_dict() if hasattr(config, "to_dict") else config
+        settings = _build(Settings, config, "config")
+    _check(settings)
+    return settings
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path} must be a group of settings, got {values!r}.", path)
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            close = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"{path} has no setting {key!r}; it has {', '.join(sorted(hints))}.{hint}",
+                f"{path}.{key}",
+            )
+    return cls(
+        **{key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()}
+    )
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """Checks one value against its annotation; only int -> float and list -> tuple convert."""
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            raise ConfigError(f"{path} must be one of {', '.join(allowed)}, got {value!r}.", path)
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{path} must be a list of integers, got {value!r}.", path)
+        return tuple(_convert(typing.get_args(hint)[0], v, path) for v in value)
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r}.", path)
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{path} must be a finite number, got {value!r}.", path)
+    return value
+
+
+def _check(s: Settings) -> None:
+    """Checks that all values are in their ranges, and what holds between two of them."""
+    _check_ranges(s, "config")
+
+    def need(ok: bool, path: str, rule: str) -> None:
+        if not ok:
+            value: Any = s
+            for name in path.split("."):
+                value = getattr(value, name)
+            raise ConfigError(f"config.{path} must be {rule}, got {value!r}.", f"config.{path}")
+
+    known = ("none", *models.MODELS)
+    need(s.model.name in known, "model.name", f"one of {', '.join(known)}")
+    need(bool(s.model.widths), "model.widths", "at least one number")
+    if s.model.name == "wide_resnet":
+        fits = s.model.depth >= 10 and (s.model.depth - 4) % 6 == 0
+        need(fits, "model.depth", "6n + 4 for a wide_resnet (10, 16, 22, 28, ...)")
+        need(
+            s.model.width == type(s.model)().width,
+            "model.width",
+            "left alone for a wide_resnet, whose widening factor is config.model.widening",
+        )
+    if s.latent.kind in ("adversarial", "pgd"):
+        need(s.latent.norm != "none", "latent.norm", "l2 or linf for an attack")
+    if s.latent.kind == "interpolation":
+        need(s.latent.epsilon <= 1, "latent.epsilon", "a share of the way, at most 1")
+    if s.flow.images == "all" and s.flow.conditional:
+        raise ConfigError(
+            "config.flow.images = 'all' trains the flow on images without labels, but "
+            "config.flow.conditional is True; set it to False, or images to 'labelled'.",
+            "config.flow.images",
+        )
+    if s.data.per_class and s.data.fraction < 1:
+        raise ConfigError(
+            f"config.data.per_class = {s.data.per_class} and config.data.fraction = "
+            f"{s.data.fraction} both choose the labelled subset; leave one at its default (0 or 1).",
+            "config.data.per_class",
+        )
+    if s.flow_only:
+        for on, name, value in (
+            (s.uses_synthetic, "synthetic.loss", s.synthetic.loss),
+            (s.uses_phantom, "phantom.loss", s.phantom.loss),
+            (s.uses_latent, "latent.kind", s.latent.kind),
+        ):
+            if on:
+                raise ConfigError(
+                    f"config.model.name = 'none' trains a flow and no classifier, but config.{name} "
+                    f"= {value!r} regularises one; name a classifier or set config.{name} to "
+                    "'none'.",
+                    f"config.{name}",
+                )
+    if s.meta.enabled and s.synthetic.loss == "none":
+        raise ConfigError(
+            "config.meta.enabled = True needs synthetic samples to choose, but "
+            "config.synthetic.loss is 'none'; set it to 'pcr' (that is MGR) or turn meta off.",
+            "config.meta.enabled",
+        )
+
+
+def _check_ranges(group: Any, path: str) -> None:
+    for field in dataclasses.fields(group):
+        value, where = getattr(group, field.name), f"{path}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, where)
+            continue
+        allowed = field.metadata.get("range")
+        values = value if isinstance(value, tuple) else (value,)
+        if allowed is not None and not all(v in allowed for v in values):
+            raise ConfigError(f"{where} must be {allowed}, got {value!r}.", where)
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """The settings as a JSON-ready nested dict."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def identity(settings: Settings, *, flow_hash: str = "") -> dict[str, Any]:
+    """What decides the outcome: the settings without where data lie and what is shown.
+
+    A flow that is taken from another run counts by its own hash, not by the name of its folder; a
+    setting that was added later counts where it does not have its default.
+
+    Args:
+      settings: of the run.
+      flow_hash: of the flow of `config.flow.workdir`, as the summary has it; empty where the run
+        trains its own.
+    """
+    values = to_dict(settings)
+    for group, key in _NOT_IDENTITY:
+        del values[group][key]
+    for group, name, default in _ADDED:
+        if values[group][name] == default:
+            del values[group][name]
+    values["flow"]["workdir"] = flow_hash
+    return values
+
+
+def config_hash(settings: Settings, *, flow_hash: str = "") -> str:
+    """First 12 hexadecimal digits of the SHA-256 of `identity`."""
+    text = json.dumps(identity(settings, flow_hash=flow_hash), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "config") -> list[str]:
+    """Lines `config.a.b: old -> new` for every leaf in which two nested dicts differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b, where = old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, where)
+        elif a != b:
+            lines.append(f"{where}: {a!r} -> {b!r}")
+    return lines
