@@ -1,25 +1,33 @@
-"""A run that trains a flow and no classifier: `config.model.name = "none"`."""
+"""The flow's part of a run: training it, or finding it trained.
 
+A run whose method needs a flow has it from `trained_flow`, as a generator from
+`trained_flow_generator`. With `config.model.name = "none"` the flow is the whole run: `train_flow`.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from genreg_jax import flows, workdir as workdirs
+from genreg_jax.build import flow_generator, flow_of
+from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.config import config_hash, differences
+from genreg_jax.contract import Augment, Generator
 from genreg_jax.data import Dataset, Split
-from genreg_jax.flows import Flow
+from genreg_jax.devices import is_first, largest
+from genreg_jax.errors import UserError
 from genreg_jax.flows.evaluate import evaluate_flow, print_result, test_key
-from genreg_jax.generator import trained_flow
-from genreg_jax.images import grid, save_png
-from genreg_jax.logs import provenance, write_json
-from genreg_jax.objective import Augment
-from genreg_jax.report import write_report
-from genreg_jax.settings import Settings, config_hash, to_dict
-
-_TEMPERATURES = (0.5, 0.7, 1.0)
-_COLUMNS = 8
+from genreg_jax.flows.training import fit
+from genreg_jax.interrupt import Interrupted, Interruption
+from genreg_jax.logs import MetricWriter, Progress, provenance
+from genreg_jax.report.pictures import write_flow_samples
+from genreg_jax.settings import Settings
 
 
 def train_flow(
@@ -45,7 +53,8 @@ def train_flow(
       images), `reconstruction_error_max` and `reconstruction_error_median` over the test set,
       `seconds`, `compile_seconds`, `images_per_second` and more.
     """
-    note: Callable[[str], None] = print if settings.train.progress else (lambda text: None)
+    show = settings.train.progress and is_first()
+    note: Callable[[str], None] = print if show else (lambda text: None)
     note(
         f"{settings.name} on {dataset.name}: {len(dataset.train)} training, "
         f"{len(dataset.validation)} validation and {len(dataset.test)} test images of shape "
@@ -61,7 +70,7 @@ def train_flow(
     train = measure(dataset.train, len(dataset.test))
     validation = measure(dataset.validation) if len(dataset.validation) else None
     test = measure(dataset.test) if settings.train.evaluate_test else None
-    if test is not None and settings.train.progress:
+    if test is not None and show:
         print_result(len(dataset.test), test)
     shown = next(
         split
@@ -69,7 +78,7 @@ def train_flow(
         + ((dataset.train, train),)
         if read is not None
     )
-    _write_samples(workdir, flow, params, dataset, shown, jax.random.fold_in(key, 1))
+    write_flow_samples(workdir, flow, params, dataset, shown, jax.random.fold_in(key, 1))
     summary = {
         "name": settings.name,
         "dataset": dataset.name,
@@ -92,68 +101,214 @@ def train_flow(
         "config_hash": config_hash(settings),
         **provenance(),
     }
-    write_report(
-        workdir,
-        title=f"{settings.name} on {dataset.name}",
-        summary=summary,
-        config=to_dict(settings),
-        defaults=to_dict(Settings()),
-        command=command,
-    )
-    write_json(workdir / "summary.json", summary)  # last: its presence means that all is done
+    workdirs.finish(workdir, settings, summary, command=command)
     return summary
 
 
-def _write_samples(
-    workdir: Path, flow: Flow, params: Any, dataset: Dataset, shown: Split, key: jax.Array
-) -> None:
-    """Pictures: real images, samples, reconstructions and interpolations, one class a row."""
-    classes = min(dataset.num_classes, 10)
-    names = list(dataset.class_names[:classes])
-    conditional = flow.num_classes is not None
-    labels = names if conditional else None
-    y = jnp.repeat(jnp.arange(classes), _COLUMNS) if conditional else None
-    folder = workdir / "samples"
+def trained_flow_generator(
+    settings: Settings,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    augment: Augment,
+    note: Callable[[str], None] = print,
+) -> tuple[Generator, dict[str, Any]]:
+    """`trained_flow` as a generator.
 
-    def save(name: str, images: Any, caption: str, columns: int = _COLUMNS, **options: Any) -> None:
-        picture = grid(np.clip(np.asarray(images), 0, 1), columns=columns, **options)
-        save_png(folder / f"{name}.png", picture, caption=caption)
+    Returns:
+      The generator, whose `params` are the `FrozenFlow` itself, and the record of the flow's
+      training.
+    """
+    flow, params, extra = trained_flow(settings, dataset, workdir, augment=augment, note=note)
+    conditional = settings.flow.conditional
+    return flow_generator(flow, params, dataset.image_shape, conditional=conditional), extra
 
-    def pick(split: Split, count: int) -> np.ndarray:
-        """Rows of `count` images of each class."""
-        rows = [np.resize(np.flatnonzero(split.labels == c), count) for c in range(classes)]
-        return np.concatenate(rows)
 
-    real = dataset.train.images[pick(dataset.train, _COLUMNS)] / np.float32(255)
-    save("1_real", real, "Real training images, one class a row.", row_labels=names)
-    of_class = ", one class a row" if conditional else ""
-    for temperature in _TEMPERATURES:
-        # The same draws at every temperature.
-        images = flow.sample(params, key, classes * _COLUMNS, y, temperature=temperature)
-        caption = f"Samples at temperature {temperature}{of_class}."
-        save(f"2_temperature_{temperature}_samples", images, caption, row_labels=labels)
+def trained_flow(
+    settings: Settings,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    augment: Augment,
+    note: Callable[[str], None] = print,
+) -> tuple[flows.Flow, Any, dict[str, Any]]:
+    """Restores the flow of this run, or of the run named in the config, or trains it.
 
-    rows = pick(shown, 1)
-    x = jnp.asarray(shown.images[rows] / np.float32(255))
-    z, _ = flow.encode(params, x, None if y is None else y[::_COLUMNS])
-    again, _ = flow.decode(params, z, None if y is None else y[::_COLUMNS])
-    errors = jnp.abs(again - x)
-    largest = float(errors.max())
-    pictures = jnp.concatenate([x, again, errors / max(largest, 1e-12)])
-    save(
-        "3_reconstructions",
-        pictures,
-        f"Images that the flow has not seen, their reconstructions, and the errors; white is the "
-        f"largest, {largest:.1e}.",
-        columns=classes,
-        row_labels=["images", "reconstructions", "errors"],
+    SIGTERM and SIGINT end the training after the update at hand, which is saved; it continues from
+    there.
+
+    Args:
+      settings: of the run.
+      dataset: its `train` split is what the flow learns, its `validation` images choose the best
+        parameter average.
+      workdir: of the run; the flow's checkpoint goes to `workdir/flow`.
+      augment: of the flow's training images.
+      note: called with lines for people.
+
+    Returns:
+      The flow, its parameters, and `{"bits_per_dim": on validation, "seconds": of its training,
+      "hash": of its parameters, ...}`.
+
+    Raises:
+      Interrupted: a signal stopped the training, which is saved as it was.
+      UserError: the run named in `config.flow.workdir` has no trained flow, or one for other
+        settings or other training images.
+    """
+    s = settings.flow
+    with _as_user_error():
+        flow = flow_of(s, dataset.image_shape, dataset.num_classes)
+    like = jax.eval_shape(
+        flow.init, jax.random.key(0), *_example(dataset, s.batch_size, s.conditional)
     )
-    rows = pick(shown, 2).reshape(classes, 2)
-    x0, x1 = (jnp.asarray(shown.images[rows[:, i]] / np.float32(255)) for i in (0, 1))
-    path = flow.interpolate(params, x0, x1, None if y is None else y[::_COLUMNS], num=_COLUMNS)
-    save(
-        "4_interpolations",
-        jnp.swapaxes(path, 0, 1).reshape(-1, *flow.image_shape),
-        "Interpolations in latent space; the first and the last image of a row are real.",
-        row_labels=names,
+    wanted = {
+        "settings": {**dataclasses.asdict(s), "workdir": ""},
+        "subset_hash": dataset.subset_hash,
+    }
+    folder = Path(s.workdir or workdir) / "flow"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        found, restored = checkpoints.extra(), None
+        if found is not None:
+            _same(found["trained_with"], wanted, folder)
+            restored = checkpoints.restore(like)
+        if restored is not None:
+            _, params, extra = restored
+            note(f"flow: restored, {extra['bits_per_dim']:.3f} bits/dim on validation")
+        elif s.workdir:
+            raise UserError(
+                f"config.flow.workdir = {s.workdir!r} holds no trained flow: there is no "
+                f"checkpoint in {folder}. Name the workdir of a finished run that trained one, or "
+                "leave it empty to train one here."
+            )
+        else:
+            unfinished = folder.with_name("flow_training")
+            with Checkpoints(unfinished, keep=1) as training:
+                result = _train(settings, flow, dataset, workdir, augment, note, training, wanted)
+            params, extra = result
+            extra["trained_with"] = wanted
+            extra["images"] = {
+                "image_shape": list(dataset.image_shape),
+                "class_names": list(dataset.class_names),
+            }
+            checkpoints.save(extra["updates"], params, extra)
+            checkpoints.wait()
+            shutil.rmtree(unfinished, ignore_errors=True)  # five times the flow's own size
+        record = {k: v for k, v in extra.items() if k not in ("trained_with", "images")}
+        return flow, params, {**record, "hash": checkpoints.digest()}
+
+
+def _example(dataset: Dataset, batch_size: int, conditional: bool):
+    x = dataset.train.images[:batch_size].astype("float32") / 255.0
+    return (x, dataset.train.labels[:batch_size]) if conditional else (x,)
+
+
+def _same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    lines = differences(found, wanted, "flow")
+    if lines:
+        raise UserError(
+            f"The trained flow in {folder} was made with other settings or other training images "
+            f"({'; '.join(lines)}). Use the settings it was made with, or leave "
+            "config.flow.workdir empty and train one in a new workdir."
+        )
+
+
+@contextlib.contextmanager
+def _as_user_error():
+    """What the flow finds wrong with its settings or its training, as a paragraph for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(
+            f"The flow of config.flow cannot be trained on these images: {error}"
+        ) from None
+
+
+def _train(
+    settings: Settings,
+    flow: flows.Flow,
+    dataset: Dataset,
+    workdir: Path,
+    augment: Augment,
+    note: Callable[[str], None],
+    checkpoints: Checkpoints,
+    wanted: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """The flow's parameters and the record of its training."""
+    s = settings.flow
+    found, first, evaluated = checkpoints.extra(), 0, None
+    if found is not None:
+        _same(found["trained_with"], wanted, workdir / "flow_training")
+        evaluated = found["history"][-1]["step"] if found["history"] else 0
+        first = found.get("step", evaluated)
+        note(f"flow: continuing after update {first} of {s.updates}")
+    writer = MetricWriter(workdir, phase="flow", resume_step=evaluated)
+    show = settings.train.progress and is_first()
+    progress = Progress(s.updates, start_step=first, label="flow", enabled=show)
+    eval_every = min(s.eval_every, s.updates)
+
+    def on_progress(step: int, metrics: dict[str, Any]) -> None:
+        curves = {k: v for k, v in metrics.items() if "bits_per_dim" in k}
+        writer.write(step, curves)
+        progress.update(step, images=s.eval_every * s.batch_size, **curves)
+
+    def save(step: int, tree: Any, extra: dict[str, Any]) -> None:
+        checkpoints.save(step, tree, extra | {"step": step, "trained_with": wanted})
+
+    images = dataset.unlabelled if s.images == "all" else dataset.train.images
+    labels = dataset.train.labels if s.conditional else None
+    validation = None
+    if len(dataset.validation.labels):
+        split = dataset.validation
+        validation = (split.images, split.labels if s.conditional else None)
+    with Interruption() as interruption, writer, progress, _as_user_error():
+
+        def stop(step: int) -> bool:
+            if jax.process_count() == 1:
+                return interruption.signum is not None
+            # Several processes stop together, at an evaluation.
+            return step % eval_every == 0 and bool(largest(interruption.signum or 0))
+
+        result = fit(
+            jax.random.fold_in(jax.random.key(settings.seed), 2),
+            flow,
+            images,
+            labels,
+            steps=s.updates,
+            batch_size=min(s.batch_size, len(images)),
+            optimizer=s.optimizer,
+            learning_rate=s.learning_rate,
+            weight_decay=s.weight_decay,
+            warmup=s.warmup,
+            grad_clip=s.grad_clip,
+            ema_decay=s.ema_decay,
+            validation=validation,
+            eval_every=eval_every,
+            augment=augment,
+            on_progress=on_progress,
+            save=save,
+            restore=checkpoints.restore,
+            stop=stop,
+        )
+        signum = largest(interruption.signum or 0)
+        if signum:
+            checkpoints.wait()
+            raise Interrupted(
+                f"Stopped by {signal.Signals(signum).name} after update {result.steps} of "
+                f"{s.updates} of the flow, which is saved. The same command continues from there "
+                f"in {workdir}.",
+                signum,
+            )
+    note(
+        f"flow: {result.bits_per_dim:.3f} bits/dim on validation after {result.best_step} of "
+        f"{s.updates} updates, {result.seconds:.0f} s"
     )
+    return result.params, {
+        "bits_per_dim": float(result.bits_per_dim),
+        "best_update": int(result.best_step),
+        "updates": s.updates,
+        "train_images": len(images),
+        "seconds": round(result.seconds, 2),
+        "compile_seconds": round(result.compile_seconds, 2),
+        "images_per_second": round(result.images_per_second, 1),
+    }

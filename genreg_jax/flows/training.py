@@ -6,7 +6,7 @@ On a few hundred images a flow overfits within seconds: its best parameters are 
 step, and an average over recent steps is better than any of them. `fit` therefore evaluates an
 exponential moving average on held-out images and returns the best.
 
-Evaluations are also the points at which a training can be saved, and continued bit for bit.
+A training is saved at its evaluations and where it is stopped, and continues from there bit for bit.
 """
 
 import functools
@@ -38,12 +38,14 @@ class FlowFit(NamedTuple):
       bits_per_dim: on the validation images, or on the last training batches without them.
       seconds: wall time, compilation included.
       compile_seconds: the part of it until the first step was done.
-      images_per_second: while training, compilation and evaluation excluded.
+      images_per_second: while training, compilation and evaluation excluded; 0 where nothing was
+        left to train.
+      steps: updates made; fewer than asked for where `stop` ended the training.
 
     Example:
       >>> from genreg_jax import flows
-      >>> result = flows.FlowFit(params=(), history=[], best_step=40, bits_per_dim=3.2,
-      ...                        seconds=9.0, compile_seconds=2.0, images_per_second=800.0)
+      >>> result = flows.FlowFit(params=(), history=[], best_step=40, bits_per_dim=3.2, seconds=9.0,
+      ...                        compile_seconds=2.0, images_per_second=800.0, steps=50)
       >>> result.best_step, result.bits_per_dim
       (40, 3.2)
     """
@@ -55,6 +57,7 @@ class FlowFit(NamedTuple):
     seconds: float
     compile_seconds: float
     images_per_second: float
+    steps: int
 
 
 class _State(NamedTuple):
@@ -245,6 +248,7 @@ def fit(
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
     save: Callable[[int, Any, dict[str, Any]], None] | None = None,
     restore: Callable[[Any], tuple[int, Any, dict[str, Any]] | None] | None = None,
+    stop: Callable[[int], bool] | None = None,
 ) -> FlowFit:
     """Trains a flow by maximum likelihood and returns the best averaged parameters.
 
@@ -276,6 +280,8 @@ def fit(
         continue: a pytree of arrays and a JSON dict.
       restore: called once as `restore(like)`, `like` a tree such as `save` was given; the training
         continues from the `(step, tree, extra)` it returns, or starts anew if that is None.
+      stop: asked as `stop(step)` after each update; where it is true, `save` is called and the
+        training ends there.
 
     Returns:
       A `FlowFit`.
@@ -352,21 +358,39 @@ def fit(
 
     history: list[dict[str, float]] = []
     best_score, best_step, best = float("inf"), 0, jnp.copy(params)
-    first_step, train_seconds, compile_seconds, began = 0, 0.0, 0.0, start
+    first_step, before, train_seconds, compile_seconds, began = 0, 0.0, 0.0, 0.0, start
     restored = restore((state, best)) if restore is not None else None
     if restored is not None:
         first_step, (state, best), extra = restored
-        history, best_score, best_step = extra["history"], extra["best_score"], extra["best_step"]
-        start -= history[-1]["seconds"]
-    last_step = first_step
+        history, best_step, before = extra["history"], extra["best_step"], extra["seconds"]
+        best_score = float("inf") if extra["best_score"] is None else extra["best_score"]
+        start -= before
+    last_step = history[-1]["step"] if history else 0
+
+    def save_here(step: int) -> None:
+        if save is not None:
+            extra = {
+                "history": history,
+                "best_score": best_score if history else None,
+                "best_step": best_step,
+                "seconds": time.perf_counter() - start,
+            }
+            save(step, (state, best), extra)
+
+    done = first_step
     for step in range(first_step, steps):
         state = train_step(state, step_key, step, images, labels, batches(step))
         if step == first_step:
             jax.block_until_ready(state.bits)
             began = time.perf_counter()
-            compile_seconds = began - start - (history[-1]["seconds"] if history else 0)
+            compile_seconds = began - start - before
         done = step + 1
+        stopped = stop is not None and stop(done)
         if done % eval_every and done != steps:
+            if stopped:
+                train_seconds += time.perf_counter() - began
+                save_here(done)
+                break
             continue
         first_bad = int(state.first_bad)
         train_seconds += time.perf_counter() - began
@@ -395,11 +419,11 @@ def fit(
         history.append(metrics)
         if on_progress is not None:
             on_progress(done, metrics)
-        if save is not None:
-            extra = {"history": history, "best_score": best_score, "best_step": best_step}
-            save(done, (state, best), extra)
+        save_here(done)
+        if stopped:
+            break
         began = time.perf_counter()
-    if not np.isfinite(best_score):
+    if done == steps and not np.isfinite(best_score):
         raise ValueError(
             f"The validation bits per dimension were never finite in {steps} steps. Lower "
             f"learning_rate={learning_rate!r}."
@@ -411,5 +435,6 @@ def fit(
         bits_per_dim=best_score,
         seconds=time.perf_counter() - start,
         compile_seconds=compile_seconds,
-        images_per_second=(steps - first_step - 1) * batch_size / max(train_seconds, 1e-9),
+        images_per_second=max(done - first_step - 1, 0) * batch_size / max(train_seconds, 1e-9),
+        steps=done,
     )

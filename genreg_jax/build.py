@@ -1,0 +1,375 @@
+"""From settings to the parts of a run: one function a part, and `parts`, which calls them.
+
+A new regulariser is one more function here, with its file in `regularizers/` and its group of
+settings.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from genreg_jax import augment, flows, models
+from genreg_jax.batches import BatchPlan
+from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
+from genreg_jax.data import Dataset
+from genreg_jax.devices import data_mesh, replicate, splitter
+from genreg_jax.errors import UserError
+from genreg_jax.evaluate import make_evaluate
+from genreg_jax.objective import make_train_step
+from genreg_jax.optimizers import make_optimizer, make_schedule
+from genreg_jax.regularizers import mixing
+from genreg_jax.regularizers.latent import Latent, perturbation
+from genreg_jax.regularizers.mgr import Meta, Synthetic
+from genreg_jax.regularizers.phantom import phantom_term
+from genreg_jax.settings import FlowSettings, Settings
+from genreg_jax.state import Best, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything that the loop works with.
+
+    Attributes:
+      root: the run's key.
+      total_steps: updates of the whole run.
+      model: the classifier, for images in [0, 1].
+      schedule: `step -> learning rate`.
+      step: from `genreg_jax.objective.make_train_step`.
+      evaluate: from `genreg_jax.evaluate.make_evaluate`.
+      synthetic: the term on synthetic samples, or None.
+      meta: meta pseudo sampling, or None.
+      generator: of the synthetic samples, or None.
+      flow: the frozen flow that perturbs, or None.
+      train_data: all training images, on the mesh.
+      state: the first state, on the mesh.
+      best: what validation chooses from, before the first evaluation, on the mesh.
+      mesh: the devices.
+    """
+
+    root: jax.Array
+    total_steps: int
+    model: Model
+    schedule: Callable[[Any], Any]
+    step: Callable
+    evaluate: Callable
+    synthetic: Synthetic | None
+    meta: Meta | None
+    generator: Generator | None
+    flow: Any
+    train_data: Batch
+    state: TrainState
+    best: Best
+    mesh: Mesh
+
+    @property
+    def frozen(self) -> tuple[Any, Any]:
+        """What `step` takes after the batches: the generator's parameters, and the flow."""
+        return (self.generator.params if self.generator else (), self.flow)
+
+    def find(self, finder_params: Any, z: jax.Array, y: jax.Array) -> jax.Array:
+        """The latents that the finder makes of draws; the draws where there is no finder."""
+        return z if self.meta is None else self.meta.apply(finder_params, z, y)
+
+
+def parts(
+    settings: Settings,
+    dataset: Dataset,
+    *,
+    plan: BatchPlan,
+    views: dict[str, Augment],
+    model: Model | None = None,
+    generator: Generator | None = None,
+    flow: Any = None,
+    embedding_term: EmbeddingTerm | None = None,
+) -> Parts:
+    """The parts of a run, a pure function of its arguments.
+
+    Args:
+      settings: of the run.
+      dataset: its images.
+      plan: which images each update sees.
+      views: from `views_of`.
+      model: a classifier of the caller's own instead of `config.model`.
+      generator: of the synthetic samples; not used where `config.synthetic` is off.
+      flow: frozen, to perturb with; not used where `config.latent` needs none.
+      embedding_term: a term of the caller's own, added to that of `config.phantom`.
+    """
+    root = jax.random.key(settings.seed)
+    mesh = data_mesh(settings.train.devices, settings.train.batch_size)
+    train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
+    generator = generator if settings.uses_synthetic else None
+    if generator is not None:
+        generator = generator._replace(params=replicate(mesh, generator.params))
+    flow = flow if settings.perturbs_latents else None
+    if flow is not None:
+        if settings.latent.cache and settings.augment.train == "none":
+            train_data = train_data._replace(latents=encode_all(flow, train_data, settings))
+        flow = replicate(mesh, flow)
+    train_data = replicate(mesh, train_data)
+
+    total_steps = settings.train.epochs * plan.steps_per_epoch
+    model = model or model_of(settings, dataset)
+    schedule = make_schedule(
+        settings.optimizer, total_steps=total_steps, steps_per_epoch=plan.steps_per_epoch
+    )
+    tx = make_optimizer(settings.optimizer, schedule)
+    meta, finder_params = None, ()
+    if generator is not None and settings.uses_meta:
+        key = jax.random.fold_in(root, 3)
+        shape = generator.latent_shape
+        meta, finder_params = meta_of(settings, views, dataset.num_classes, shape, key)
+    synthetic = synthetic_of(settings, views) if generator else None
+    step = make_train_step(
+        model,
+        tx,
+        num_classes=dataset.num_classes,
+        augment=views["train"],
+        mix=mix_of(settings),
+        label_smoothing=settings.augment.label_smoothing,
+        embedding_term=_both(
+            embedding_term_of(settings, dataset.num_classes, total_steps), embedding_term
+        ),
+        synthetic=synthetic,
+        generator=generator,
+        meta=meta,
+        latent=latent_of(settings, views),
+        skip_nonfinite=settings.train.nonfinite == "skip",
+        constrain=splitter(mesh),
+    )
+    params, model_state = model.init(
+        jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape))
+    )
+    state = TrainState.create(
+        params,
+        model_state,
+        tx,
+        jax.random.fold_in(root, 1),
+        finder_params=finder_params,
+        finder_tx=meta.tx if meta else None,
+    )
+    # A copy: the training step donates its state's buffers.
+    params, model_state = jax.tree.map(jnp.copy, (params, model_state))
+    best = Best(params, model_state, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
+    state, best = replicate(mesh, (state, best))
+    largest_split = max(len(dataset.validation.labels), len(dataset.test.labels))
+    evaluate = make_evaluate(
+        model,
+        batch_size=min(settings.train.eval_batch_size, largest_split),
+        constrain=splitter(mesh),
+    )
+    return Parts(
+        root=root,
+        total_steps=total_steps,
+        model=model,
+        schedule=schedule,
+        step=step,
+        evaluate=evaluate,
+        synthetic=synthetic,
+        meta=meta,
+        generator=generator,
+        flow=flow,
+        train_data=train_data,
+        state=state,
+        best=best,
+        mesh=mesh,
+    )
+
+
+def classifier(settings: Settings, num_classes: int, mean: Any, std: Any) -> Model:
+    """The configured classifier behind standardisation by the given statistics `[C]`."""
+    s = settings.model
+    options = {
+        argument: getattr(s, name) for argument, name in models.MODELS[s.name].options.items()
+    }
+    model = models.make(s.name, num_classes=num_classes, dtype=s.dtype, **options)
+    return models.standardized(model, mean, std)
+
+
+def model_of(settings: Settings, dataset: Dataset) -> Model:
+    """The configured classifier, standardised by the training images' own statistics."""
+    images = dataset.train.images.astype(np.float32) / 255.0
+    std = np.maximum(images.std(axis=(0, 1, 2)), 1e-3)
+    return classifier(settings, dataset.num_classes, images.mean(axis=(0, 1, 2)), std)
+
+
+def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: int):
+    """The untrained flow that the settings describe."""
+    make = {"glow": flows.glow, "realnvp": flows.realnvp}[settings.kind]
+    return make(
+        image_shape,
+        levels=settings.levels,
+        steps=settings.steps,
+        width=settings.width,
+        dropout=settings.dropout,
+        num_classes=num_classes if settings.conditional else None,
+        scan=settings.scan,
+        remat=settings.remat,
+    )
+
+
+def flow_generator(
+    flow: Any, params: Any, image_shape: tuple[int, ...], *, conditional: bool
+) -> Generator:
+    """A frozen flow, which is the generator's `params`, as a generator of images in [0, 1]."""
+    frozen = flow.freeze(params)
+
+    def apply(frozen, z, y):
+        # The logit's bounds let a decoded pixel leave [0, 1] by a few per cent.
+        return jnp.clip(frozen.decode(z, y if conditional else None), 0, 1)
+
+    return Generator(apply=apply, params=frozen, latent_shape=tuple(image_shape))
+
+
+def check_flow(flow: Any, dataset: Dataset) -> None:
+    """Refuses a flow of the caller's own that is for other images."""
+    if flow is None:
+        return
+    if tuple(flow.image_shape) != dataset.image_shape:
+        raise UserError(
+            f"The flow is for images of shape {tuple(flow.image_shape)}, but those of "
+            f"{dataset.name} have {dataset.image_shape}; give a flow for these images."
+        )
+    if flow.num_classes not in (None, dataset.num_classes):
+        raise UserError(
+            f"The flow is conditioned on {flow.num_classes} classes, but {dataset.name} has "
+            f"{dataset.num_classes}; give a flow for as many, or an unconditional one."
+        )
+
+
+def views_of(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augment]:
+    """All augmentations of the run, built at once so that a wrong one is found at once."""
+    specs = {
+        "train": settings.augment.train,
+        "weak": settings.synthetic.weak,
+        "strong": settings.synthetic.strong,
+        "after": settings.latent.augment_after,
+        "flow": settings.flow.augment,
+    }
+    return {name: augment.make(spec, image_shape=image_shape) for name, spec in specs.items()}
+
+
+def mix_of(settings: Settings) -> Callable | None:
+    """Mixup or CutMix, None where neither is on."""
+    s = settings.augment
+    if s.mix == "none" or s.mix_alpha == 0:
+        return None
+    mix = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}[s.mix]
+    return lambda key, x, y: mix(key, x, y, alpha=s.mix_alpha)
+
+
+def embedding_term_of(
+    settings: Settings, num_classes: int, total_steps: int
+) -> EmbeddingTerm | None:
+    """The phantom term with its weight, or None where it is off."""
+    s = settings.phantom
+    if not settings.uses_phantom:
+        return None
+    losses = phantom_term(
+        s.loss,
+        num_classes=num_classes,
+        subset_size=s.subset_size or None,
+        weighting=s.weighting,
+        distance=s.distance,
+        temperature=s.temperature,
+        ratio=s.ratio,
+        stop_gradient=s.stop_gradient,
+    )
+    warmup = max(round(s.warmup * total_steps), 1)
+    weight = lambda step: s.weight * jnp.minimum((step + 1) / warmup, 1.0)
+    return lambda key, outputs, labels, step: weight(step) * losses(key, outputs, labels)
+
+
+def _both(first: EmbeddingTerm | None, second: EmbeddingTerm | None) -> EmbeddingTerm | None:
+    """The sum of two terms, each of which may be missing."""
+    if first is None or second is None:
+        return first or second
+    return lambda *arguments: first(*arguments) + second(*arguments)
+
+
+def synthetic_of(settings: Settings, views: dict[str, Augment]) -> Synthetic:
+    """The term on synthetic samples."""
+    s = settings.synthetic
+    return Synthetic(
+        loss=s.loss,
+        weight=s.weight,
+        distance=s.distance,
+        weak=views["weak"],
+        strong=views["strong"],
+        batch_size=s.batch_size or settings.train.batch_size,
+        temperature=s.temperature,
+    )
+
+
+def latent_of(settings: Settings, views: dict[str, Augment]) -> Latent | None:
+    """The perturbation of the real batch, None where it is off."""
+    s = settings.latent
+    if not settings.uses_latent:
+        return None
+    return Latent(
+        perturb=perturbation_of(settings),
+        labels=s.labels if s.kind in ("adversarial", "pgd") else "true",
+        mix=s.mix,
+        augment=views["after"],
+    )
+
+
+def perturbation_of(settings: Settings, **changes: Any) -> Callable[..., jax.Array]:
+    """The configured perturbation (`regularizers.latent.perturbation`), some options changed."""
+    s = settings.latent
+    options = {
+        "epsilon": s.epsilon,
+        "norm": s.norm,
+        "relative": s.relative,
+        "step_size": s.step_size,
+        "num_steps": s.num_steps,
+        "random_start": s.random_start,
+        "ratio": s.ratio,
+        "clip": s.clip or None,
+        "clip_norm": s.clip_norm,
+    }
+    return perturbation(s.kind, **{**options, **changes})
+
+
+def meta_of(
+    settings: Settings,
+    views: dict[str, Augment],
+    num_classes: int,
+    latent_shape: tuple[int, ...],
+    key: jax.Array,
+) -> tuple[Meta, Any]:
+    """Meta pseudo sampling and the finder's first parameters."""
+    s = settings.meta
+    finder = models.Finder(
+        hidden=s.hidden,
+        num_classes=num_classes if s.conditional else None,
+        residual=s.residual,
+        keep_norm=s.keep_norm,
+    )
+    params = finder.init(key, jnp.zeros((1, *latent_shape)), jnp.zeros(1, jnp.int32))["params"]
+
+    def find(params, z, y) -> Any:
+        return finder.apply({"params": params}, z, y)
+
+    meta = Meta(
+        apply=find,
+        tx=optax.adam(s.learning_rate),
+        mode=s.mode,
+        augment=views["train"],
+    )
+    return meta, params
+
+
+def encode_all(flow: Any, data: Batch, settings: Settings) -> jax.Array:
+    """The latents of all training images."""
+    size = settings.train.eval_batch_size
+    labels = data.labels if flow.num_classes is not None else None
+    rows = [slice(start, start + size) for start in range(0, len(data.labels), size)]
+    encode = jax.jit(lambda flow, x, y: flow.encode(to_float(x), y))
+    latents = [encode(flow, data.images[r], None if labels is None else labels[r]) for r in rows]
+    return jnp.concatenate(latents)

@@ -1,0 +1,236 @@
+"""What is in a workdir: claiming one, refusing one, finishing one, reading a run back.
+
+    config.json              the settings, written first
+    metrics.jsonl, .csv      one line an epoch; TensorBoard events beside them
+    checkpoints/<step>/      the state, the best model so far, and what the run knows of itself
+    flow/<step>/             the trained flow; flow_training/ while it is being trained
+    samples/*.png, report.*  for people
+    summary.json             the result, written last: its presence means that all is done
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genreg_jax import flows
+from genreg_jax.build import classifier, flow_of
+from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.config import differences, from_config, identity, to_dict
+from genreg_jax.data import Dataset
+from genreg_jax.errors import UserError
+from genreg_jax.logs import write_json
+from genreg_jax.report import write_report
+from genreg_jax.settings import FlowSettings, Settings
+
+
+def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
+    """The summary of a finished run; refuses a workdir that another config has used.
+
+    Nothing is written.
+    """
+    path = workdir / "config.json"
+    try:
+        used = path.exists()
+    except OSError as error:  # such as a name that is too long
+        raise UserError(
+            f"The workdir {str(workdir)[:100]!r} cannot be a folder ({error.strerror}); choose "
+            "another one."
+        ) from None
+    if not used:
+        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+            raise UserError(
+                f"The workdir {workdir} exists and is not the workdir of a run: it has no "
+                "config.json. Nothing in it was changed; choose a new or empty folder."
+            )
+        return None
+    try:
+        found = identity(from_config(json.loads(path.read_text())))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as the config of a run ({error}). Nothing was changed; choose "
+            "a new workdir, or put the file back."
+        ) from None
+    lines = differences(found, identity(settings))
+    if lines and all(other == path for other in workdir.iterdir()):
+        return None  # a start that failed before anything was made
+    if lines:
+        raise UserError(
+            f"The workdir {workdir} was used with another config, and a run continues only with "
+            f"its own. What differs (there -> now): {'; '.join(lines)}. Nothing in it was changed; "
+            "choose a new workdir, or undo these settings to continue."
+        )
+    summary = workdir / "summary.json"
+    if not summary.exists():
+        return None
+    finished = json.loads(summary.read_text())
+    if settings.flow.workdir and settings.uses_flow:
+        with Checkpoints(Path(settings.flow.workdir) / "flow", keep=1) as checkpoints:
+            check_same_flow((finished["flow"] or {}).get("hash"), checkpoints.digest(), workdir)
+    return finished
+
+
+def start(workdir: Path, settings: Settings) -> None:
+    """Makes the workdir and writes its config."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", to_dict(settings))
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be written ({error.strerror}); choose another one."
+        ) from None
+
+
+def finish(
+    workdir: Path, settings: Settings, summary: dict[str, Any], *, command: str | None, **page: Any
+) -> None:
+    """Writes the report and, last, the summary; `page` is more for `report.write_report`."""
+    write_report(
+        workdir,
+        title=f"{settings.name} on {summary['dataset']}",
+        summary=summary,
+        config=to_dict(settings),
+        defaults=to_dict(Settings()),
+        command=command,
+        **page,
+    )
+    write_json(workdir / "summary.json", summary)
+
+
+def about(dataset: Dataset, **own: Any) -> dict[str, Any]:
+    """What a run stores of itself in its checkpoints, so that it can be read back alone.
+
+    Args:
+      dataset: that it was trained on.
+      **own: `model`, `generator`, `flow`, `embedding_term`: the caller's own, or None.
+    """
+    return {
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "preprocessing": "none" if own.get("model") else "standardised by model_state",
+        "own": sorted(name for name, part in own.items() if part is not None),
+    }
+
+
+def check_same_data(stored_hash: str, dataset: Dataset, workdir: Path) -> None:
+    """Refuses to continue on other images than those of the checkpoint."""
+    if stored_hash != dataset.subset_hash:
+        raise UserError(
+            f"The data have changed since the checkpoint in {workdir} was written: its training "
+            f"and validation images have the hash {stored_hash[:12]}, those loaded now "
+            f"{dataset.subset_hash[:12]}. Restore the data it was trained on, or start in a new "
+            "workdir."
+        )
+
+
+def check_same_flow(stored_hash: str | None, now: str | None, workdir: Path) -> None:
+    """Refuses to go on with another flow; one of the two that is not known is not compared."""
+    if stored_hash and now and stored_hash != now:
+        raise UserError(
+            f"The run in {workdir} used a flow with the hash {stored_hash}, and that of "
+            f"config.flow.workdir has {now}. Nothing was changed; name the workdir of the flow it "
+            "used, or start in a new workdir."
+        )
+
+
+class Classifier(NamedTuple):
+    """The best classifier of a run.
+
+    Attributes:
+      logits: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`.
+      class_names: K names.
+      image_shape: `(H, W, C)`.
+    """
+
+    logits: Callable[[jax.Array], jax.Array]
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+
+
+def restore_classifier(workdir: str | Path) -> Classifier:
+    """The best classifier of a finished or running run.
+
+    Args:
+      workdir: of a run that trains a classifier.
+
+    Raises:
+      UserError: it holds none, or one that is not of this library.
+    """
+    workdir, restored = Path(workdir), None
+    if (workdir / "config.json").exists():
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            restored = checkpoints.restore(None)
+    if restored is None:
+        raise UserError(
+            f"{str(workdir)!r} holds no trained classifier: there is no checkpoint of one. Name the "
+            "workdir of a run that trained one, such as `python -m genreg_jax.main "
+            "--config=configs/base_digits.py --workdir=DIR`."
+        )
+    _, (_, best), extra = restored
+    run = extra.get("run")
+    if run is None:
+        raise UserError(
+            f"The run in {str(workdir)!r} is of an earlier version, whose checkpoints do not say "
+            "what classes and images they are for; train it again in a new workdir."
+        )
+    if "model" in run["own"]:
+        raise UserError(
+            f"The run in {str(workdir)!r} trained a classifier that its caller had made, which "
+            "cannot be built from its config; apply that model to the parameters in its checkpoint."
+        )
+    settings = from_config(json.loads((workdir / "config.json").read_text()))
+    names, shape = tuple(run["class_names"]), tuple(run["image_shape"])
+    blank = [0.0] * shape[-1]  # the statistics are restored with the state
+    model = classifier(settings, len(names), blank, blank)
+
+    def logits(x):
+        outputs, _ = model.apply(best["params"], best["model_state"], x, rng=None, train=False)
+        return outputs.logits
+
+    return Classifier(logits, names, shape)
+
+
+class TrainedFlow(NamedTuple):
+    """The flow of a run.
+
+    Attributes:
+      flow: from `genreg_jax.flows`.
+      params: its parameters.
+      class_names: of the images that it was trained on.
+    """
+
+    flow: flows.Flow
+    params: Any
+    class_names: tuple[str, ...]
+
+
+def restore_flow(workdir: str | Path) -> TrainedFlow:
+    """The trained flow of a run.
+
+    Args:
+      workdir: of a run whose method needs a flow.
+
+    Raises:
+      UserError: there is no trained flow.
+    """
+    folder = Path(workdir) / "flow"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        extra = checkpoints.extra()
+        restored = None
+        if extra is not None and "images" in extra:
+            settings = FlowSettings(**extra["trained_with"]["settings"])
+            image_shape, class_names = extra["images"]["image_shape"], extra["images"]["class_names"]
+            flow = flow_of(settings, tuple(image_shape), len(class_names))
+            x = jnp.zeros((1, *image_shape))
+            y = jnp.zeros(1, jnp.int32) if settings.conditional else None
+            restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
+        if restored is None:
+            raise UserError(
+                f"{str(workdir)!r} holds no trained flow: there is no whole checkpoint of one in "
+                f"{folder}. Name the workdir of a run that trained one, such as `python -m "
+                "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
+            )
+    return TrainedFlow(flow, restored[1], tuple(class_names))
