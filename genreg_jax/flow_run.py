@@ -12,10 +12,10 @@ from genreg_jax.data import Dataset, Split
 from genreg_jax.flows import Flow
 from genreg_jax.flows.evaluate import evaluate_flow, print_result, test_key
 from genreg_jax.generator import trained_flow
-from genreg_jax.images import grid, save_png
 from genreg_jax.logs import provenance, write_json
 from genreg_jax.objective import Augment
 from genreg_jax.report import write_report
+from genreg_jax.report.images import grid, save_png
 from genreg_jax.settings import Settings, config_hash, to_dict
 
 _TEMPERATURES = (0.5, 0.7, 1.0)

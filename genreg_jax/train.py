@@ -32,7 +32,6 @@ from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.flow_run import train_flow
 from genreg_jax.generator import trained_flow_generator
-from genreg_jax.images import captioned, grid, save_png
 from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import MetricWriter, Progress, provenance, write_json
 from genreg_jax.models.contract import Model
@@ -53,6 +52,7 @@ from genreg_jax.regularizers import mixing
 from genreg_jax.regularizers.latent import perturbation
 from genreg_jax.regularizers.phantom import phantom_term
 from genreg_jax.report import write_report
+from genreg_jax.report.images import captioned, grid, save_png
 from genreg_jax.settings import (
     Settings,
     config_hash,

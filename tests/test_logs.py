@@ -13,9 +13,9 @@ import pytest
 
 from genreg_jax import logs
 from genreg_jax.errors import UserError
-from genreg_jax.images import grid, read_caption, save_png
 from genreg_jax.logs import MetricWriter, Progress, read_metrics
 from genreg_jax.logs.provenance import _commit
+from genreg_jax.report.images import grid, read_caption, save_png
 
 
 def _metrics(step):
@@ -171,7 +171,7 @@ def test_no_heavy_import():
     code = (
         "import sys, tempfile, genreg_jax\n"
         "before = set(sys.modules)\n"
-        "import genreg_jax.logs as logs, genreg_jax.images, genreg_jax.report\n"
+        "import genreg_jax.logs as logs, genreg_jax.report.images, genreg_jax.report\n"
         "heavy = {'matplotlib', 'PIL', 'rich', 'tensorboardX'}\n"
         "assert not heavy & (set(sys.modules) - before)\n"
         "with logs.MetricWriter(tempfile.mkdtemp()) as writer: writer.write(1, {'a': 1.0})\n"
