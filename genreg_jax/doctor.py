@@ -108,7 +108,7 @@ def check_distrax(import_module: Callable[[str], Any] = importlib.import_module)
 
 def check_data(data_dir: str) -> Iterator[Finding]:
     """Data sets prepared in the TFDS data directory."""
-    from genreg_jax.data.sources import tfds_root
+    from genreg_jax.data.tfds import tfds_root
 
     root = tfds_root(data_dir)
     names = sorted(

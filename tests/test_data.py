@@ -18,6 +18,7 @@ import pytest
 from genreg_jax import data
 from genreg_jax.data import prepare
 from genreg_jax.errors import UserError
+from genreg_jax.settings import DataSettings
 
 ROOT = Path(__file__).parents[1]
 REAL_TFDS = Path(os.environ.get("GENREG_TFDS_DIR") or ROOT.parent / "shared/data/tfds")
@@ -303,6 +304,37 @@ def test_unusable_arrays_are_refused(change, message):
 def test_unknown_names(name, message, tmp_path):
     with pytest.raises(UserError, match=message):
         data.load(name, data_dir=tmp_path)
+
+
+def test_a_row_of_one_s_own_is_read_by_name_and_through_a_config(monkeypatch, tmp_path):
+    given = {}
+
+    def mine(**options):
+        given.update(options)
+        rng = np.random.default_rng(0)
+        labels = np.arange(50) % 2
+        train = data.Split(rng.random((50, 4, 4, 3)), labels)
+        return train, data.Split(rng.integers(0, 256, (20, 4, 4, 3), np.uint8), labels[:20]), "ab"
+
+    monkeypatch.setitem(data.SOURCES, "mine", mine)
+    settings = DataSettings(name="mine", dir=str(tmp_path), per_class=3, unreadable="skip")
+    dataset = data.from_settings(settings, seed=1)
+    assert given == {
+        "name": "mine", "data_dir": str(tmp_path), "download": True, "unreadable": "skip",
+    }  # fmt: skip
+    assert dataset.name == "mine" and dataset.class_names == ("a", "b")
+    assert dataset.train.images.dtype == np.uint8 and dataset.train.labels.dtype == np.int32
+    assert len(dataset.train) == 6 and len(dataset.test) == 20
+    with pytest.raises(UserError, match="Did you mean mine"):
+        data.load("mime", data_dir=tmp_path)
+
+    def broken(**options):
+        train, test, names = mine(**options)
+        return data.Split(train.images[..., 0], train.labels), test, names
+
+    monkeypatch.setitem(data.SOURCES, "mine", broken)
+    with pytest.raises(UserError, match=r"train_images has the shape \(50, 4, 4\)"):
+        data.load("mine")
 
 
 def no_network(*args, **kwargs):

@@ -1,18 +1,23 @@
 """The report: one file, everything escaped, nothing fetched, the same from the command line."""
 
+import ast
 import base64
 import io
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import genreg_jax
 from genreg_jax import logs, report
+from genreg_jax.embeddings import class_similarity
 from genreg_jax.errors import UserError
-from genreg_jax.images import grid, save_png
+from genreg_jax.report import charts, page
+from genreg_jax.report.images import grid, save_png
 
 EVIL = "<script>alert('$x_1$ & \"y\"')</script>"
 
@@ -189,9 +194,80 @@ def test_a_bare_run_and_odd_numbers(tmp_path):
     assert page.tags.count("svg") == 1
 
 
+# Every metric that a run writes, and the panel that shows it.
+WRITTEN = {
+    "train/loss": "Losses",
+    "train/cross_entropy": "Losses",
+    "train/embedding_loss": "Losses",
+    "train/synthetic_loss": "Losses",
+    "train/outer_loss": "Losses",
+    "train/accuracy": "Accuracy",
+    "train/attacked_accuracy": "Accuracy",
+    "train/gradient_norm": "Gradient",
+    "train/hypergradient_norm": "Hypergradient",
+    "train/learning_rate": "Learning rate",
+    "train/skipped_updates": "Skipped updates",
+    "validation/accuracy": "Accuracy",
+    "validation/cross_entropy": "Losses",
+    "validation/intra_class_similarity": "Similarity",
+    "validation/inter_class_similarity": "Similarity",
+    "flow/bits_per_dim": "Flow",
+    "flow/validation_bits_per_dim": "Flow",
+}
+# Of an update: the position of the first check that failed. The loop makes `skipped_updates` of it.
+NOT_WRITTEN = {"train/nonfinite"}
+
+
+def _names_in_the_code():
+    """Metrics that the package names: in the training, those of a validation, those of a flow."""
+    names = set()
+    for path in Path(genreg_jax.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and re.fullmatch(r"(train|validation|flow)/\w+", text):
+                names.add(text)
+            elif isinstance(text, str) and re.fullmatch(r"\w*bits_per_dim", text):
+                if path.name == "training.py":
+                    names.add(f"flow/{text}")
+            elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+                start = str(node.values[0].value)
+                if re.match(r"(train|validation)/", start):
+                    assert start == "validation/", f"say in this test what {path} calls {start}..."
+    similarity = class_similarity(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1]))
+    return names | {f"validation/{name}" for name in similarity}
+
+
+def test_every_metric_that_the_code_writes_has_its_panel():
+    assert _names_in_the_code() == WRITTEN.keys() | NOT_WRITTEN
+    for name, title in WRITTEN.items():
+        taking = {panel.title for panel in charts._PANELS if panel.takes(name)}
+        assert taking - {"Other", "Flow, other"} == {title}, name
+        assert charts.panel_of(name) == title
+
+
+def test_every_metric_is_drawn_once_in_its_panel(tmp_path):
+    extra = {"mystery": "Other", "flow/seconds": "Flow, other", "lossless": "Other"}
+    expected = WRITTEN | extra
+    for phase in ("flow", ""):
+        with logs.MetricWriter(tmp_path, phase=phase) as writer:
+            for step in (1, 2, 3):
+                of_phase = [n for n in expected if n.startswith("flow/") == bool(phase)]
+                names = [n.removeprefix("flow/") for n in of_phase]
+                writer.write(step, {n: (i + 2.0) / step for i, n in enumerate(names)})
+    shown = {}
+    for figure in re.findall(r"<figure>.*?</figure>", _write(tmp_path), re.S):
+        (title,) = re.findall(r"<h3>(.*?)</h3>", figure)
+        names = re.findall(r"</i>(.*?)</span>", figure)
+        assert figure.count("<svg") == 1
+        # Only curves are of this width, not the grid or the axes.
+        assert len(re.findall(r"stroke-width: 1\.6", figure)) == len(names)
+        shown |= dict.fromkeys(names, title)
+    assert shown == expected
+
+
 def test_long_curves_are_averaged():
     lines = [{"step": step, "loss": float(step)} for step in range(10_000)]
-    steps, values = report._series(lines, "loss")
+    steps, values = charts._series(lines, "loss")
     assert len(steps) == 400
     np.testing.assert_allclose(steps, values)
     assert values.mean() == pytest.approx(np.arange(10_000).mean())
@@ -256,7 +332,7 @@ def test_unfinished_and_damaged_runs(workdir, capsys):
     (workdir / "summary.json").write_text('{"test_acc')
     with pytest.raises(UserError, match="summary.json"):
         report.regenerate(workdir)
-    assert report.main(["--workdir", str(workdir)]) == 1
+    assert page.main(["--workdir", str(workdir)]) == 1
     assert "summary.json" in capsys.readouterr().err
     (workdir / "summary.json").unlink()
     (workdir / "samples" / "real.png").write_bytes(b"no picture")

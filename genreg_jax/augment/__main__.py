@@ -237,7 +237,7 @@ def _targets(given: _Images, copies: int) -> list[Path]:
 def _write(
     output: Path, given: _Images, images: np.ndarray, copies: int, targets: Sequence[Path]
 ) -> None:
-    from genreg_jax.images import save_png
+    from genreg_jax.report.images import save_png
 
     output.mkdir(parents=True, exist_ok=True)
     if given.names is None:

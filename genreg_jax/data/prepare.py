@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genreg_jax.data.tfds import tfds_root
 from genreg_jax.errors import UserError
 
 # No official file comes near this, so it only stops a wrong file from filling the memory.
@@ -45,10 +46,7 @@ class _Cifar(NamedTuple):
 _CIFAR = {
     "cifar10": _Cifar(
         "cifar-10-batches-bin",
-        {
-            "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-            "test": ("test_batch.bin",),
-        },
+        {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
         {"label": "batches.meta.txt"},
     ),
     "cifar100": _Cifar(
@@ -116,7 +114,7 @@ def prepare(
     """
     if dataset not in DATASETS:
         raise UserError(f"dataset is {dataset!r}; it must be one of {', '.join(DATASETS)}.")
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = tfds_root(data_dir)
     target = root / dataset / _version(dataset)
     if target.exists():
         _check_existing(target)
@@ -424,8 +422,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Example:
       >>> main(["--dataset=cifar11"])
       1
-
-    Source: none.
     """
     parser = argparse.ArgumentParser(prog="python -m genreg_jax.data.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -1,0 +1,356 @@
+"""Datasets in memory: what they hold, how they are made of arrays, and what is checked of them.
+
+Images are uint8 [N, H, W, C] and labels int32 [N]. `make_dataset` draws the validation set and the
+labelled subset from whole splits, wherever these come from.
+"""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from genreg_jax.data import subsets
+from genreg_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+      images: uint8 [N, H, W, C].
+      labels: int32 [N].
+
+    Example:
+      >>> len(Split(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int32)))
+      3
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled training subset, a validation set and a test set.
+
+    Attributes:
+      name: the name it was loaded by.
+      train: the labelled subset, in an order that depends on its content and the seed alone.
+      validation: images taken from the training split, for choosing models.
+      test: the whole test split, in the source's order.
+      class_names: one name a class.
+      subset_hash: SHA-256 of the images and labels of `train` and `validation`; equal on every
+        machine that drew the same examples, whatever the order of its copy of the dataset.
+      fingerprint: SHA-256 of the whole dataset that they were drawn from, whatever its order.
+      test_images_in_train: number of test images that are in the training split too.
+
+    Example:
+      >>> import genreg_jax as gr
+      >>> dataset = gr.data.load("digits", per_class=4)
+      >>> dataset.train.images.shape, dataset.num_classes, dataset.image_shape
+      ((40, 8, 8, 1), 10, (8, 8, 1))
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    subset_hash: str
+    fingerprint: str
+    test_images_in_train: int = 0
+    _pool: tuple[np.ndarray, np.ndarray] | None = None  # images, and which of them
+
+    @property
+    def unlabelled(self) -> np.ndarray:
+        """Images [N, H, W, C] of the training split but those for validation; no labels."""
+        if self._pool is None:
+            return self.train.images
+        images, kept = self._pool
+        return images[kept]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def from_arrays(
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+    *,
+    name: str = "arrays",
+    class_names: Sequence[str] | None = None,
+    per_class: int = 0,
+    fraction: float = 1.0,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> Dataset:
+    """Make a `Dataset` of arrays in memory, drawing subsets as `load` does.
+
+    Args:
+      train_images: [N, H, W, C], uint8 or float in [0, 1]; floats are rounded to uint8.
+      train_labels: integers [N] in [0, number of classes).
+      test_images: [M, H, W, C], as `train_images`.
+      test_labels: integers [M].
+      name: the name of the dataset.
+      class_names: one name a class; by default the classes are numbered up to the largest label.
+      per_class: labelled training images of every class; 0 for all.
+      fraction: labelled share of the training images left after validation, in (0, 1].
+      validation_fraction: share of every class of the training images, in [0, 1).
+      seed: non-negative integer, the seed of the draw.
+
+    Returns:
+      A `Dataset` of uint8 images and int32 labels.
+
+    Raises:
+      UserError: if an array has the wrong rank, type or range, or an argument is out of range.
+
+    Example:
+      >>> images = np.random.default_rng(0).random((20, 8, 8, 3))
+      >>> labels = np.arange(20) % 2
+      >>> dataset = from_arrays(images, labels, images, labels, class_names=["cat", "dog"])
+      >>> dataset.train.images.dtype, len(dataset.train), len(dataset.validation)
+      (dtype('uint8'), 18, 2)
+    """
+    subsets.check_subset_arguments(per_class, fraction, validation_fraction, seed)
+    train = as_split(train_images, train_labels, "train")
+    test = as_split(test_images, test_labels, "test")
+    if class_names is None:
+        num_classes = 1 + max(int(split.labels.max(initial=-1)) for split in (train, test))
+        class_names = [str(c) for c in range(num_classes)]
+    return make_dataset(
+        name,
+        train,
+        test,
+        tuple(class_names),
+        per_class=per_class,
+        fraction=fraction,
+        validation_fraction=validation_fraction,
+        seed=seed,
+    )
+
+
+def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
+    """Check that an array holds a batch of images, and return it as uint8.
+
+    Args:
+      images: [N, H, W, C], uint8, or floats in [0, 1], which are multiplied by 255 and rounded.
+      name: what to call the array in an error.
+
+    Returns:
+      uint8 [N, H, W, C].
+
+    Raises:
+      UserError: if the array is empty, of another rank or type, has values outside [0, 1] or NaN.
+
+    Example:
+      >>> validate_images(np.full((1, 1, 1, 1), 0.5)).item()
+      128
+    """
+    try:
+        images = np.asarray(images)
+    except ValueError as error:
+        raise UserError(
+            f"{name} cannot be made into one array, most likely because its images differ in "
+            "size; resize them to one size first."
+        ) from error
+    if images.ndim != 4 or images.size == 0:
+        raise UserError(
+            f"{name} has the shape {images.shape}; it must be [N, H, W, C] with nothing empty. "
+            "Grey images need a last axis of size 1: images[..., None]."
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise UserError(
+            f"{name} has the type {images.dtype}; it must be uint8, or floating point in [0, 1]."
+        )
+    low, high = float(images.min()), float(images.max())
+    if np.isnan(low):
+        raise UserError(f"{name} contains NaN; every value must lie in [0, 1].")
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{name} is floating point with values from {low:g} to {high:g}; they must lie in "
+            "[0, 1]. Undo any standardisation, or divide by 255, or give uint8."
+        )
+    return np.rint(images * images.dtype.type(255)).astype(np.uint8)
+
+
+def as_split(images: Any, labels: Any, name: str) -> Split:
+    """A checked split: uint8 images and int32 labels.
+
+    Args:
+      images: as `validate_images` takes them.
+      labels: integers [N].
+      name: what the split is called in an error, as in `train_images`.
+
+    Returns:
+      A `Split`.
+
+    Raises:
+      UserError: if an array has the wrong rank, type or range.
+
+    Example:
+      >>> as_split(np.zeros((2, 8, 8, 1), np.uint8), [0, 1], "train").labels.dtype
+      dtype('int32')
+    """
+    return Split(
+        validate_images(images, name=f"{name}_images"), _as_labels(labels, f"{name}_labels")
+    )
+
+
+def _as_labels(labels: Any, name: str) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{name} has the shape {labels.shape} and the type {labels.dtype}; it must be one "
+            "integer class index an image, [N]. One-hot labels: labels.argmax(-1)."
+        )
+    return labels.astype(np.int32)
+
+
+def make_dataset(
+    name: str,
+    train: Split,
+    test: Split,
+    class_names: tuple[str, ...],
+    *,
+    per_class: int,
+    fraction: float,
+    validation_fraction: float,
+    seed: int,
+) -> Dataset:
+    """Draw the validation set and the labelled subset from whole splits.
+
+    Args:
+      name: the name of the dataset.
+      train: the whole training split.
+      test: the whole test split.
+      class_names: one name a class.
+      per_class: labelled training images of every class; 0 for all.
+      fraction: labelled share of the training images left after validation, in (0, 1].
+      validation_fraction: share of every class of the training split, in [0, 1).
+      seed: non-negative integer, the seed of the draw.
+
+    Returns:
+      A `Dataset`.
+
+    Raises:
+      UserError: if the splits do not fit each other, or are too small for the draw.
+    """
+    _check_splits(name, train, test, class_names)
+    digests = subsets.content_digests(train.images, train.labels)
+    order = subsets.random_order(digests, seed)
+    train_positions, validation_positions = subsets.draw_subset(
+        train.labels[order],
+        class_names,
+        per_class=per_class,
+        fraction=fraction,
+        validation_fraction=validation_fraction,
+    )
+    train_subset = take(train, subsets.shuffle(order[train_positions], seed))
+    validation = take(train, subsets.shuffle(order[validation_positions], seed))
+    kept = np.delete(order, validation_positions)
+    test_digests = subsets.content_digests(test.images, test.labels)
+    return Dataset(
+        name=name,
+        train=train_subset,
+        validation=validation,
+        test=test,
+        class_names=class_names,
+        subset_hash=_hash_splits(train_subset, validation),
+        fingerprint=_fingerprint(train.images.shape[1:], digests, test_digests),
+        test_images_in_train=_count_in_both(name, train, test),
+        _pool=(train.images, kept),
+    )
+
+
+def _count_in_both(name: str, train: Split, test: Split) -> int:
+    """The number of test images that are training images, pixel by pixel, whatever their labels."""
+    digests = [
+        subsets.content_digests(split.images, np.zeros_like(split.labels))
+        for split in (train, test)
+    ]
+    known = set(digests[0])
+    count = sum(digest in known for digest in digests[1])
+    if count:
+        note(
+            f"{name}: {count} of the {len(test.labels)} test images are in the training split too, "
+            "pixel by pixel; the test accuracy may be too good."
+        )
+    return count
+
+
+def note(text: str) -> None:
+    """Tell the user something about the data, on the error stream."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def listed(items: Sequence[Any], most: int = 10) -> str:
+    """The first items in words, and how many there are besides."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def take(split: Split, indices: np.ndarray) -> Split:
+    """The images and labels of a split at some indices, in their order."""
+    return Split(split.images[indices], split.labels[indices])
+
+
+def _hash_splits(*splits: Split) -> str:
+    sha256 = hashlib.sha256()
+    for split in splits:
+        sha256.update(repr(split.images.shape).encode())
+        sha256.update(np.ascontiguousarray(split.images).data)
+        sha256.update(np.ascontiguousarray(split.labels, "<i4").data)
+    return sha256.hexdigest()
+
+
+def _fingerprint(image_shape: tuple[int, ...], *split_digests: list[bytes]) -> str:
+    sha256 = hashlib.sha256(repr(image_shape).encode())
+    for digests in split_digests:
+        sha256.update(len(digests).to_bytes(8, "little"))
+        sha256.update(b"".join(sorted(digests)))
+    return sha256.hexdigest()
+
+
+def _check_splits(name: str, train: Split, test: Split, class_names: tuple[str, ...]) -> None:
+    for split_name, split in (("training", train), ("test", test)):
+        if len(split.images) != len(split.labels):
+            raise UserError(
+                f"The {split_name} data of {name!r} has {len(split.images)} images but "
+                f"{len(split.labels)} labels; every image needs one label."
+            )
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= len(class_names):
+            raise UserError(
+                f"The {split_name} labels of {name!r} run from {low} to {high}; with "
+                f"{len(class_names)} classes they must lie in 0..{len(class_names) - 1}."
+            )
+    counts = np.bincount(train.labels, minlength=len(class_names))
+    for number, text in ((0, "no training image"), (1, "a single training image")):
+        few = [class_names[c] for c in np.flatnonzero(counts == number)]
+        if few:
+            note(f"{name}: there is {text} of {listed(few)}.")
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(
+            f"The training images of {name!r} have the shape {train.images.shape[1:]} and the "
+            f"test images {test.images.shape[1:]}; they must be the same."
+        )

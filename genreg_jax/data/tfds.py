@@ -1,0 +1,266 @@
+"""Image-classification datasets of TensorFlow Datasets, read without TensorFlow.
+
+The directory is looked at before TFDS is asked, because an absent dataset makes TFDS retry the
+network for minutes and then blame the format.
+"""
+
+import difflib
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genreg_jax.data.dataset import Split, listed, note
+from genreg_jax.errors import UserError
+
+_READ_AT_ONCE = 4096
+
+
+def tfds_root(data_dir: str | os.PathLike[str]) -> Path:
+    """The TFDS data directory: the one given, or `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(data_dir or default).expanduser()
+
+
+def read(
+    *,
+    name: str,
+    data_dir: str | os.PathLike[str],
+    download: bool,
+    unreadable: str,
+    known: Sequence[str] = (),
+    **options: Any,
+) -> tuple[Split, Split, tuple[str, ...]]:
+    """Read a dataset of TFDS from a data directory; prepare it there first where that is possible.
+
+    Args:
+      name: of the dataset, with its config where it has several (`emnist/balanced`).
+      data_dir: TFDS data directory; empty for `$TFDS_DATA_DIR` or else `~/tensorflow_datasets`.
+      download: whether an absent dataset that `prepare` knows may be downloaded.
+      unreadable: `refuse` an image that cannot be decoded, or `skip` it.
+      known: names that do not belong to TFDS, to suggest where a name is unknown.
+      **options: not used.
+
+    Returns:
+      The training split, the test split and the class names.
+
+    Raises:
+      UserError: if the dataset is unknown, absent or unusable.
+    """
+    from genreg_jax.data import prepare
+
+    root = tfds_root(data_dir)
+    directory = _find_prepared(name, root)
+    if directory is None:
+        _check_name(name, known)
+        if not download or name not in prepare.DATASETS:
+            raise UserError(_absent_message(name, root))
+        note(f"{name} is not in {root}; trying to download it.")
+        try:
+            directory = prepare.prepare(name, root)
+        except UserError as error:
+            raise UserError(
+                f"{_absent_message(name, root)} Preparing it automatically failed: {error}"
+            ) from error
+    try:
+        return _read_prepared(name, directory, unreadable)
+    except UserError:
+        raise
+    except Exception as error:
+        # What TFDS, protobuf and array_record raise depends on where the damage is.
+        raise UserError(
+            f"{directory} cannot be read ({type(error).__name__}: {str(error)[:200]}); the copy of "
+            f"{name} is most likely damaged. Delete that directory and prepare it again."
+        ) from error
+
+
+def _find_prepared(name: str, root: Path) -> Path | None:
+    """Return the newest prepared version of a dataset, or None where there is none."""
+    if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
+        return None
+    directory = root / name
+    versions = {
+        tuple(map(int, path.parent.name.split("."))): path.parent
+        for path in directory.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    }
+    if versions:
+        return versions[max(versions)]
+    configs = sorted({path.parents[1].name for path in directory.glob("*/*/dataset_info.json")})
+    if configs:
+        raise UserError(
+            f"{name!r} has several configs in {root}: {', '.join(configs)}. Name one of them, as "
+            f"in {name}/{configs[0]}."
+        )
+    return None
+
+
+def _check_name(name: str, others: Sequence[str]) -> None:
+    import tensorflow_datasets as tfds
+
+    known = [*others, *tfds.list_builders(with_community_datasets=False)]
+    if name.split("/")[0] in known:
+        return
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise UserError(
+        f"Unknown dataset {name!r}.{hint} Allowed are {', '.join([*others, 'cifar10'])}, "
+        "cifar100, fashion_mnist, and any other image-classification dataset of TensorFlow "
+        "Datasets; for arrays of your own use genreg_jax.data.from_arrays."
+    )
+
+
+def _absent_message(name: str, root: Path) -> str:
+    from genreg_jax.data import prepare
+
+    if name in prepare.DATASETS:
+        way = (
+            f"run `python -m genreg_jax.data.prepare --dataset={name} --archive=PATH "
+            f"--data_dir={root}` with the official archive"
+        )
+    else:
+        way = (
+            f"run `tfds build {name} --file_format=array_record --data_dir={root}` where "
+            "TensorFlow is installed"
+        )
+    return (
+        f"{name} is not prepared in {root / name}. Give a TFDS data directory that holds it in "
+        f"array_record format with --config.data.dir=DIR (data_dir=DIR in Python); or {way}; or "
+        "use digits, which needs no download."
+    )
+
+
+def _read_prepared(
+    name: str, directory: Path, unreadable: str
+) -> tuple[Split, Split, tuple[str, ...]]:
+    import tensorflow_datasets as tfds
+
+    info = json.loads((directory / "dataset_info.json").read_text(encoding="utf-8"))
+    file_format = info.get("fileFormat", "tfrecord")
+    if file_format != "array_record":
+        raise UserError(
+            f"{directory} holds {name} in the format {file_format!r}, which cannot be read without "
+            "TensorFlow; prepare it in another data directory, with `python -m "
+            "genreg_jax.data.prepare` (cifar10, cifar100, fashion_mnist) or `tfds build "
+            "--file_format=array_record`."
+        )
+    builder: Any = tfds.builder_from_directory(directory)
+    image_key, label_key = _feature_keys(name, builder)
+    test_split = "test" if "test" in builder.info.splits else "validation"
+    for split in ("train", test_split):
+        _check_files(name, directory, builder, split)
+    train, test = (
+        _read_split(name, builder, split, image_key, label_key, unreadable)
+        for split in ("train", test_split)
+    )
+    return train, test, _class_names(name, builder.info.features[label_key].names)
+
+
+def _feature_keys(name: str, builder: Any) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features.items())
+    keys = builder.info.supervised_keys or ("image", "label")
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    if len(keys) == 2 and all(isinstance(features.get(k), kind) for k, kind in zip(keys, kinds)):
+        return keys[0], keys[1]
+    raise UserError(
+        f"{name!r} is not an image-classification dataset: its features are "
+        f"{', '.join(sorted(features))}, and one image with one class label is needed. For other "
+        "data, make arrays and use genreg_jax.data.from_arrays."
+    )
+
+
+def _check_files(name: str, directory: Path, builder: Any, split: str) -> None:
+    if split not in builder.info.splits:
+        raise UserError(
+            f"{name!r} in {directory} has the splits {', '.join(builder.info.splits)}; a train "
+            "split and a test or validation split are needed."
+        )
+    missing = [p.name for p in builder.info.splits[split].filepaths if not p.exists()]
+    if missing:
+        raise UserError(
+            f"{directory} is incomplete: {', '.join(missing)} missing. Copy the whole directory, "
+            "or delete it and prepare it again."
+        )
+
+
+def _read_split(
+    name: str, builder: Any, split: str, image_key: str, label_key: str, unreadable: str
+) -> Split:
+    import tensorflow_datasets as tfds
+
+    # Decoding is Pillow's, one image after another: for images of this size a pool of threads
+    # takes longer, because the interpreter's lock outweighs the decoding.
+    source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+    feature = builder.info.features[image_key]
+    if feature.np_dtype != np.uint8:
+        raise UserError(
+            f"{name!r} has images of type {np.dtype(feature.np_dtype)}; only 8-bit images can be "
+            "used. Convert them and use genreg_jax.data.from_arrays."
+        )
+    channels = feature.shape[-1]
+    images = None
+    labels = np.empty(len(source), np.int32)
+    skipped: list[int] = []
+    for start in range(0, len(source), _READ_AT_ONCE):
+        stop = min(start + _READ_AT_ONCE, len(source))
+        for i, record in enumerate(source.__getitems__(range(start, stop)), start):
+            try:
+                image = _decode(record[image_key], channels)
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow's, by where the damage is
+                if unreadable == "skip":
+                    skipped.append(i)
+                    continue
+                raise UserError(
+                    f"Image {i} of the {split} split of {name!r} cannot be decoded ({error}). "
+                    f"Prepare the dataset in {builder.data_path} again, or leave such images out "
+                    "with config.data.unreadable = 'skip'."
+                ) from error
+            if images is None:
+                images = np.empty((len(source), *image.shape), np.uint8)
+            if image.shape != images.shape[1:]:
+                raise UserError(
+                    f"The images of {name!r} differ in size: {images.shape[1:]} and {image.shape} "
+                    "among others. Resize them to one size and use genreg_jax.data.from_arrays."
+                )
+            images[i] = image
+            labels[i] = record[label_key]
+    if images is None:
+        raise UserError(
+            f"The {split} split of {name!r} has no image that can be read; prepare it again."
+        )
+    if skipped:
+        note(f"{name}: images {listed(skipped)} of the {split} split are unreadable and left out.")
+        images, labels = np.delete(images, skipped, axis=0), np.delete(labels, skipped)
+    return Split(images, labels)
+
+
+def _decode(encoded: bytes, channels: int | None) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels or 3]
+        array = np.asarray(image if image.mode == mode else image.convert(mode))
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _class_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
+    import tensorflow_datasets as tfds
+
+    names = tuple(names)
+    if names != tuple(str(c) for c in range(len(names))):
+        return names
+    # Copies made by other tools may lack the names, which TFDS knows for registered datasets. The
+    # directory must be one without data, so that the names come from TFDS's code.
+    try:
+        builder: Any = tfds.builder(name, data_dir=os.devnull)
+        registered = builder.info.features["label"].names
+    except (KeyError, OSError, ValueError, tfds.core.DatasetNotFoundError):
+        return names
+    return tuple(registered) if len(registered) == len(names) else names

@@ -1,0 +1,20 @@
+"""What a run leaves behind while it runs: metrics, a progress display, and where it came from."""
+
+from genreg_jax.logs.files import to_json, write_atomically, write_json
+from genreg_jax.logs.metrics import PHASES, MetricWriter, read_metrics
+from genreg_jax.logs.progress import Clock, Progress, format_seconds
+from genreg_jax.logs.provenance import PACKAGES, provenance
+
+__all__ = [
+    "PACKAGES",
+    "PHASES",
+    "Clock",
+    "MetricWriter",
+    "Progress",
+    "format_seconds",
+    "provenance",
+    "read_metrics",
+    "to_json",
+    "write_atomically",
+    "write_json",
+]

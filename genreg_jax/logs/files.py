@@ -1,0 +1,98 @@
+"""Files that are whole at every moment, and JSON that every reader takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def write_json(path: str | os.PathLike, obj: Any) -> None:
+    """Writes valid JSON in one piece: a reader sees the old file or the new one, never half.
+
+    Keys keep their order. Non-finite numbers become `null`; NumPy and JAX arrays become lists,
+    paths become strings, and objects with `to_dict` (ml_collections configs) become objects.
+
+    Args:
+      path: The file; its directory must exist.
+      obj: What to write.
+
+    Raises:
+      TypeError: `obj` holds something that has no JSON form.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp(), "summary.json")
+      >>> write_json(path, {"test_accuracy": np.float32(0.5), "loss": float("inf")})
+      >>> print(path.read_text(), end="")
+      {
+        "test_accuracy": 0.5,
+        "loss": null
+      }
+    """
+    write_atomically(Path(path), json.dumps(to_json(obj), indent=2, allow_nan=False) + "\n")
+
+
+def to_json(obj: Any) -> Any:
+    """Returns `obj` as plain dicts, lists, strings and numbers, with None for non-finite numbers.
+
+    Args:
+      obj: Anything `write_json` takes.
+
+    Returns:
+      The same content in what `json.dumps(..., allow_nan=False)` accepts.
+
+    Raises:
+      TypeError: `obj` holds something that has no JSON form.
+
+    Example:
+      >>> to_json({"a": (1, float("nan")), "b": np.arange(2)})
+      {'a': [1, None], 'b': [0, 1]}
+    """
+    if hasattr(obj, "to_dict"):
+        obj = obj.to_dict()
+    if obj is None or isinstance(obj, str | bool | int):
+        return obj
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {str(key): to_json(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [to_json(value) for value in obj]
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if isinstance(obj, np.ndarray | np.generic | jax.Array):
+        return to_json(np.asarray(obj).tolist())
+    raise TypeError(f"{type(obj).__name__} has no JSON form: {obj!r}")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file in one piece: a reader sees the old content or the new, never half.
+
+    Args:
+      path: The file; its directory must exist.
+      content: Text, written as UTF-8 with its newlines as they are, or bytes.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+      >>> write_atomically(path, "done")
+      >>> path.read_text()
+      'done'
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

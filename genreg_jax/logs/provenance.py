@@ -1,0 +1,83 @@
+"""Where a result came from: versions, device and commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "genreg-jax",
+    "numpy",
+)
+
+
+def provenance() -> dict[str, Any]:
+    """Returns what is needed to know which code and device made a result.
+
+    Returns:
+      `versions` (package name to version, None where one is not installed), `device` (`platform`,
+      `kind`, `count`) and `commit`: of the checkout that the package lies in, with `-dirty` behind
+      it if tracked Python files were changed, None for an installed wheel or without git. Nothing
+      that identifies the machine or its user.
+
+    Example:
+      >>> sorted(provenance())
+      ['commit', 'device', 'versions']
+    """
+    devices = jax.devices()
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+        "commit": _commit(Path(__file__).resolve().parents[1]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit(directory: Path) -> str | None:
+    # A wheel in a virtual environment may lie inside some other project's checkout; only a
+    # checkout that tracks the package itself says which code this is.
+    if _git(directory, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(directory, "rev-parse", "HEAD")
+    # Results and notes may change while a study runs; what matters is the code.
+    changed = _git(directory, "diff", "--name-only", "HEAD", "--", ":/*.py")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            # `git diff` would otherwise rewrite the index of a checkout others work in.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
