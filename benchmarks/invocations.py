@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 
 import genreg_jax.train
 from genreg_jax import main as command
-from genreg_jax.settings import default_config
+from genreg_jax.config import default_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 STARTED = 77  # exit status of a process that got as far as training

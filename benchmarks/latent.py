@@ -26,9 +26,7 @@ import optax
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
-from genreg_jax.objective import Batch, Latent
-from genreg_jax.regularizers.latent import perturbation
-from genreg_jax.state import TrainState
+from genreg_jax.regularizers.latent import Latent, perturbation
 
 # name: image shape, batch, model and its options, levels, steps and width of the flow
 SETTINGS = {
@@ -54,7 +52,7 @@ def programs(name):
     y = jax.random.randint(next(keys), (size,), 0, 10)
     params, model_state = model.init(next(keys), x[:1])
     tx = optax.sgd(0.05, momentum=0.9, nesterov=True)
-    state = TrainState(jnp.int32(0), params, model_state, tx.init(params), (), (), next(keys))
+    state = gr.TrainState.create(params, model_state, tx, next(keys))
     flow = gr.flows.glow(shape, levels=levels, steps=steps, width=width, scan=False)
     frozen = flow.freeze(flow.init(next(keys), x))
     z = frozen.encode(x)
@@ -82,7 +80,7 @@ def programs(name):
     def decode_gradient(z, v, frozen):
         return jax.vjp(frozen.decode, z)[1](v)[0]
 
-    batch, cached = Batch(x, y), Batch(x, y, z)
+    batch, cached = gr.Batch(x, y), gr.Batch(x, y, z)
     steps_of = {"plain": (step(), (state, batch, frozen))}
     for kind in ("random", "away", "adversarial", "pgd"):
         steps_of[kind] = (step(kind), (state, batch, frozen))

@@ -21,9 +21,7 @@ import optax
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
-from genreg_jax.objective import Batch
 from genreg_jax.regularizers.phantom import READINGS, phantom_term
-from genreg_jax.state import TrainState
 
 SHAPE = (32, 32, 3)
 
@@ -50,13 +48,13 @@ def problem(batch_size, width, dtype, readings):
     """The programs of the plain step and of the step with each reading, and their arguments."""
     keys = jax.random.split(jax.random.key(0), 4)
     model = gr.models.make("resnet18", num_classes=10, width=width, dtype=dtype)
-    batch = Batch(
+    batch = gr.Batch(
         jax.random.randint(keys[0], (batch_size, *SHAPE), 0, 256).astype(jnp.uint8),
         jax.random.randint(keys[1], (batch_size,), 0, 10),
     )
     params, model_state = model.init(keys[2], jnp.zeros((1, *SHAPE)))
     tx = optax.sgd(0.1, momentum=0.9, nesterov=True)
-    state = TrainState(jnp.int32(0), params, model_state, tx.init(params), (), (), key=keys[3])
+    state = gr.TrainState.create(params, model_state, tx, keys[3])
 
     def program(reading):
         term = None

@@ -4,7 +4,7 @@ Every config file calls `get_config` of this module with a method and a data set
 settings.
 """
 
-from genreg_jax.settings import default_config
+from genreg_jax.config import default_config
 
 
 def digits(config):

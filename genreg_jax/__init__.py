@@ -5,7 +5,7 @@ Three places where a regulariser can act, and what the library has for each:
 - the input: `random_latent_perturbation`, `away_latent_perturbation` and
   `adversarial_latent_perturbation` of images through an exact flow (`genreg_jax.flows`);
 - the embedding: `phantom_embeddings` and the losses that use them, on `Outputs.embedding` of any
-  model behind the contract of `genreg_jax.models.contract`;
+  model behind the contract of `genreg_jax.contract`;
 - the feature extractor through synthetic data: `pcr_loss`, `Finder` and `hypergradient`.
 
 `train_and_evaluate(config, workdir)` is the whole training run that the command line calls.
@@ -14,12 +14,13 @@ Three places where a regulariser can act, and what the library has for each:
 from typing import TYPE_CHECKING, Any
 
 from genreg_jax import augment, data, flows, models
+from genreg_jax.config import default_config
+from genreg_jax.contract import Batch, Generator, Model, Outputs
 from genreg_jax.errors import UserError
 from genreg_jax.hypergradient import Hypergradient, hypergradient
 from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
-from genreg_jax.models.contract import Model, Outputs
 from genreg_jax.models.finder import Finder
-from genreg_jax.objective import Generator, make_train_step
+from genreg_jax.objective import make_train_step
 from genreg_jax.regularizers.latent import (
     adversarial_latent_perturbation,
     away_latent_perturbation,
@@ -36,18 +37,20 @@ from genreg_jax.regularizers.phantom import (
     phantom_embeddings,
     separation_loss,
 )
-from genreg_jax.settings import default_config
+from genreg_jax.state import TrainState
 
 if TYPE_CHECKING:
     from genreg_jax.train import train_and_evaluate as train_and_evaluate
 
 __all__ = [
+    "Batch",
     "Finder",
     "Generator",
     "Hypergradient",
     "Model",
     "Outputs",
     "PhantomMemory",
+    "TrainState",
     "UserError",
     "adversarial_latent_perturbation",
     "attraction_loss",

@@ -39,7 +39,7 @@ class BatchPlan:
     Example:
       >>> import numpy as np
       >>> from genreg_jax.batches import BatchPlan
-      >>> from genreg_jax.settings import from_config
+      >>> from genreg_jax.config import from_config
       >>> settings = from_config({"train": {"batch_size": 4}})
       >>> plan = BatchPlan(settings, np.arange(8) % 2)
       >>> sorted(plan.epoch(0).inner.ravel().tolist())

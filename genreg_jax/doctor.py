@@ -135,22 +135,20 @@ def check_training() -> Iterator[Finding]:
     import optax
 
     import genreg_jax as gr
-    from genreg_jax.objective import Batch
-    from genreg_jax.state import TrainState
 
     start = time.perf_counter()
     split = gr.data.load("digits", per_class=5).train
-    batch = Batch(jnp.asarray(split.images), jnp.asarray(split.labels))
+    batch = gr.Batch(jnp.asarray(split.images), jnp.asarray(split.labels))
     x = batch.images.astype(jnp.float32) / 255.0
     model = gr.models.make("convnet", num_classes=10, widths=(8,))
     params, model_state = model.init(jax.random.key(0), x[:1])
     tx = optax.sgd(0.05)
     step = jax.jit(gr.make_train_step(model, tx, num_classes=10, augment=lambda key, x: x))
     key = jax.random.key(1)
-    state = TrainState(jnp.int32(0), params, model_state, tx.init(params), (), (), key)
+    state = gr.TrainState.create(params, model_state, tx, key)
     losses = []
     for _ in range(3):
-        state, metrics = step(state, batch, None, ())
+        state, metrics = step(state, batch)
         losses.append(float(metrics["train/loss"]))
     flow = gr.flows.realnvp((8, 8, 1), levels=1, steps=2, width=4)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 
-from genreg_jax import flows, workdir as workdirs
+from genreg_jax import flows
+from genreg_jax import workdir as workdirs
 from genreg_jax.build import flow_generator, flow_of
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.config import config_hash, differences

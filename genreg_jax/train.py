@@ -2,7 +2,6 @@
 
 import math
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax import build, data, workdir as workdirs
+from genreg_jax import build, data
+from genreg_jax import workdir as workdirs
 from genreg_jax.batches import BatchPlan
 from genreg_jax.build import Parts
 from genreg_jax.checkpoint import Checkpoints

@@ -1,11 +1,11 @@
 """What is in a workdir: claiming one, refusing one, finishing one, reading a run back.
 
-    config.json              the settings, written first
-    metrics.jsonl, .csv      one line an epoch; TensorBoard events beside them
-    checkpoints/<step>/      the state, the best model so far, and what the run knows of itself
-    flow/<step>/             the trained flow; flow_training/ while it is being trained
-    samples/*.png, report.*  for people
-    summary.json             the result, written last: its presence means that all is done
+config.json              the settings, written first
+metrics.jsonl, .csv      one line an epoch; TensorBoard events beside them
+checkpoints/<step>/      the state, the best model so far, and what the run knows of itself
+flow/<step>/             the trained flow; flow_training/ while it is being trained
+samples/*.png, report.*  for people
+summary.json             the result, written last: its presence means that all is done
 """
 
 import json
@@ -222,7 +222,10 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
         restored = None
         if extra is not None and "images" in extra:
             settings = FlowSettings(**extra["trained_with"]["settings"])
-            image_shape, class_names = extra["images"]["image_shape"], extra["images"]["class_names"]
+            image_shape, class_names = (
+                extra["images"]["image_shape"],
+                extra["images"]["class_names"],
+            )
             flow = flow_of(settings, tuple(image_shape), len(class_names))
             x = jnp.zeros((1, *image_shape))
             y = jnp.zeros(1, jnp.int32) if settings.conditional else None

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from genreg_jax.batches import BatchPlan
+from genreg_jax.config import from_config
 from genreg_jax.errors import UserError
-from genreg_jax.settings import from_config
 
 LABELS = np.array([0] * 13 + [1] * 9 + [2] * 11)  # 33 images, in no even number of batches
 

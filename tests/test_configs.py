@@ -10,7 +10,7 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import augment
-from genreg_jax.settings import from_config
+from genreg_jax.config import from_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*_*.py") if not path.name.startswith("_"))

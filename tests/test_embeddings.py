@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genreg_jax.embeddings import class_similarity, principal_plane
+from genreg_jax.evaluate import class_similarity, principal_plane
 from genreg_jax.report import write_report
 
 

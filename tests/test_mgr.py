@@ -11,10 +11,11 @@ import pytest
 from jax.test_util import check_grads
 
 import genreg_jax as gr
+from genreg_jax.contract import Batch, Model
 from genreg_jax.hypergradient import MODES
-from genreg_jax.models.contract import Model
-from genreg_jax.objective import Batch, Meta, Synthetic, make_train_step
+from genreg_jax.objective import make_train_step
 from genreg_jax.optimizers import make_optimizer
+from genreg_jax.regularizers.mgr import Meta, Synthetic
 from genreg_jax.settings import OptimizerSettings
 from genreg_jax.state import TrainState
 

@@ -10,9 +10,10 @@ import optax
 import pytest
 
 import genreg_jax as gr
-from genreg_jax.models.contract import Model
-from genreg_jax.objective import CHECKED, Batch, Meta, Synthetic, make_train_step, to_float
+from genreg_jax.contract import Batch, Model, to_float
+from genreg_jax.objective import CHECKED, make_train_step
 from genreg_jax.optimizers import make_optimizer, make_schedule
+from genreg_jax.regularizers.mgr import Meta, Synthetic
 from genreg_jax.settings import OptimizerSettings
 from genreg_jax.state import TrainState
 
@@ -36,9 +37,7 @@ def make_state(tx, seed=0):
         "w": jnp.asarray(rng.normal(size=(4, CLASSES)), jnp.float32),
         "b": jnp.asarray(rng.normal(size=CLASSES), jnp.float32),
     }
-    return TrainState(
-        jnp.int32(0), params, jnp.int32(0), tx.init(params), (), (), jax.random.key(seed)
-    )
+    return TrainState.create(params, jnp.int32(0), tx, jax.random.key(seed))
 
 
 def make_batch(seed=1, size=5):

@@ -11,12 +11,12 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 import genreg_jax as gr
-from genreg_jax.models.contract import Model, Outputs
-from genreg_jax.objective import Batch, make_train_step
+from genreg_jax.config import from_config
+from genreg_jax.contract import Batch, Model, Outputs
+from genreg_jax.objective import make_train_step
 from genreg_jax.regularizers.phantom import READINGS, phantom_term
-from genreg_jax.settings import from_config
 from genreg_jax.state import TrainState
-from genreg_jax.train import _make_embedding_term
+from genreg_jax.build import embedding_term_of
 
 KEY = jax.random.key(7)
 # One class of one, two of two, one of many, and rows that take no part.
@@ -493,8 +493,8 @@ def test_the_term_is_added_to_the_loss_and_to_the_gradient():
 
 def test_weight_zero_is_the_base_step_bit_for_bit_and_runs_no_term():
     for reading in READINGS:
-        assert _make_embedding_term(settings_with(loss=reading, weight=0.0), 3, 10) is None
-    assert _make_embedding_term(settings_with(), 3, 10) is None
+        assert embedding_term_of(settings_with(loss=reading, weight=0.0), 3, 10) is None
+    assert embedding_term_of(settings_with(), 3, 10) is None
     base, metrics, *_ = run_step()
     term = lambda key, outputs, labels, step: 0.0 * jnp.sum(outputs.embedding, axis=1)
     zero, _, *_ = run_step(embedding_term=term)
@@ -505,7 +505,7 @@ def test_weight_zero_is_the_base_step_bit_for_bit_and_runs_no_term():
 @pytest.mark.parametrize("reading", READINGS)
 def test_each_reading_is_a_term_by_config_and_its_weight_warms_up(reading):
     def loss_at(step, **options):
-        term = _make_embedding_term(settings_with(loss=reading, **options), 3, 10)
+        term = embedding_term_of(settings_with(loss=reading, **options), 3, 10)
         outputs = Outputs(jnp.asarray(normal(83, 12, 3)), jnp.asarray(normal(84, 12, 4)))
         return np.asarray(term(KEY, outputs, LABELS.clip(-1, 2), jnp.int32(step)))
 

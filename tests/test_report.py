@@ -14,8 +14,8 @@ import pytest
 
 import genreg_jax
 from genreg_jax import logs, report
-from genreg_jax.embeddings import class_similarity
 from genreg_jax.errors import UserError
+from genreg_jax.evaluate import class_similarity
 from genreg_jax.report import charts, page
 from genreg_jax.report.images import grid, save_png
 

@@ -7,9 +7,7 @@ import typing
 import ml_collections
 import pytest
 
-from genreg_jax.errors import UserError
-from genreg_jax.settings import (
-    Settings,
+from genreg_jax.config import (
     config_hash,
     default_config,
     differences,
@@ -17,6 +15,8 @@ from genreg_jax.settings import (
     identity,
     to_dict,
 )
+from genreg_jax.errors import UserError
+from genreg_jax.settings import Settings
 
 
 def leaves(cls=Settings, path=()):

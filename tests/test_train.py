@@ -22,11 +22,11 @@ import pytest
 import genreg_jax as gr
 from genreg_jax import train
 from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.config import from_config
+from genreg_jax.contract import Model
 from genreg_jax.devices import connect, data_mesh
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.interrupt import Interrupted
-from genreg_jax.models.contract import Model
-from genreg_jax.settings import from_config
 from genreg_jax.state import Best
 
 ROOT = Path(__file__).parents[1]

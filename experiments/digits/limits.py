@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import genreg_jax as gr
 from experiments.digits.run import STUDY
 from experiments.runner import load, mean_and_error, record, run, settings_of
-from genreg_jax.settings import config_hash
+from genreg_jax.config import config_hash
 
 SEEDS = range(100, 106)
 

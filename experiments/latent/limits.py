@@ -17,12 +17,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import optax
+from genreg_jax.generator import restore_flow
 
 from experiments.latent.run import FASHION_MNIST as STUDY
 from experiments.runner import load, mean_and_error, run, settings_of, with_flow
-from genreg_jax.generator import restore_flow
+from genreg_jax.config import config_hash
 from genreg_jax.logs import provenance
-from genreg_jax.settings import LatentSettings, config_hash
+from genreg_jax.settings import LatentSettings
 from genreg_jax.train import make_perturbation, restore_classifier
 
 ROWS = ("pgd", "random", "away", "adversarial")

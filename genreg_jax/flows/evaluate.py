@@ -90,8 +90,8 @@ def evaluate_flow(
 def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, float]]:
     # Imported here: the library does not need data sets and checkpoints to measure a flow.
     from genreg_jax import augment, data
+    from genreg_jax.config import from_config
     from genreg_jax.generator import trained_flow
-    from genreg_jax.settings import from_config
 
     path = workdir / "config.json"
     if not path.exists() or not (workdir / "flow").exists():

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.contract import Model, Outputs, standardized
+from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.convnet import ConvNet
 from genreg_jax.models.finder import Finder
 from genreg_jax.models.resnet import ResNet, WideResNet

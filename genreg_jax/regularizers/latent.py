@@ -545,6 +545,7 @@ def make_perturb(latent: Latent, forward: Callable[..., Any]) -> Callable[..., A
 
     return perturbed
 
+
 # --------------------------------------------------------------------------------------------------
 
 
