@@ -15,8 +15,9 @@ float32 (float64 for float64 images) and the result has the dtype of the images.
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
+
+from genreg_jax.checks import check_number
 
 # The order of torchvision's RandAugment; an operation is known by its place here.
 OPS = (
@@ -46,17 +47,6 @@ def check_images(x):
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has dtype {x.dtype}; {allowed} (divide 8-bit images by 255).")
     return x
-
-
-def check_number(name, value, *, minimum=0, maximum=None, integer=False):
-    """Raises a `ValueError` unless `value` is a finite number (or an integer) within the bounds."""
-    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
-    is_number = isinstance(value, kinds) and not isinstance(value, bool)
-    in_range = is_number and minimum <= value < np.inf and (maximum is None or value <= maximum)
-    if not in_range:
-        kind = "an integer" if integer else "a number"
-        bounds = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name} is {value!r}; allowed: {kind} {bounds}.")
 
 
 def identity(x):

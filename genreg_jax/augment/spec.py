@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from genreg_jax.augment import transforms
-from genreg_jax.augment.ops import check_images, check_number
+from genreg_jax.augment.ops import check_images
+from genreg_jax.checks import check_number
 from genreg_jax.errors import UserError
 
 # No flips for characters and house numbers, whose mirror images are other things or nothing.

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from genreg_jax.augment import ops
-from genreg_jax.augment.ops import OPS, check_images, check_number
+from genreg_jax.augment.ops import OPS, check_images
+from genreg_jax.checks import check_number
 
 MAX_MAGNITUDE = 30  # magnitudes are 0 ... 30, the 31 bins of torchvision
 

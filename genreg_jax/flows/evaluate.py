@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genreg_jax import checks
 from genreg_jax.errors import UserError
-from genreg_jax.flows import checks
 from genreg_jax.flows.flow import Flow
 
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.flows import checks, frozen
+from genreg_jax import checks
+from genreg_jax.flows import frozen
 
 
 def dequantize(key: jax.Array, x: jax.Array, *, num_bins: int = 256) -> jax.Array:

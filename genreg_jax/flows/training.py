@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from genreg_jax.flows import checks
+from genreg_jax import checks
 from genreg_jax.flows.bijectors import Chain, Level, Repeat, squeeze, unsqueeze
 from genreg_jax.flows.flow import Flow, _standard_normal_log_prob, dequantize
 

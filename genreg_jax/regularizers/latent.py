@@ -31,8 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.augment.ops import check_number
-from genreg_jax.flows.checks import as_images
+from genreg_jax.checks import as_images, check_number
 
 NORMS = ("l2", "linf")
 KINDS = ("random", "away", "adversarial", "pgd", "interpolation")
