@@ -517,20 +517,6 @@ def test_wrong_image_shapes_are_refused(image_shape):
         augment.make("flip", image_shape=image_shape)
 
 
-def test_default_specs_build_and_never_flip_digits():
-    for name in augment.DEFAULT_SPECS:
-        side = {"digits": 8, "stl10": 96}.get(name, 28)
-        augment.make(augment.default_spec(name), image_shape=(side, side, 1))
-    for name in ("digits", "mnist", "svhn"):
-        assert "flip" not in augment.default_spec(name, strength="strong")
-    assert augment.default_spec("fashion_mnist") == "flip+crop(2)"
-    assert augment.default_spec("cifar10", strength="strong") == "flip+crop(4)+randaugment(2,9)"
-    with pytest.raises(UserError, match="did you mean 'cifar10'"):
-        augment.default_spec("cifar_10")
-    with pytest.raises(UserError, match="strength is 'mild'"):
-        augment.default_spec("cifar10", strength="mild")
-
-
 # Wrong arguments --------------------------------------------------------------------------------
 
 
