@@ -13,49 +13,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from genreg_jax.flows.bijectors import (
+from genreg_jax.flows.chain import Chain, Level, Repeat
+from genreg_jax.flows.convolution import conv3x3_planes
+from genreg_jax.flows.layers import (
     ActNorm,
     AffineCoupling,
-    Chain,
     ClassAffine,
     InvertibleConv,
-    Level,
     Logit,
-    Repeat,
     checkerboard,
 )
-from genreg_jax.flows.convolution import conv3x3_planes
+from genreg_jax.flows.layout import column, squeeze_planes, unsqueeze_planes
 
 _HIGHEST = lax.Precision.HIGHEST
-
-
-def to_planes(x: jax.Array) -> jax.Array:
-    """`[B, H, W, C]` to `[C, B, H, W]`."""
-    return jnp.transpose(x, (3, 0, 1, 2))
-
-
-def from_planes(h: jax.Array) -> jax.Array:
-    """`[C, B, H, W]` to `[B, H, W, C]`."""
-    return jnp.transpose(h, (1, 2, 3, 0))
-
-
-def squeeze_planes(h: jax.Array) -> jax.Array:
-    """`bijectors.squeeze` of planes."""
-    c, b, height, width = h.shape
-    h = h.reshape(c, b, height // 2, 2, width // 2, 2).transpose(3, 5, 0, 1, 2, 4)
-    return h.reshape(4 * c, b, height // 2, width // 2)
-
-
-def unsqueeze_planes(h: jax.Array) -> jax.Array:
-    """`bijectors.unsqueeze` of planes."""
-    c, b, height, width = h.shape
-    h = h.reshape(2, 2, c // 4, b, height, width).transpose(2, 3, 4, 0, 5, 1)
-    return h.reshape(c // 4, b, 2 * height, 2 * width)
-
-
-def _column(v: jax.Array) -> jax.Array:
-    """`[C]` as planes that broadcast."""
-    return v[:, None, None, None]
 
 
 def steps_of(chain: Chain) -> list[tuple[str, Any, InvertibleConv | None]]:
@@ -155,9 +125,9 @@ def apply(bijector, params, h, y, *, inverse: bool, coupling_dtype: str | None =
             if conv is None:
                 h = run(layer, p, h)
             elif inverse:
-                h = jnp.tensordot(p["inverse"], h - _column(p["bias"]), 1, precision=_HIGHEST)
+                h = jnp.tensordot(p["inverse"], h - column(p["bias"]), 1, precision=_HIGHEST)
             else:
-                h = jnp.tensordot(p["matrix"], h, 1, precision=_HIGHEST) + _column(p["bias"])
+                h = jnp.tensordot(p["matrix"], h, 1, precision=_HIGHEST) + column(p["bias"])
         return h
     if isinstance(bijector, Repeat):
         step = lambda h, p: (run(bijector.layer, p, h), None)
@@ -176,8 +146,8 @@ def apply(bijector, params, h, y, *, inverse: bool, coupling_dtype: str | None =
         return unsqueeze_planes(h)
     if isinstance(bijector, ActNorm):
         if inverse:
-            return (h - _column(params["bias"])) * _column(params["inverse_scale"])
-        return h * _column(params["scale"]) + _column(params["bias"])
+            return (h - column(params["bias"])) * column(params["inverse_scale"])
+        return h * column(params["scale"]) + column(params["bias"])
     if isinstance(bijector, AffineCoupling):
         return _coupling(bijector, params, h, y, inverse, coupling_dtype)
     if isinstance(bijector, ClassAffine):
@@ -213,10 +183,10 @@ def scale_and_shift(coupling: AffineCoupling, params, a, y=None, coupling_dtype=
     p = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     h = conv3x3_planes(a.astype(dtype), p["w1"], precision=precision)
     if coupling.num_classes is None:
-        h = h + _column(p["b1"])
+        h = h + column(p["b1"])
     else:
         h = h + p["b1"][y].T[:, :, None, None]
-    h = jnp.tensordot(p["w2"].T, jax.nn.relu(h), 1, precision=precision) + _column(p["b2"])
-    out = conv3x3_planes(jax.nn.relu(h), p["w3"], precision=precision) + _column(p["b3"])
+    h = jnp.tensordot(p["w2"].T, jax.nn.relu(h), 1, precision=precision) + column(p["b2"])
+    out = conv3x3_planes(jax.nn.relu(h), p["w3"], precision=precision) + column(p["b3"])
     raw, shift = jnp.split(out.astype(a.dtype), 2)
     return coupling.scale * jnp.tanh(raw), shift

@@ -22,8 +22,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from genreg_jax import checks
-from genreg_jax.flows.bijectors import Chain, Level, Repeat, squeeze, unsqueeze
+from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.flow import Flow, _standard_normal_log_prob, dequantize
+from genreg_jax.flows.layout import squeeze, unsqueeze
 
 
 class FlowFit(NamedTuple):

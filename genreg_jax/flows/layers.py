@@ -1,21 +1,6 @@
 r"""The layers of an image flow, each a bijector over a plain dict of parameters.
 
-The contract. A bijector is a frozen dataclass that holds only constants: shapes, masks,
-permutations, hyper-parameters. It is hashable, so it can be a static argument of `jit`. Its
-parameters live outside, in a dict. It maps images `[B, H, W, C]` to images of the *same* shape and
-has two primitive methods,
-
-    z, log_det = forward_and_log_det(params, x, y, key=None)     log_det = log |det dz / dx|   [B]
-    x, log_det = inverse_and_log_det(params, z, y)               log_det = log |det dx / dz|   [B]
-
-plus `init(key, x, y) -> (params, z)`, the data-dependent initialisation: a pure function that sees
-the activations `x` arriving at the layer and passes on what leaves it. Everything else in
-`genreg_jax.flows` is derived from these. `y` are labels `[B]`, or None; `key` turns on dropout,
-where a layer has any.
-
-A squeeze changes shapes, so it is not a layer: `Level` squeezes, works and unsqueezes again. That
-keeps one shape law for all layers, puts the factored-out latents back where their pixels are, and
-makes the latent of a multi-scale flow an image-shaped array.
+The contract that they keep is `genreg_jax.flows.chain.Bijector`.
 
 Sources: Dinh et al., "Density estimation using Real NVP" (2017); Kingma and Dhariwal, "Glow:
 Generative Flow with Invertible 1x1 Convolutions" (2018).
@@ -23,7 +8,6 @@ Generative Flow with Invertible 1x1 Convolutions" (2018).
 
 import dataclasses
 import functools
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,24 +16,7 @@ from jax import lax
 
 from genreg_jax.flows.convolution import conv3x3
 
-Params = Any
 _HIGHEST = lax.Precision.HIGHEST
-
-
-class Bijector(Protocol):
-    """What every layer offers; see the module's docstring for the contract."""
-
-    def init(self, key, x, y=None) -> tuple[Params, jax.Array]:
-        """Parameters for the activations `x`, and the layer's output on them."""
-        ...
-
-    def forward_and_log_det(self, params, x, y=None, key=None) -> tuple[jax.Array, jax.Array]:
-        """`z = f(x)` and `log |det dz / dx|` per example."""
-        ...
-
-    def inverse_and_log_det(self, params, z, y=None) -> tuple[jax.Array, jax.Array]:
-        """`x = f^-1(z)` and `log |det dx / dz|` per example."""
-        ...
 
 
 def _sum_per_example(x: jax.Array) -> jax.Array:
@@ -63,42 +30,6 @@ def _per_example(scalar: jax.Array, x: jax.Array) -> jax.Array:
 def _per_channel(c: jax.Array) -> jax.Array:
     """`[C]` to `[1, 1, 1, C]`: broadcasting is spelt out, so strict rank promotion is fine."""
     return c[None, None, None, :]
-
-
-def squeeze(x: jax.Array) -> jax.Array:
-    """Trades each 2x2 block of pixels for four channels: `[B, H, W, C]` to `[B, H/2, W/2, 4C]`.
-
-    A permutation, so its log-determinant is zero.
-
-    Args:
-      x: images with even sides.
-
-    Returns:
-      The squeezed images; the channels of one pixel stay together, in the order top left, top
-      right, bottom left, bottom right.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> squeeze(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
-      [[[[0.0, 1.0, 2.0, 3.0]]]]
-    """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // 2, w // 2, 4 * c)
-
-
-def unsqueeze(x: jax.Array) -> jax.Array:
-    """The inverse of `squeeze`: `[B, H, W, 4C]` to `[B, 2H, 2W, C]`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> x = jnp.arange(24.0).reshape(1, 4, 2, 3)
-      >>> bool((unsqueeze(squeeze(x)) == x).all())
-      True
-    """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, 2 * h, 2 * w, c // 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -385,148 +316,3 @@ class ClassAffine:
         """Back to the class's Gaussian."""
         mean, log_scale = self._of(params, z, y)
         return z * jnp.exp(log_scale) + mean, _sum_per_example(log_scale)
-
-
-def _fold_in(key, i):
-    return None if key is None else jax.random.fold_in(key, i)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """Layers in a row, `z = f_n(... f_1(x))`; the log-determinants add up.
-
-    Attributes:
-      layers: the bijectors, first applied first.
-    """
-
-    layers: tuple[Any, ...]
-
-    def names(self) -> tuple[str, ...]:
-        """The key of each layer in the parameter dict, such as `"02_affinecoupling"`."""
-        return tuple(f"{i:02d}_{type(f).__name__.lower()}" for i, f in enumerate(self.layers))
-
-    def init(self, key, x, y=None):
-        """Layer by layer, each on what the one before it lets through."""
-        params = {}
-        for i, (name, layer) in enumerate(zip(self.names(), self.layers)):
-            params[name], x = layer.init(jax.random.fold_in(key, i), x, y)
-        return params, x
-
-    def forward_and_log_det(self, params, x, y=None, key=None):
-        """First to last."""
-        total = jnp.zeros(x.shape[:1], x.dtype)
-        for i, (name, layer) in enumerate(zip(self.names(), self.layers)):
-            x, log_det = layer.forward_and_log_det(params[name], x, y, _fold_in(key, i))
-            total = total + log_det
-        return x, total
-
-    def inverse_and_log_det(self, params, z, y=None):
-        """Last to first."""
-        total = jnp.zeros(z.shape[:1], z.dtype)
-        for name, layer in reversed(tuple(zip(self.names(), self.layers))):
-            z, log_det = layer.inverse_and_log_det(params[name], z, y)
-            total = total + log_det
-        return z, total
-
-
-@dataclasses.dataclass(frozen=True)
-class Repeat:
-    """`layer` applied `times` times, each time with parameters of its own, stacked `[times, ...]`.
-
-    Runs as one `lax.scan`, so the time to compile does not grow with the depth. On CPU this costs
-    nothing at run time, because a flow's convolutions are products there (see
-    `genreg_jax.flows.convolution`).
-
-    Attributes:
-      layer: the bijector.
-      times: how often.
-      scan: False to unroll the loop; the values are the same up to rounding.
-      remat: whether to recompute the activations of a step in the backward pass and keep only its
-        input, which trades a third of the speed for memory.
-    """
-
-    layer: Any
-    times: int
-    scan: bool = True
-    remat: bool = False
-
-    def init(self, key, x, y=None):
-        """Step by step, each on what the one before it lets through."""
-
-        def step(x, k):
-            params, x = self.layer.init(jax.random.fold_in(key, k), x, y)
-            return x, params
-
-        x, params = lax.scan(step, x, jnp.arange(self.times))
-        return params, x
-
-    def _loop(self, step, x, params, reverse):
-        if self.remat:
-            step = jax.checkpoint(step)
-        unroll = 1 if self.scan else self.times
-        numbers = jnp.arange(self.times)
-        x, log_dets = lax.scan(step, x, (params, numbers), reverse=reverse, unroll=unroll)
-        return x, jnp.sum(log_dets, axis=0)
-
-    def forward_and_log_det(self, params, x, y=None, key=None):
-        """First to last."""
-
-        def step(x, inputs):
-            return self.layer.forward_and_log_det(inputs[0], x, y, _fold_in(key, inputs[1]))
-
-        return self._loop(step, x, params, reverse=False)
-
-    def inverse_and_log_det(self, params, z, y=None):
-        """Last to first."""
-
-        def step(z, inputs):
-            return self.layer.inverse_and_log_det(inputs[0], z, y)
-
-        return self._loop(step, z, params, reverse=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Level:
-    """One scale of a multi-scale flow: squeeze, `body`, factor out half of the channels, unsqueeze.
-
-    Half of the channels after `body` are finished latents; the other half go through `inner`, the
-    next level. Both are put back together and unsqueezed, so the level maps `[B, H, W, C]` to the
-    same shape and each latent sits where its pixels are.
-
-    Attributes:
-      body: bijector on the squeezed images `[B, H/2, W/2, 4C]`.
-      inner: bijector on the kept half `[B, H/2, W/2, 2C]`, or None for the last level.
-    """
-
-    body: Any
-    inner: Any = None
-
-    def init(self, key, x, y=None):
-        """`body` first, then `inner` on its half."""
-        outer_key, inner_key = jax.random.split(key)
-        params = {}
-        params["body"], h = self.body.init(outer_key, squeeze(x), y)
-        if self.inner is not None:
-            on, out = jnp.split(h, 2, axis=-1)
-            params["inner"], on = self.inner.init(inner_key, on, y)
-            h = jnp.concatenate((on, out), axis=-1)
-        return params, unsqueeze(h)
-
-    def forward_and_log_det(self, params, x, y=None, key=None):
-        """Squeeze, `body`, `inner` on the first half, unsqueeze."""
-        h, total = self.body.forward_and_log_det(params["body"], squeeze(x), y, _fold_in(key, 0))
-        if self.inner is not None:
-            on, out = jnp.split(h, 2, axis=-1)
-            on, log_det = self.inner.forward_and_log_det(params["inner"], on, y, _fold_in(key, 1))
-            h, total = jnp.concatenate((on, out), axis=-1), total + log_det
-        return unsqueeze(h), total
-
-    def inverse_and_log_det(self, params, z, y=None):
-        """The same, backwards."""
-        h, total = squeeze(z), jnp.zeros(z.shape[:1], z.dtype)
-        if self.inner is not None:
-            on, out = jnp.split(h, 2, axis=-1)
-            on, total = self.inner.inverse_and_log_det(params["inner"], on, y)
-            h = jnp.concatenate((on, out), axis=-1)
-        h, log_det = self.body.inverse_and_log_det(params["body"], h, y)
-        return unsqueeze(h), total + log_det
