@@ -22,7 +22,6 @@ import numpy as np
 import optax
 
 from genreg_jax import flows
-from genreg_jax.flows import frozen
 from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.layers import AffineCoupling
 from genreg_jax.flows.layout import squeeze_planes, to_planes
@@ -84,7 +83,7 @@ def networks(bijector, params, h):
     """What no form can skip: the couplings' networks, each on planes of its inputs' shape."""
     if isinstance(bijector, AffineCoupling):
         a = h if bijector.mask == "checkerboard" else h[: len(h) // 2]
-        return sum(jnp.sum(out) for out in frozen.scale_and_shift(bijector, params, a))
+        return sum(jnp.sum(out) for out in bijector.scale_and_shift_planes(params, a))
     if isinstance(bijector, Repeat):
         body = lambda total, p: (total + networks(bijector.layer, p, h + total), None)
         return jax.lax.scan(body, jnp.zeros(()), params)[0]
@@ -95,8 +94,8 @@ def networks(bijector, params, h):
             total += networks(bijector.inner, params["inner"], h[: len(h) // 2])
         return total
     if isinstance(bijector, Chain):
-        steps = frozen.steps_of(bijector)
-        return sum(networks(layer, params[name], h) for name, layer, _ in steps)
+        steps = bijector.frozen_steps()
+        return sum(networks(step, params[names[0]], h) for names, step in steps)
     return jnp.zeros(())
 
 

@@ -1,4 +1,4 @@
-"""Every bijector: round trip, both log-determinants against autodiff, what is the identity."""
+"""Every bijector: round trip, log-determinants against autodiff, freezing, the identity."""
 
 import contextlib
 import functools
@@ -12,6 +12,7 @@ from genreg_jax.flows import glow, realnvp
 from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.convolution import _by_products, _by_products_of_planes
 from genreg_jax.flows.layers import ActNorm, AffineCoupling, ClassAffine, InvertibleConv, Logit
+from genreg_jax.flows.layout import from_planes, to_planes
 
 STEP = Chain((ActNorm(), InvertibleConv(4, seed=3), AffineCoupling(6)))
 
@@ -148,6 +149,24 @@ def test_examples_are_independent_and_parameters_have_their_derivatives(name):
         along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, direction))))
         np.testing.assert_allclose(along, slope, rtol=1e-5, atol=1e-7)
         assert along != 0 or not jax.tree.leaves(params)
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "repeat"])  # whole flows: test_flows.py
+def test_a_frozen_bijector_is_the_bijector(name):
+    bijector, params, x, y = make(name, "float32")
+
+    @jax.jit
+    def everything(params, x):
+        frozen = bijector.freeze(params)
+        run = lambda x, inverse: from_planes(
+            bijector.apply_frozen(frozen, to_planes(x), y, inverse=inverse)
+        )
+        z = bijector.forward_and_log_det(params, x, y)[0]
+        return z, run(x, False), bijector.inverse_and_log_det(params, z, y)[0], run(z, True)
+
+    z, frozen_z, back, frozen_back = everything(params, x)
+    np.testing.assert_allclose(frozen_z, z, atol=1e-4)
+    np.testing.assert_allclose(frozen_back, back, atol=1e-5)
 
 
 IDENTITIES = ["channel coupling", "checkerboard, flip, classes", "class prior", "prior"]

@@ -9,9 +9,18 @@ has two primitive methods,
     x, log_det = inverse_and_log_det(params, z, y)               log_det = log |det dx / dz|   [B]
 
 plus `init(key, x, y) -> (params, z)`, the data-dependent initialisation: a pure function that sees
-the activations `x` arriving at the layer and passes on what leaves it. Everything else in
-`genreg_jax.flows` is derived from these. `y` are labels `[B]`, or None; `key` turns on dropout,
-where a layer has any.
+the activations `x` arriving at the layer and passes on what leaves it. `y` are labels `[B]`, or
+None; `key` turns on dropout, where a layer has any. Densities and samples are derived from these.
+
+Freezing computes once what the parameters alone decide, and runs without log-determinants:
+
+    frozen = freeze(params)
+    h = apply_frozen(frozen, h, y, inverse=False, coupling_dtype=None)
+
+on planes `h` `[C, B, H, W]`, see `layout`; `coupling_dtype` is that of the couplings' networks,
+None for that of `h`. A layer that folds into the one after it says so in `fuse`: `Chain` then
+freezes and runs what that returns in the place of both. Gradients flow to `params`, `frozen` and
+`h`.
 
 A squeeze changes shapes, so it is not a layer: `Level` squeezes, works and unsqueezes again. That
 keeps one shape law for all layers, puts the factored-out latents back where their pixels are, and
@@ -21,32 +30,49 @@ Sources: Dinh et al., "Density estimation using Real NVP" (2017); Kingma and Dha
 Generative Flow with Invertible 1x1 Convolutions" (2018).
 """
 
+import abc
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from genreg_jax.flows.layout import squeeze, unsqueeze
+from genreg_jax.flows.layout import squeeze, squeeze_planes, unsqueeze, unsqueeze_planes
 
 Params = Any
 
 
-class Bijector(Protocol):
+class Bijector(abc.ABC):
     """What every layer offers; see the module's docstring for the contract."""
 
+    @abc.abstractmethod
     def init(self, key, x, y=None) -> tuple[Params, jax.Array]:
         """Parameters for the activations `x`, and the layer's output on them."""
-        ...
 
+    @abc.abstractmethod
     def forward_and_log_det(self, params, x, y=None, key=None) -> tuple[jax.Array, jax.Array]:
         """`z = f(x)` and `log |det dz / dx|` per example."""
-        ...
 
+    @abc.abstractmethod
     def inverse_and_log_det(self, params, z, y=None) -> tuple[jax.Array, jax.Array]:
         """`x = f^-1(z)` and `log |det dx / dz|` per example."""
-        ...
+
+    @abc.abstractmethod
+    def freeze(self, params) -> Params:
+        """The folded parameters that `apply_frozen` takes."""
+
+    @abc.abstractmethod
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None) -> jax.Array:
+        """`f(h)`, or `f^-1(h)` with `inverse`, on planes `[C, B, H, W]`."""
+
+    def fuse(self, following: Any) -> Any:
+        """None, or what takes the place of this layer and `following` in a frozen chain.
+
+        Its `freeze` takes the parameters of both.
+        """
+        del following
+        return None
 
 
 def _fold_in(key, i):
@@ -54,7 +80,7 @@ def _fold_in(key, i):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
+class Chain(Bijector):
     """Layers in a row, `z = f_n(... f_1(x))`; the log-determinants add up.
 
     Attributes:
@@ -90,9 +116,38 @@ class Chain:
             total = total + log_det
         return z, total
 
+    def frozen_steps(self) -> list[tuple[tuple[str, ...], Any]]:
+        """What a frozen chain runs, and the names of the layers in it: two where they fuse.
+
+        The first of the names is the key of the step's frozen parameters.
+        """
+        names, layers = self.names(), self.layers
+        steps, i = [], 0
+        while i < len(layers):
+            fused = layers[i].fuse(layers[i + 1]) if i + 1 < len(layers) else None
+            size = 1 if fused is None else 2
+            steps.append((names[i : i + size], layers[i] if fused is None else fused))
+            i += size
+        return steps
+
+    def freeze(self, params):
+        """Step by step."""
+        return {
+            names[0]: step.freeze(*(params[name] for name in names))
+            for names, step in self.frozen_steps()
+        }
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """First to last, or last to first."""
+        for names, step in self.frozen_steps()[:: -1 if inverse else 1]:
+            h = step.apply_frozen(
+                frozen[names[0]], h, y, inverse=inverse, coupling_dtype=coupling_dtype
+            )
+        return h
+
 
 @dataclasses.dataclass(frozen=True)
-class Repeat:
+class Repeat(Bijector):
     """`layer` applied `times` times, each time with parameters of its own, stacked `[times, ...]`.
 
     Runs as one `lax.scan`, so the time to compile does not grow with the depth. On CPU this costs
@@ -146,9 +201,23 @@ class Repeat:
 
         return self._loop(step, z, params, reverse=True)
 
+    def freeze(self, params):
+        """Each step's parameters, stacked."""
+        return jax.vmap(self.layer.freeze)(params)
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """First to last, or last to first."""
+        options = dict(inverse=inverse, coupling_dtype=coupling_dtype)
+        step = lambda h, p: (self.layer.apply_frozen(p, h, y, **options), None)
+        step = jax.checkpoint(step) if self.remat else step
+        # A loop hides from XLA what it could leave out or fuse, which on CPU costs a tenth.
+        scan = self.scan and jax.default_backend() != "cpu"
+        unroll = 1 if scan else self.times
+        return lax.scan(step, h, frozen, reverse=inverse, unroll=unroll)[0]
+
 
 @dataclasses.dataclass(frozen=True)
-class Level:
+class Level(Bijector):
     """One scale of a multi-scale flow: squeeze, `body`, factor out half of the channels, unsqueeze.
 
     Half of the channels after `body` are finished latents; the other half go through `inner`, the
@@ -192,3 +261,25 @@ class Level:
             h = jnp.concatenate((on, out), axis=-1)
         h, log_det = self.body.inverse_and_log_det(params["body"], h, y)
         return unsqueeze(h), total + log_det
+
+    def freeze(self, params):
+        """`body` and `inner`."""
+        parts = {"body": self.body, "inner": self.inner}
+        return {name: parts[name].freeze(p) for name, p in params.items()}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Squeeze, `body` and `inner` in the order of the direction, unsqueeze."""
+
+        def run(name, h):
+            part = {"body": self.body, "inner": self.inner}[name]
+            return part.apply_frozen(
+                frozen[name], h, y, inverse=inverse, coupling_dtype=coupling_dtype
+            )
+
+        h = squeeze_planes(h)
+        h = h if inverse else run("body", h)
+        if self.inner is not None:
+            on, out = jnp.split(h, 2)
+            h = jnp.concatenate((run("inner", on), out))
+        h = run("body", h) if inverse else h
+        return unsqueeze_planes(h)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from genreg_jax import checks
-from genreg_jax.flows import frozen
 from genreg_jax.flows.layout import from_planes, to_planes
 
 
@@ -53,7 +52,7 @@ def _init(bijector, key, x, y):
 
 @_jit
 def _freeze(bijector, params):
-    return frozen.freeze_params(bijector, params)
+    return bijector.freeze(params)
 
 
 @_jit
@@ -69,7 +68,7 @@ def _decode(bijector, params, z, y):
 @functools.partial(jax.jit, static_argnames=("bijector", "inverse", "coupling_dtype"))
 def _apply_frozen(bijector, params, x, y, *, inverse, coupling_dtype):
     options = dict(inverse=inverse, coupling_dtype=coupling_dtype)
-    return from_planes(frozen.apply(bijector, params, to_planes(x), y, **options))
+    return from_planes(bijector.apply_frozen(params, to_planes(x), y, **options))
 
 
 # The two below return no log-determinant, so XLA removes what only it needed.

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from genreg_jax.flows.convolution import conv3x3
+from genreg_jax.flows.chain import Bijector
+from genreg_jax.flows.convolution import conv3x3, conv3x3_planes
+from genreg_jax.flows.layout import column
 
 _HIGHEST = lax.Precision.HIGHEST
 
@@ -33,7 +35,7 @@ def _per_channel(c: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Logit:
+class Logit(Bijector):
     """Pixels in [0, 1] to the real line.
 
         u = ((n - 1) x + 1/2) / n,   v = (1 + bound (2 u - 1)) / 2,   z = log v - log(1 - v)
@@ -71,9 +73,18 @@ class Logit:
         log_det = _sum_per_example(jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) - slope)
         return x, log_det
 
+    def freeze(self, params):
+        """No parameters."""
+        return {}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Elementwise, so planes will do; XLA drops the log-determinant."""
+        method = self.inverse_and_log_det if inverse else self.forward_and_log_det
+        return method({}, h)[0]
+
 
 @dataclasses.dataclass(frozen=True)
-class ActNorm:
+class ActNorm(Bijector):
     """An affine map per channel, `z = x exp(log_scale) + bias`.
 
     Initialised so that the first batch leaves with mean 0 and variance 1 per channel; after that
@@ -99,6 +110,22 @@ class ActNorm:
         x = (z - _per_channel(params["bias"])) * _per_channel(jnp.exp(-params["log_scale"]))
         return x, _per_example(-z.shape[1] * z.shape[2] * jnp.sum(params["log_scale"]), z)
 
+    def freeze(self, params):
+        """The scale and its inverse."""
+        log_scale = params["log_scale"]
+        scales = {"scale": jnp.exp(log_scale), "inverse_scale": jnp.exp(-log_scale)}
+        return scales | {"bias": params["bias"]}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Scale and shift, or back."""
+        if inverse:
+            return (h - column(frozen["bias"])) * column(frozen["inverse_scale"])
+        return h * column(frozen["scale"]) + column(frozen["bias"])
+
+    def fuse(self, following):
+        """Folds into an invertible convolution."""
+        return NormedConv(following) if isinstance(following, InvertibleConv) else None
+
 
 @functools.cache
 def _rotation_plu(channels: int, seed: int):
@@ -117,7 +144,7 @@ def _rotation_plu(channels: int, seed: int):
 
 
 @dataclasses.dataclass(frozen=True)
-class InvertibleConv:
+class InvertibleConv(Bijector):
     """The invertible 1x1 convolution of Glow, `z[b, r, c] = W x[b, r, c]`.
 
         W = P L (U + diag(sign * exp(log_diagonal))),   log |det| = H W sum(log_diagonal)
@@ -176,6 +203,43 @@ class InvertibleConv:
         x = jnp.matmul(z, self.inverse_matrix(params).T, precision=_HIGHEST)
         return x, _per_example(-z.shape[1] * z.shape[2] * jnp.sum(params["log_diagonal"]), z)
 
+    def freeze(self, params):
+        """`W` and its inverse."""
+        return {"matrix": self.matrix(params), "inverse": self.inverse_matrix(params)}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """One product."""
+        return jnp.tensordot(frozen["inverse" if inverse else "matrix"], h, 1, precision=_HIGHEST)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormedConv:
+    """An `ActNorm` and the `conv` after it, frozen as one: `z = matrix x + bias`.
+
+    Attributes:
+      conv: the invertible convolution.
+    """
+
+    conv: InvertibleConv
+
+    def freeze(self, norm_params, conv_params):
+        """The product of the two maps, and the matrix of its inverse."""
+        scale = jnp.exp(norm_params["log_scale"])
+        matrix, inverse = self.conv.matrix(conv_params), self.conv.inverse_matrix(conv_params)
+        return {
+            "matrix": matrix * scale[None, :],
+            "inverse": inverse / scale[:, None],
+            "bias": jnp.matmul(matrix, norm_params["bias"], precision=_HIGHEST),
+        }
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """One product and a shift, or back."""
+        if inverse:
+            h = h - column(frozen["bias"])
+            return jnp.tensordot(frozen["inverse"], h, 1, precision=_HIGHEST)
+        z = jnp.tensordot(frozen["matrix"], h, 1, precision=_HIGHEST)
+        return z + column(frozen["bias"])
+
 
 def checkerboard(height: int, width: int, flip: bool) -> np.ndarray:
     """Which pixels a checkerboard coupling changes, bool `[H, W]`; the odd ones without `flip`."""
@@ -184,7 +248,7 @@ def checkerboard(height: int, width: int, flip: bool) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class AffineCoupling:
+class AffineCoupling(Bijector):
     """Half of the input scales and shifts the other half.
 
         s, t = net(a, y)      z_a = a,   z_b = b exp(scale tanh(s)) + t,     log |det| = sum(s)
@@ -281,9 +345,47 @@ class AffineCoupling:
         x = self._merge(a, (b - shift) * jnp.exp(-log_scale))
         return x, -_sum_per_example(log_scale)
 
+    def freeze(self, params):
+        """The first bias and the class embedding as one."""
+        frozen = {name: params[name] for name in ("w1", "b1", "w2", "b2", "w3", "b3")}
+        if self.num_classes is not None:
+            frozen["b1"] = params["b1"][None, :] + params["class_embedding"]
+        return frozen
+
+    def scale_and_shift_planes(self, frozen, a, y=None, coupling_dtype=None):
+        """The network, frozen, on the planes that it reads."""
+        dtype = a.dtype if coupling_dtype is None else jnp.dtype(coupling_dtype)
+        precision = _HIGHEST if coupling_dtype is None else None
+        p = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
+        h = conv3x3_planes(a.astype(dtype), p["w1"], precision=precision)
+        if self.num_classes is None:
+            h = h + column(p["b1"])
+        else:
+            h = h + p["b1"][y].T[:, :, None, None]
+        h = jnp.tensordot(p["w2"].T, jax.nn.relu(h), 1, precision=precision) + column(p["b2"])
+        out = conv3x3_planes(jax.nn.relu(h), p["w3"], precision=precision) + column(p["b3"])
+        raw, shift = jnp.split(out.astype(a.dtype), 2)
+        return self.scale * jnp.tanh(raw), shift
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Scale and shift the half that changes, or back."""
+        network = functools.partial(
+            self.scale_and_shift_planes, frozen, y=y, coupling_dtype=coupling_dtype
+        )
+        if self.mask == "checkerboard":
+            changed = checkerboard(h.shape[2], h.shape[3], self.flip)[None, None]
+            log_scale, shift = network(jnp.where(changed, 0, h))
+            log_scale, shift = jnp.where(changed, log_scale, 0), jnp.where(changed, shift, 0)
+            return (h - shift) * jnp.exp(-log_scale) if inverse else h * jnp.exp(log_scale) + shift
+        c = h.shape[0] // 2
+        a, b = (h[c:], h[:c]) if self.flip else (h[:c], h[c:])
+        log_scale, shift = network(a)
+        b = (b - shift) * jnp.exp(-log_scale) if inverse else b * jnp.exp(log_scale) + shift
+        return jnp.concatenate((b, a) if self.flip else (a, b))
+
 
 @dataclasses.dataclass(frozen=True)
-class ClassAffine:
+class ClassAffine(Bijector):
     """A Gaussian prior per class, as a layer: `z = (x - mean[y]) exp(-log_scale[y])`.
 
     `x | y ~ N(mean[y], exp(log_scale[y])^2)` per element is the same statement as `z ~ N(0, 1)`, so
@@ -316,3 +418,18 @@ class ClassAffine:
         """Back to the class's Gaussian."""
         mean, log_scale = self._of(params, z, y)
         return z * jnp.exp(log_scale) + mean, _sum_per_example(log_scale)
+
+    def freeze(self, params):
+        """The means and scales as planes `[classes, C, H, W]`."""
+        mean, log_scale = (
+            jnp.transpose(params[name], (0, 3, 1, 2)) for name in ("class_mean", "class_log_scale")
+        )
+        return {"mean": mean, "scale": jnp.exp(log_scale), "inverse_scale": jnp.exp(-log_scale)}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Standardise, or back."""
+        labels = jnp.zeros(1, jnp.int32) if self.num_classes is None else y
+        mean, scale, inverse_scale = (
+            jnp.swapaxes(frozen[name][labels], 0, 1) for name in ("mean", "scale", "inverse_scale")
+        )
+        return h * scale + mean if inverse else (h - mean) * inverse_scale
