@@ -10,7 +10,7 @@ import numpy as np
 
 from genreg_jax.data import Dataset, Split
 from genreg_jax.flows import Flow
-from genreg_jax.flows.evaluate import evaluate_flow, print_result, test_key
+from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 from genreg_jax.generator import trained_flow
 from genreg_jax.images import grid, save_png
 from genreg_jax.logs import provenance, write_json
