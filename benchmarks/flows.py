@@ -22,7 +22,9 @@ import numpy as np
 import optax
 
 from genreg_jax import flows
-from genreg_jax.flows import bijectors, frozen
+from genreg_jax.flows.chain import Chain, Level, Repeat
+from genreg_jax.flows.layers import AffineCoupling
+from genreg_jax.flows.layout import squeeze_planes, to_planes
 from genreg_jax.logs import provenance, write_json
 
 # name: kind, image shape, batch, options of the flow
@@ -79,21 +81,21 @@ def frozen_encode_decode(flow, params, x):
 
 def networks(bijector, params, h):
     """What no form can skip: the couplings' networks, each on planes of its inputs' shape."""
-    if isinstance(bijector, bijectors.AffineCoupling):
+    if isinstance(bijector, AffineCoupling):
         a = h if bijector.mask == "checkerboard" else h[: len(h) // 2]
-        return sum(jnp.sum(out) for out in frozen.scale_and_shift(bijector, params, a))
-    if isinstance(bijector, bijectors.Repeat):
+        return sum(jnp.sum(out) for out in bijector.scale_and_shift_planes(params, a))
+    if isinstance(bijector, Repeat):
         body = lambda total, p: (total + networks(bijector.layer, p, h + total), None)
         return jax.lax.scan(body, jnp.zeros(()), params)[0]
-    if isinstance(bijector, bijectors.Level):
-        h = frozen.squeeze_planes(h)
+    if isinstance(bijector, Level):
+        h = squeeze_planes(h)
         total = networks(bijector.body, params["body"], h)
         if bijector.inner is not None:
             total += networks(bijector.inner, params["inner"], h[: len(h) // 2])
         return total
-    if isinstance(bijector, bijectors.Chain):
-        steps = frozen.steps_of(bijector)
-        return sum(networks(layer, params[name], h) for name, layer, _ in steps)
+    if isinstance(bijector, Chain):
+        steps = bijector.frozen_steps()
+        return sum(networks(step, params[names[0]], h) for names, step in steps)
     return jnp.zeros(())
 
 
@@ -120,7 +122,7 @@ def measure(name, size, repeats):
     frozen_flow = flow.freeze(params)
 
     def floor(fast, x):
-        h = frozen.to_planes(x)
+        h = to_planes(x)
         first = networks(fast.bijector, fast.params, h)
         return first + networks(fast.bijector, fast.params, h + first)
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import jax
 import scipy.stats
-from genreg_jax.generator import trained_flow_generator
 
 from genreg_jax import data, train
 from genreg_jax.augment import make as make_augment
 from genreg_jax.config import config_hash, from_config
+from genreg_jax.flow_run import trained_flow_generator
 from genreg_jax.settings import Settings
 
 Changes = Mapping[str, Any]

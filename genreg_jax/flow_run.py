@@ -23,7 +23,7 @@ from genreg_jax.contract import Augment, Generator
 from genreg_jax.data import Dataset, Split
 from genreg_jax.devices import is_first, largest
 from genreg_jax.errors import UserError
-from genreg_jax.flows.evaluate import evaluate_flow, print_result, test_key
+from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 from genreg_jax.flows.training import fit
 from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import MetricWriter, Progress, provenance
@@ -79,7 +79,7 @@ def train_flow(
         + ((dataset.train, train),)
         if read is not None
     )
-    write_flow_samples(workdir, flow, params, dataset, shown, jax.random.fold_in(key, 1))
+    write_flow_samples(jax.random.fold_in(key, 1), workdir, flow, params, dataset, shown)
     summary = {
         "name": settings.name,
         "dataset": dataset.name,

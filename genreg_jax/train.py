@@ -336,22 +336,30 @@ def _write_pictures(
     generator, flow = parts.generator, on_one_device(parts.flow)
     if generator is not None:
         generator = generator._replace(params=on_one_device(generator.params))
-    key = jax.random.fold_in(parts.root, 4)
-    find = None
+    synthetic, find = parts.synthetic, None
     if parts.meta is not None:
         find = lambda z, y: parts.find(state.finder_params, z, y)
-    write_samples(workdir, dataset, generator, parts.synthetic, find, key)
+    write_samples(
+        jax.random.fold_in(parts.root, 4),
+        workdir,
+        dataset,
+        generator=generator,
+        temperature=synthetic.temperature if synthetic else 1.0,
+        find=find,
+        views=(synthetic.weak, synthetic.strong) if synthetic and synthetic.loss == "pcr" else None,
+    )
     if settings.uses_latent:
         write_perturbed(
+            jax.random.fold_in(parts.root, 5),
             workdir,
             dataset,
-            flow,
             parts.model,
-            best,
-            jax.random.fold_in(parts.root, 5),
-            perturb=build.perturbation_of(settings, ratio=1.0),
+            best.params,
+            best.model_state,
+            build.perturbation_of(settings, ratio=1.0),
             kind=settings.latent.kind,
-            labels=settings.latent.labels,
+            flow=flow,
+            predicted_labels=settings.latent.labels == "predicted",
         )
 
 

@@ -200,11 +200,13 @@ class TrainedFlow(NamedTuple):
       flow: from `genreg_jax.flows`.
       params: its parameters.
       class_names: of the images that it was trained on.
+      subset_hash: of those images.
     """
 
     flow: flows.Flow
     params: Any
     class_names: tuple[str, ...]
+    subset_hash: str
 
 
 def restore_flow(workdir: str | Path) -> TrainedFlow:
@@ -236,4 +238,4 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
                 f"{folder}. Name the workdir of a run that trained one, such as `python -m "
                 "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
             )
-    return TrainedFlow(flow, restored[1], tuple(class_names))
+    return TrainedFlow(flow, restored[1], tuple(class_names), extra["trained_with"]["subset_hash"])

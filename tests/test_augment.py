@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 from PIL import Image, ImageEnhance, ImageOps
 
 from genreg_jax import augment
-from genreg_jax.augment import ops, spec, transforms
+from genreg_jax.augment import spec, transforms
 from genreg_jax.errors import UserError
 
 SHAPES = [(28, 20, 1), (24, 32, 3)]  # height and width differ, so that no test can mix them up
@@ -155,7 +155,9 @@ def test_apply_ops_is_the_named_op_of_each_image(image_shape):
         {},
         {},
     ]
-    merged = jax.jit(ops.apply_ops)(x, jnp.arange(len(levels)), jnp.array(levels, jnp.float32))
+    merged = jax.jit(transforms.apply_ops)(
+        x, jnp.arange(len(levels)), jnp.array(levels, jnp.float32)
+    )
     for n, (name, kwargs) in enumerate(zip(augment.OPS, arguments)):
         alone = jitted(name)(x[n : n + 1], **kwargs)[0]
         np.testing.assert_allclose(merged[n], alone, atol=1e-6, err_msg=name)
@@ -303,14 +305,14 @@ def test_randaugment_draws_all_ops_with_both_signs():
         drawn["op"], drawn["level"] = np.asarray(op), np.asarray(level)
         return x
 
-    original, ops.apply_ops = ops.apply_ops, record
+    original, transforms.apply_ops = transforms.apply_ops, record
     try:
         x = jnp.zeros((4000, 33, 66, 1))
         augment.randaugment(jax.random.key(0), x, num_ops=1, magnitude=15)
         op, level = drawn["op"], drawn["level"]
         augment.trivialaugment(jax.random.key(0), x)
     finally:
-        ops.apply_ops = original
+        transforms.apply_ops = original
     counts = np.bincount(op, minlength=14)
     assert len(counts) == 14 and (abs(counts - 4000 / 14) < 4 * np.sqrt(4000 / 14)).all()
     assert draws.min() >= 0 and draws.max() < 1
@@ -411,7 +413,7 @@ def test_extreme_images_have_finite_gradients_and_autocontrast_keeps_constant_on
     @jax.jit
     @jax.grad
     def gradient(x, levels):
-        return (ops.apply_ops(x, jnp.arange(14), levels) ** 2).sum()
+        return (transforms.apply_ops(x, jnp.arange(14), levels) ** 2).sum()
 
     for value in (0.0, 0.3, 1.0):
         x = jnp.full((14, 6, 6, 3), value)
@@ -513,20 +515,6 @@ def test_wrong_specs_say_what_is_allowed(text, parts):
 def test_wrong_image_shapes_are_refused(image_shape):
     with pytest.raises(UserError, match="image_shape"):
         augment.make("flip", image_shape=image_shape)
-
-
-def test_default_specs_build_and_never_flip_digits():
-    for name in augment.DEFAULT_SPECS:
-        side = {"digits": 8, "stl10": 96}.get(name, 28)
-        augment.make(augment.default_spec(name), image_shape=(side, side, 1))
-    for name in ("digits", "mnist", "svhn"):
-        assert "flip" not in augment.default_spec(name, strength="strong")
-    assert augment.default_spec("fashion_mnist") == "flip+crop(2)"
-    assert augment.default_spec("cifar10", strength="strong") == "flip+crop(4)+randaugment(2,9)"
-    with pytest.raises(UserError, match="did you mean 'cifar10'"):
-        augment.default_spec("cifar_10")
-    with pytest.raises(UserError, match="strength is 'mild'"):
-        augment.default_spec("cifar10", strength="mild")
 
 
 # Wrong arguments --------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import flows, generator
-from genreg_jax.flows.evaluate import evaluate_flow, main
+from genreg_jax.flows.evaluate import main
+from genreg_jax.flows.measure import evaluate_flow
 
 CONFIG = {
     "name": "glow",

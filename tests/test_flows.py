@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import genreg_jax as gr
 from genreg_jax import flows
 
 SHAPE = (4, 4, 2)
@@ -230,7 +231,7 @@ def test_fit_is_deterministic_stops_early_and_compiles_once():
 
     def augment(key, x):
         traces.append(x.shape)
-        return flows.random_shift(key, x)
+        return gr.augment.crop(key, x, padding=1)
 
     options = dict(steps=7, batch_size=8, eval_every=3, learning_rate=1e-2, augment=augment)
     options["validation"] = (IMAGES[:9], CLASSES[:9])

@@ -1,4 +1,4 @@
-"""Every bijector: round trip, both log-determinants against autodiff, what is the identity."""
+"""Every bijector: round trip, log-determinants against autodiff, freezing, the identity."""
 
 import contextlib
 import functools
@@ -8,32 +8,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genreg_jax.flows import bijectors as b
 from genreg_jax.flows import glow, realnvp
+from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.convolution import _by_products, _by_products_of_planes
+from genreg_jax.flows.layers import ActNorm, AffineCoupling, ClassAffine, InvertibleConv, Logit
+from genreg_jax.flows.layout import from_planes, to_planes
 
-STEP = b.Chain((b.ActNorm(), b.InvertibleConv(4, seed=3), b.AffineCoupling(6)))
+STEP = Chain((ActNorm(), InvertibleConv(4, seed=3), AffineCoupling(6)))
 
 # name -> (bijector, image shape, number of classes); a new layer is one new line.
 TABLE = {
-    "logit": (b.Logit(), (2, 3, 2), None),
-    "logit, 17 bins": (b.Logit(num_bins=17, bound=0.95), (2, 3, 1), None),
-    "actnorm": (b.ActNorm(), (2, 3, 4), None),
-    "invertible 1x1": (b.InvertibleConv(4, seed=1), (2, 3, 4), None),
-    "channel coupling": (b.AffineCoupling(6), (2, 3, 4), None),
-    "channel coupling, 3 channels, flip": (b.AffineCoupling(6, flip=True), (2, 3, 3), None),
-    "channel coupling, classes": (b.AffineCoupling(6, num_classes=3), (2, 3, 4), 3),
-    "checkerboard": (b.AffineCoupling(6, mask="checkerboard"), (4, 3, 1), None),
+    "logit": (Logit(), (2, 3, 2), None),
+    "logit, 17 bins": (Logit(num_bins=17, bound=0.95), (2, 3, 1), None),
+    "actnorm": (ActNorm(), (2, 3, 4), None),
+    "invertible 1x1": (InvertibleConv(4, seed=1), (2, 3, 4), None),
+    "channel coupling": (AffineCoupling(6), (2, 3, 4), None),
+    "channel coupling, 3 channels, flip": (AffineCoupling(6, flip=True), (2, 3, 3), None),
+    "channel coupling, classes": (AffineCoupling(6, num_classes=3), (2, 3, 4), 3),
+    "checkerboard": (AffineCoupling(6, mask="checkerboard"), (4, 3, 1), None),
     "checkerboard, flip, classes": (
-        b.AffineCoupling(6, mask="checkerboard", flip=True, num_classes=3),
+        AffineCoupling(6, mask="checkerboard", flip=True, num_classes=3),
         (2, 3, 2),
         3,
     ),
-    "prior": (b.ClassAffine(), (2, 3, 2), None),
-    "class prior": (b.ClassAffine(3), (2, 3, 2), 3),
+    "prior": (ClassAffine(), (2, 3, 2), None),
+    "class prior": (ClassAffine(3), (2, 3, 2), 3),
     "chain": (STEP, (2, 3, 4), None),
-    "repeat": (b.Repeat(STEP, 3), (2, 3, 4), None),
-    "two levels": (b.Level(b.ActNorm(), b.Level(b.ActNorm())), (4, 8, 1), None),
+    "repeat": (Repeat(STEP, 3), (2, 3, 4), None),
+    "two levels": (Level(ActNorm(), Level(ActNorm())), (4, 8, 1), None),
     "glow 8x8x1, classes": (
         glow((8, 8, 1), levels=2, steps=2, width=6, num_classes=3).bijector,
         (8, 8, 1),
@@ -149,6 +151,24 @@ def test_examples_are_independent_and_parameters_have_their_derivatives(name):
         assert along != 0 or not jax.tree.leaves(params)
 
 
+@pytest.mark.parametrize("name", [*LAYERS, "repeat"])  # whole flows: test_flows.py
+def test_a_frozen_bijector_is_the_bijector(name):
+    bijector, params, x, y = make(name, "float32")
+
+    @jax.jit
+    def everything(params, x):
+        frozen = bijector.freeze(params)
+        run = lambda x, inverse: from_planes(
+            bijector.apply_frozen(frozen, to_planes(x), y, inverse=inverse)
+        )
+        z = bijector.forward_and_log_det(params, x, y)[0]
+        return z, run(x, False), bijector.inverse_and_log_det(params, z, y)[0], run(z, True)
+
+    z, frozen_z, back, frozen_back = everything(params, x)
+    np.testing.assert_allclose(frozen_z, z, atol=1e-4)
+    np.testing.assert_allclose(frozen_back, back, atol=1e-5)
+
+
 IDENTITIES = ["channel coupling", "checkerboard, flip, classes", "class prior", "prior"]
 
 
@@ -164,18 +184,18 @@ def test_starts_as_the_identity(name):
 
 def test_actnorm_standardises_its_first_batch():
     x = 3 + 5 * jax.random.normal(jax.random.key(0), (20, 4, 4, 3))
-    _, z = b.ActNorm().init(jax.random.key(1), x)
+    _, z = ActNorm().init(jax.random.key(1), x)
     np.testing.assert_allclose(jnp.mean(z, (0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(jnp.std(z, (0, 1, 2)), 1, atol=1e-5)
 
 
 def test_a_constant_channel_is_only_centred():
-    params, z = b.ActNorm().init(jax.random.key(0), jnp.full((1, 2, 2, 1), 7.0))
+    params, z = ActNorm().init(jax.random.key(0), jnp.full((1, 2, 2, 1), 7.0))
     assert float(params["log_scale"][0]) == 0 and bool((z == 0).all())
 
 
 def test_the_invertible_convolution_starts_as_a_rotation():
-    layer = b.InvertibleConv(8, seed=5)
+    layer = InvertibleConv(8, seed=5)
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
     params, _ = layer.init(jax.random.key(1), x)
     matrix = layer.matrix(params)
@@ -212,7 +232,7 @@ def test_the_convolution_by_products_is_the_library_s(channels):
 
 @pytest.mark.parametrize("scan, remat", [(False, False), (True, True)])
 def test_the_forms_of_repeat_agree(scan, remat):
-    plain, other = b.Repeat(STEP, 3), b.Repeat(STEP, 3, scan=scan, remat=remat)
+    plain, other = Repeat(STEP, 3), Repeat(STEP, 3, scan=scan, remat=remat)
     x = jax.random.normal(jax.random.key(0), (2, 2, 2, 4))
     params = perturbed(plain.init(jax.random.key(1), x)[0])
 
@@ -228,7 +248,7 @@ def test_the_forms_of_repeat_agree(scan, remat):
 
 
 def test_dropout_needs_a_key():
-    layer = b.AffineCoupling(32, dropout=0.5)
+    layer = AffineCoupling(32, dropout=0.5)
     x = jax.random.normal(jax.random.key(0), (2, 2, 2, 4))
     params = perturbed(layer.init(jax.random.key(1), x)[0])
     run = lambda key: layer.forward_and_log_det(params, x, None, key)[0]
@@ -238,7 +258,7 @@ def test_dropout_needs_a_key():
 
 def test_dropout_keeps_the_mean():
     # With a tiny scale the coupling adds what its network says, whose last layer is linear.
-    layer = b.AffineCoupling(32, dropout=0.25, scale=1e-9)
+    layer = AffineCoupling(32, dropout=0.25, scale=1e-9)
     x = jax.random.normal(jax.random.key(0), (2, 2, 2, 4))
     params = perturbed(layer.init(jax.random.key(1), x)[0], 0.5)
     run = lambda key: layer.forward_and_log_det(params, x, None, key)[0]
@@ -249,9 +269,9 @@ def test_dropout_keeps_the_mean():
     assert float(error.max()) > 0
 
 
-@pytest.mark.parametrize("bijector", [b.Logit(), b.ActNorm(), b.AffineCoupling(4, "checkerboard")])
+@pytest.mark.parametrize("bijector", [Logit(), ActNorm(), AffineCoupling(4, "checkerboard")])
 def test_densities_of_two_pixels_integrate_to_one(bijector):
-    chain = b.Chain((b.Logit(), bijector if not isinstance(bijector, b.Logit) else b.ClassAffine()))
+    chain = Chain((Logit(), bijector if not isinstance(bijector, Logit) else ClassAffine()))
     edge = np.linspace(-0.0575, 1.0575, 402)
     centres = jnp.asarray((edge[1:] + edge[:-1]) / 2, jnp.float32)
     grid = jnp.stack(jnp.meshgrid(centres, centres), -1).reshape(-1, 1, 2, 1)

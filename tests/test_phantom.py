@@ -11,12 +11,12 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 import genreg_jax as gr
+from genreg_jax.build import embedding_term_of
 from genreg_jax.config import from_config
 from genreg_jax.contract import Batch, Model, Outputs
 from genreg_jax.objective import make_train_step
 from genreg_jax.regularizers.phantom import READINGS, phantom_term
 from genreg_jax.state import TrainState
-from genreg_jax.build import embedding_term_of
 
 KEY = jax.random.key(7)
 # One class of one, two of two, one of many, and rows that take no part.

@@ -17,14 +17,14 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import optax
-from genreg_jax.generator import restore_flow
 
 from experiments.latent.run import FASHION_MNIST as STUDY
 from experiments.runner import load, mean_and_error, run, settings_of, with_flow
+from genreg_jax.build import perturbation_of
 from genreg_jax.config import config_hash
 from genreg_jax.logs import provenance
 from genreg_jax.settings import LatentSettings
-from genreg_jax.train import make_perturbation, restore_classifier
+from genreg_jax.workdir import restore_classifier, restore_flow
 
 ROWS = ("pgd", "random", "away", "adversarial")
 JUDGE = {"train.steps_per_epoch": 0, "train.epochs": 4, "train.evaluate_test": False}
@@ -34,9 +34,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "fashion_mnist"
 def classifier(folder, settings):
     """The trained classifier of settings."""
     run(folder, settings)
-    logits = restore_classifier(folder / config_hash(settings), 10)
-    assert logits is not None
-    return logits
+    return restore_classifier(folder / config_hash(settings)).logits
 
 
 def perturbed(key, student, flow, perturb, x, y):
@@ -65,13 +63,14 @@ def main():
         images = load(base).validation
         x, y = jnp.asarray(images.images / 255.0, jnp.float32), jnp.asarray(images.labels)
         flow_settings = dataclasses.replace(base, latent=LatentSettings(kind="random"))
-        flow, _ = restore_flow(with_flow(args.runs, flow_settings).flow.workdir)
+        trained = restore_flow(with_flow(args.runs, flow_settings).flow.workdir)
+        flow = trained.flow.freeze(trained.params)
         for row in ROWS:
             for changes in [{"latent.epsilon": 0.0}, *STUDY.candidates[row]]:
                 settings = settings_of(
                     STUDY, {**STUDY.rows[row], **changes}, STUDY.sizes[0], seed, args.data_dir
                 )
-                perturb = make_perturbation(settings)
+                perturb = perturbation_of(settings)
                 moved = perturbed(jax.random.key(seed), student, flow, perturb, x, y)
                 right = [float(jnp.mean(jnp.argmax(f(moved), -1) == y)) for f in (student, judge)]
                 length = jnp.sqrt(jnp.sum((moved - x) ** 2, axis=(1, 2, 3)))

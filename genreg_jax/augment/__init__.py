@@ -1,8 +1,9 @@
 """Image augmentation on the device: batched, pure, and differentiable in the image.
 
-Three layers, one a file. `ops` holds the 14 operations of RandAugment with a magnitude that the
-caller gives. `transforms` draws their magnitudes and adds flips, crops and cutout; each takes a
-key. `spec` turns a string such as `"flip+crop(4)+randaugment"` into one function `(key, x) -> x`.
+Four layers, one a file. `kernels` computes the pixels. `ops` holds the 14 operations of
+RandAugment with a magnitude that the caller gives. `transforms` draws their magnitudes and adds
+flips, crops and cutout; each takes a key. `spec` turns a string such as
+`"flip+crop(4)+randaugment"` into one function `(key, x) -> x`.
 
 Images are floats `[B, H, W, C]` in `[0, 1]` with 1 or 3 channels, and so are the results, in the
 same dtype. Image `i` of a batch draws from `fold_in(key, indices[i])`, so what happens to it
@@ -30,7 +31,7 @@ from genreg_jax.augment.ops import (
     translate_x,
     translate_y,
 )
-from genreg_jax.augment.spec import DEFAULT_SPECS, default_spec, make
+from genreg_jax.augment.spec import make
 from genreg_jax.augment.transforms import (
     affine,
     crop,
@@ -41,7 +42,6 @@ from genreg_jax.augment.transforms import (
 )
 
 __all__ = [
-    "DEFAULT_SPECS",
     "OPS",
     "affine",
     "autocontrast",
@@ -50,7 +50,6 @@ __all__ = [
     "contrast",
     "crop",
     "cutout",
-    "default_spec",
     "equalize",
     "flip",
     "identity",

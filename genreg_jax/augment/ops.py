@@ -12,11 +12,10 @@ Magnitudes are numbers, or arrays `[B]` with one value per image. The arithmetic
 float32 (float64 for float64 images) and the result has the dtype of the images.
 """
 
-import dm_pix as pix
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import ArrayLike
+
+from genreg_jax.augment import kernels
+from genreg_jax.checks import check_number
 
 # The order of torchvision's RandAugment; an operation is known by its place here.
 OPS = (
@@ -46,17 +45,6 @@ def check_images(x):
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has dtype {x.dtype}; {allowed} (divide 8-bit images by 255).")
     return x
-
-
-def check_number(name, value, *, minimum=0, maximum=None, integer=False):
-    """Raises a `ValueError` unless `value` is a finite number (or an integer) within the bounds."""
-    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
-    is_number = isinstance(value, kinds) and not isinstance(value, bool)
-    in_range = is_number and minimum <= value < np.inf and (maximum is None or value <= maximum)
-    if not in_range:
-        kind = "an integer" if integer else "a number"
-        bounds = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name} is {value!r}; allowed: {kind} {bounds}.")
 
 
 def identity(x):
@@ -107,7 +95,9 @@ def rotate(x, *, degrees):
     """
     x = check_images(x)
     center = (x.shape[2] / 2, x.shape[1] / 2)
-    return warp(x, affine_matrix(degrees=_per_image("degrees", degrees, x), anchor=center))
+    return kernels.warp(
+        x, kernels.affine_matrix(degrees=_per_image("degrees", degrees, x), anchor=center)
+    )
 
 
 def shear_x(x, *, level):
@@ -133,7 +123,7 @@ def shear_x(x, *, level):
       (1, 4, 4, 1)
     """
     x = check_images(x)
-    return warp(x, affine_matrix(shear_x=_per_image("level", level, x)))
+    return kernels.warp(x, kernels.affine_matrix(shear_x=_per_image("level", level, x)))
 
 
 def shear_y(x, *, level):
@@ -159,7 +149,7 @@ def shear_y(x, *, level):
       (1, 4, 4, 1)
     """
     x = check_images(x)
-    return warp(x, affine_matrix(shear_y=_per_image("level", level, x)))
+    return kernels.warp(x, kernels.affine_matrix(shear_y=_per_image("level", level, x)))
 
 
 def translate_x(x, *, pixels):
@@ -184,7 +174,7 @@ def translate_x(x, *, pixels):
       [0.0, 0.0, 1.0]
     """
     x = check_images(x)
-    return warp(x, affine_matrix(translate_x=_per_image("pixels", pixels, x)))
+    return kernels.warp(x, kernels.affine_matrix(translate_x=_per_image("pixels", pixels, x)))
 
 
 def translate_y(x, *, pixels):
@@ -209,7 +199,7 @@ def translate_y(x, *, pixels):
       [1.0, 1.0, 0.0]
     """
     x = check_images(x)
-    return warp(x, affine_matrix(translate_y=_per_image("pixels", pixels, x)))
+    return kernels.warp(x, kernels.affine_matrix(translate_y=_per_image("pixels", pixels, x)))
 
 
 # Enhancing operations ---------------------------------------------------------------------------
@@ -237,7 +227,7 @@ def brightness(x, *, factor):
     Source: `PIL.ImageEnhance.Brightness`.
     """
     x = check_images(x)
-    return _blend(x, _black(x), _per_image("factor", factor, x) - 1)
+    return kernels.blend(x, kernels.black(x), _per_image("factor", factor, x) - 1)
 
 
 def color(x, *, factor):
@@ -265,7 +255,7 @@ def color(x, *, factor):
     Source: `PIL.ImageEnhance.Color`.
     """
     x = check_images(x)
-    return _blend(x, _grey(x), _per_image("factor", factor, x) - 1)
+    return kernels.blend(x, kernels.grey(x), _per_image("factor", factor, x) - 1)
 
 
 def contrast(x, *, factor):
@@ -290,7 +280,7 @@ def contrast(x, *, factor):
     Source: `PIL.ImageEnhance.Contrast`.
     """
     x = check_images(x)
-    return _blend(x, _mean_grey(x), _per_image("factor", factor, x) - 1)
+    return kernels.blend(x, kernels.mean_grey(x), _per_image("factor", factor, x) - 1)
 
 
 def sharpness(x, *, factor):
@@ -318,7 +308,7 @@ def sharpness(x, *, factor):
     Source: `PIL.ImageEnhance.Sharpness`.
     """
     x = check_images(x)
-    return _blend(x, _smooth(x), _per_image("factor", factor, x) - 1)
+    return kernels.blend(x, kernels.smooth(x), _per_image("factor", factor, x) - 1)
 
 
 # Tonal operations -------------------------------------------------------------------------------
@@ -348,7 +338,7 @@ def posterize(x, *, bits):
     x = check_images(x)
     if isinstance(bits, (int, float)):
         check_number("bits", bits, minimum=1, maximum=8, integer=True)
-    return _posterize(x, _per_image("bits", bits, x))
+    return kernels.posterize(x, _per_image("bits", bits, x))
 
 
 def solarize(x, *, threshold):
@@ -373,7 +363,7 @@ def solarize(x, *, threshold):
     Source: `PIL.ImageOps.solarize`.
     """
     x = check_images(x)
-    return _solarize(x, _per_image("threshold", threshold, x))
+    return kernels.solarize(x, _per_image("threshold", threshold, x))
 
 
 def autocontrast(x):
@@ -399,7 +389,7 @@ def autocontrast(x):
 
     Source: `PIL.ImageOps.autocontrast`.
     """
-    return _autocontrast(check_images(x))
+    return kernels.autocontrast(check_images(x))
 
 
 def equalize(x):
@@ -427,212 +417,7 @@ def equalize(x):
 
     Source: `PIL.ImageOps.equalize`.
     """
-    return _equalize(check_images(x))
-
-
-# One operation per image ------------------------------------------------------------------------
-
-
-def apply_ops(x, op, level):
-    """Applies operation `OPS[op[i]]` with magnitude `level[i]` to image `i`.
-
-    Every family runs once for the whole batch and each image takes the result it drew: under
-    `vmap` a `lax.switch` would run all 14 branches, five warps among them.
-
-    Args:
-      x: images `[B, H, W, C]`.
-      op: places in `OPS`, integers `[B]`.
-      level: `[B]`; degrees, pixels or shear for the geometric operations; `factor - 1` for the
-        enhancing ones; removed bits for posterize; for solarize what is left of the 8-bit
-        threshold 256. Level 0 is the identity for all that have a level.
-
-    Returns:
-      The images `[B, H, W, C]`.
-    """
-    height, width = x.shape[1:3]
-
-    def level_of(name):
-        return jnp.where(op == OPS.index(name), level, 0.0)
-
-    def pick(name, then, otherwise):
-        return jnp.where((op == OPS.index(name))[:, None, None, None], then, otherwise)
-
-    rotated = op == OPS.index("rotate")
-    out = warp(
-        x,
-        affine_matrix(
-            degrees=level_of("rotate"),
-            shear_x=level_of("shear_x"),
-            shear_y=level_of("shear_y"),
-            translate_x=level_of("translate_x"),
-            translate_y=level_of("translate_y"),
-            anchor=(jnp.where(rotated, width / 2, 0.0), jnp.where(rotated, height / 2, 0.0)),
-        ),
-    )
-
-    degenerate = pick("color", _grey(x), _black(x))
-    degenerate = pick("contrast", _mean_grey(x), degenerate)
-    degenerate = pick("sharpness", _smooth(x), degenerate)
-    enhanced = _blend(x, degenerate, level)
-    for name in ("brightness", "color", "contrast", "sharpness"):
-        out = pick(name, enhanced, out)
-
-    out = pick("posterize", _posterize(x, 8 - level_of("posterize")), out)
-    out = pick("solarize", _solarize(x, (256 - level_of("solarize")) / 255), out)
-    out = pick("autocontrast", _autocontrast(x), out)
-    return pick("equalize", _equalize(x), out)
-
-
-# Kernels ----------------------------------------------------------------------------------------
-
-
-def affine_matrix(
-    *,
-    degrees: ArrayLike = 0.0,
-    shear_x: ArrayLike = 0.0,
-    shear_y: ArrayLike = 0.0,
-    translate_x: ArrayLike = 0.0,
-    translate_y: ArrayLike = 0.0,
-    anchor=(0.0, 0.0),
-):
-    """Builds the map from result to source coordinates, as `(a, b, c, d, e, f)`.
-
-    `x_source = a x + b y + c` and `y_source = d x + e y + f`, Pillow's convention, in pixels with
-    the top left *corner* of the image at 0. The anchor is the point that a rotation or a shear
-    leaves in place. Give at most one of `degrees`, `shear_x` and `shear_y` a value per image: they
-    are added, not composed.
-    """
-    angle = jnp.deg2rad(jnp.asarray(degrees, jnp.float32))
-    a, b = jnp.cos(angle), -jnp.sin(angle) - shear_x
-    d, e = jnp.sin(angle) - shear_y, jnp.cos(angle)
-    anchor_x, anchor_y = anchor
-    moved_x, moved_y = anchor_x + translate_x, anchor_y + translate_y
-    c = anchor_x - a * moved_x - b * moved_y
-    f = anchor_y - d * moved_x - e * moved_y
-    return a, b, c, d, e, f
-
-
-def warp(x, matrix):
-    """Samples `x` bilinearly where `matrix` (scalars or `[B]`, see `affine_matrix`) points.
-
-    A pixel whose source lies outside of the image is black; within half a pixel of the edge the
-    edge is continued. That is Pillow's rule. Linear in `x`; the identity matrix returns `x` bit
-    for bit.
-    """
-    batch, height, width, channels = x.shape
-    a, b, c, d, e, f = [
-        jnp.broadcast_to(entry, (batch,)).reshape(batch, 1, 1, 1) for entry in matrix
-    ]
-    column = (jnp.arange(width, dtype=jnp.float32) + 0.5).reshape(1, 1, width, 1)
-    row = (jnp.arange(height, dtype=jnp.float32) + 0.5).reshape(1, height, 1, 1)
-    source_x = a * column + b * row + c
-    source_y = d * column + e * row + f
-    inside = (0 <= source_x) & (source_x < width) & (0 <= source_y) & (source_y < height)
-
-    left, top = jnp.floor(source_x - 0.5), jnp.floor(source_y - 0.5)
-    pixels = _wide(x).reshape(batch, height * width, channels)
-
-    def pixel(row, column):
-        row = jnp.clip(row, 0, height - 1).astype(jnp.int32)
-        column = jnp.clip(column, 0, width - 1).astype(jnp.int32)
-        where = (row * width + column).reshape(batch, height * width)
-        # A batched gather, so that a batch sharded over devices stays where it is.
-        take = jax.vmap(lambda image, i: image.at[i].get(mode="promise_in_bounds"))
-        return take(pixels, where).reshape(x.shape)
-
-    def between(first, second, weight):
-        return first + weight.astype(first.dtype) * (second - first)
-
-    to_right, to_bottom = source_x - 0.5 - left, source_y - 0.5 - top
-    upper = between(pixel(top, left), pixel(top, left + 1), to_right)
-    lower = between(pixel(top + 1, left), pixel(top + 1, left + 1), to_right)
-    out = between(upper, lower, to_bottom)
-    return jnp.where(inside, out, 0.0).astype(x.dtype)
-
-
-def _blend(x, degenerate, amount):
-    """Moves `x` away from `degenerate` by the factor `1 + amount`; exactly `x` at amount 0."""
-    wide = _wide(x)
-    amount = amount.astype(wide.dtype)[:, None, None, None]
-    return _clip(wide + amount * (wide - degenerate)).astype(x.dtype)
-
-
-def _black(x):
-    return jnp.zeros_like(_wide(x))
-
-
-def _grey(x):
-    """The luma of ITU-R 601-2, repeated for every channel."""
-    x = _wide(x)
-    if x.shape[-1] == 1:
-        return x
-    # Not dm_pix.rgb_to_grayscale: its weights add up to 0.9999, which would darken grey images.
-    luma = 0.299 * x[..., :1] + 0.587 * x[..., 1:2] + 0.114 * x[..., 2:]
-    return jnp.broadcast_to(luma, x.shape)
-
-
-def _mean_grey(x):
-    return jnp.broadcast_to(_grey(x).mean(axis=(1, 2), keepdims=True), x.shape)
-
-
-def _smooth(x):
-    """The 3 x 3 filter with 5 in the middle, 1 around it and sum 13; the border is kept."""
-    x = _wide(x)
-    if min(x.shape[1:3]) < 3:
-        return x
-    # Shifted sums: a convolution of one channel at a time is slow on CPU.
-    box = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
-    box = box[:, :, :-2] + box[:, :, 1:-1] + box[:, :, 2:]
-    middle = x[:, 1:-1, 1:-1]
-    return x.at[:, 1:-1, 1:-1].set((box + 4 * middle) / 13)
-
-
-def _posterize(x, bits):
-    drop = (8 - jnp.round(bits)).astype(jnp.int32)[:, None, None, None]
-    kept = jnp.left_shift(jnp.right_shift(_levels(x), drop), drop)
-    return _straight_through(x, _from_levels(kept, x))
-
-
-def _solarize(x, threshold):
-    wide = _wide(x)
-    return pix.solarize(wide, threshold.astype(wide.dtype)[:, None, None, None]).astype(x.dtype)
-
-
-def _autocontrast(x):
-    wide = _wide(x)
-    low = wide.min(axis=(1, 2), keepdims=True)
-    span = wide.max(axis=(1, 2), keepdims=True) - low
-    constant = span < 0.5 / 255
-    # The division is made safe before it is done: a `where` after it would let a NaN into the
-    # gradient of constant channels.
-    stretched = (wide - low) / jnp.where(constant, 1.0, span)
-    return jnp.where(constant, x, _clip(stretched).astype(x.dtype))
-
-
-def _equalize(x):
-    batch, height, width, channels = x.shape
-    size = height * width
-    # Channels first: counting pixels that lie apart in memory costs several times more.
-    levels = jnp.moveaxis(_levels(x), 3, 1).reshape(batch * channels, size)
-
-    def darker_pixels(levels):
-        histogram = jnp.zeros(256, jnp.int32).at[levels].add(1, mode="promise_in_bounds")
-        darker = jnp.cumsum(histogram) - histogram
-        return darker.at[levels].get(mode="promise_in_bounds")
-
-    brightest = (levels == levels.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
-    step = (size - brightest) // 255
-    count = step // 2 + jax.vmap(darker_pixels)(levels)
-    # Whole numbers below 2 ** 24, so that the float division is exact; integers divide slowly.
-    flat = jnp.floor(count.astype(jnp.float32) / jnp.maximum(step, 1).astype(jnp.float32))
-    flat = jnp.minimum(flat, 255.0).reshape(batch, channels, height, width)
-    equalized = _straight_through(x, _from_levels(jnp.moveaxis(flat, 1, 3), x))
-    return jnp.where(step.reshape(batch, 1, 1, channels) > 0, equalized, x)
-
-
-def _wide(x):
-    """`x` in the precision of the arithmetic, float32 or better."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+    return kernels.equalize(check_images(x))
 
 
 def _per_image(name, value, x):
@@ -641,25 +426,3 @@ def _per_image(name, value, x):
     if value.shape not in ((), x.shape[:1]):
         raise ValueError(f"{name} has shape {value.shape}; allowed: a number or {x.shape[:1]}.")
     return jnp.broadcast_to(value, x.shape[:1])
-
-
-def _clip(x):
-    """Clips to `[0, 1]` with derivative 1 on the closed interval.
-
-    `jnp.clip` gives the end points half of the gradient, and black or white pixels are common.
-    """
-    return jnp.where(x < 0, 0.0, jnp.where(x > 1, 1.0, x))
-
-
-def _levels(x):
-    """The 8-bit grey levels, integers from 0 to 255."""
-    return jnp.clip(jnp.round(_wide(x) * 255), 0, 255).astype(jnp.int32)
-
-
-def _from_levels(levels, x):
-    return (levels.astype(_wide(x).dtype) / 255).astype(x.dtype)
-
-
-def _straight_through(x, value):
-    """Exactly `value`, with the gradient of `x`."""
-    return jax.lax.stop_gradient(value) + (x - jax.lax.stop_gradient(x))

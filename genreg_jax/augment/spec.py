@@ -21,59 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from genreg_jax.augment import transforms
-from genreg_jax.augment.ops import check_images, check_number
+from genreg_jax.augment.ops import check_images
+from genreg_jax.checks import check_number
 from genreg_jax.errors import UserError
-
-# No flips for characters and house numbers, whose mirror images are other things or nothing.
-DEFAULT_SPECS = {
-    "digits": "shift(1)",
-    "mnist": "shift(2)",
-    "kmnist": "shift(2)",
-    "emnist": "shift(2)",
-    "fashion_mnist": "flip+crop(2)",
-    "svhn": "crop(4)",
-    "svhn_cropped": "crop(4)",
-    "cifar10": "flip+crop(4)",
-    "cifar100": "flip+crop(4)",
-    "stl10": "flip+crop(12)",
-    "synthetic": "crop",
-}
-"""The weak augmentation of each data set; the strong one appends `+randaugment(2,9)`."""
-
-
-def default_spec(dataset, *, strength="weak"):
-    """Returns the usual augmentation of a data set.
-
-    Weak is what a supervised baseline on the data set uses (`DEFAULT_SPECS`); strong is the same
-    followed by `randaugment(2,9)`.
-
-    Args:
-      dataset: a name in `DEFAULT_SPECS`.
-      strength: `"weak"` or `"strong"`.
-
-    Returns:
-      A spec for `make`.
-
-    Raises:
-      UserError: the data set is not listed; choose a spec by hand. Also for another strength.
-
-    Example:
-      >>> default_spec("cifar10", strength="strong")
-      'flip+crop(4)+randaugment(2,9)'
-
-    Source: flip and crop for CIFAR-10, He et al., arXiv:1512.03385; RandAugment as the strong view,
-      Sohn et al., arXiv:2001.07685.
-    """
-    if strength not in ("weak", "strong"):
-        raise UserError(f"strength is {strength!r}; allowed: 'weak' and 'strong'.")
-    if dataset not in DEFAULT_SPECS:
-        raise UserError(
-            f"No default augmentation is known for the dataset {dataset!r}; "
-            f"{_did_you_mean(dataset, DEFAULT_SPECS)}known: {', '.join(DEFAULT_SPECS)}. "
-            "For another one, name the augmentation yourself, such as 'flip+crop' or 'none'."
-        )
-    weak = DEFAULT_SPECS[dataset]
-    return weak if strength == "weak" else f"{weak}+randaugment(2,9)"
 
 
 def make(spec, *, image_shape):

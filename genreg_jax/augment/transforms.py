@@ -10,8 +10,9 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.augment import ops
-from genreg_jax.augment.ops import OPS, check_images, check_number
+from genreg_jax.augment import kernels
+from genreg_jax.augment.ops import OPS, check_images
+from genreg_jax.checks import check_number
 
 MAX_MAGNITUDE = 30  # magnitudes are 0 ... 30, the 31 bins of torchvision
 
@@ -162,7 +163,7 @@ def affine(key, x, *, degrees=10.0, translate=0.125, shear=0.1, indices=None):
     center_x, center_y = width / 2, height / 2
     c = center_x - a * (center_x + right) - b * (center_y + down)
     f = center_y - d * (center_x + right) - e * (center_y + down)
-    return ops.warp(x, (a, b, c, d, e, f))
+    return kernels.warp(x, (a, b, c, d, e, f))
 
 
 def randaugment(key, x, *, num_ops=2, magnitude=9, indices=None):
@@ -256,8 +257,58 @@ def trivialaugment(key, x, *, indices=None):
     return _random_op(x, draws[:, 0], draws[:, 1], strength, largest)
 
 
+def apply_ops(x, op, level):
+    """Applies operation `OPS[op[i]]` with magnitude `level[i]` to image `i`.
+
+    Every family runs once for the whole batch and each image takes the result it drew: under
+    `vmap` a `lax.switch` would run all 14 branches, five warps among them.
+
+    Args:
+      x: images `[B, H, W, C]`.
+      op: places in `OPS`, integers `[B]`.
+      level: `[B]`; degrees, pixels or shear for the geometric operations; `factor - 1` for the
+        enhancing ones; removed bits for posterize; for solarize what is left of the 8-bit
+        threshold 256. Level 0 is the identity for all that have a level.
+
+    Returns:
+      The images `[B, H, W, C]`.
+    """
+    height, width = x.shape[1:3]
+
+    def level_of(name):
+        return jnp.where(op == OPS.index(name), level, 0.0)
+
+    def pick(name, then, otherwise):
+        return jnp.where((op == OPS.index(name))[:, None, None, None], then, otherwise)
+
+    rotated = op == OPS.index("rotate")
+    out = kernels.warp(
+        x,
+        kernels.affine_matrix(
+            degrees=level_of("rotate"),
+            shear_x=level_of("shear_x"),
+            shear_y=level_of("shear_y"),
+            translate_x=level_of("translate_x"),
+            translate_y=level_of("translate_y"),
+            anchor=(jnp.where(rotated, width / 2, 0.0), jnp.where(rotated, height / 2, 0.0)),
+        ),
+    )
+
+    degenerate = pick("color", kernels.grey(x), kernels.black(x))
+    degenerate = pick("contrast", kernels.mean_grey(x), degenerate)
+    degenerate = pick("sharpness", kernels.smooth(x), degenerate)
+    enhanced = kernels.blend(x, degenerate, level)
+    for name in ("brightness", "color", "contrast", "sharpness"):
+        out = pick(name, enhanced, out)
+
+    out = pick("posterize", kernels.posterize(x, 8 - level_of("posterize")), out)
+    out = pick("solarize", kernels.solarize(x, (256 - level_of("solarize")) / 255), out)
+    out = pick("autocontrast", kernels.autocontrast(x), out)
+    return pick("equalize", kernels.equalize(x), out)
+
+
 def _largest_levels(*, shear, translate, degrees, enhance, bits):
-    """The level of each operation in `OPS` at the largest magnitude; see `ops.apply_ops`."""
+    """The level of each operation in `OPS` at the largest magnitude; see `apply_ops`."""
     levels = dict.fromkeys(OPS, 0.0)
     levels |= {"shear_x": shear, "shear_y": shear, "rotate": degrees}
     levels |= {"translate_x": translate[0], "translate_y": translate[1]}
@@ -276,7 +327,7 @@ def _random_op(x, op_draw, sign_draw, strength, largest):
     signed = jnp.array([name not in _UNSIGNED for name in OPS])[op]
     sign = jnp.where(signed & (sign_draw < 0.5), -1.0, 1.0)
     level = jnp.array([largest[name] for name in OPS], jnp.float32)[op] * strength
-    return ops.apply_ops(x, op, sign * level)
+    return apply_ops(x, op, sign * level)
 
 
 def _image_keys(key, x, indices):

@@ -3,7 +3,7 @@
 from genreg_jax.flows.flow import Flow, FrozenFlow, dequantize
 from genreg_jax.flows.glow import glow
 from genreg_jax.flows.realnvp import realnvp
-from genreg_jax.flows.training import FlowFit, fit, random_shift
+from genreg_jax.flows.training import FlowFit, fit
 
 __all__ = [
     "Flow",
@@ -12,6 +12,5 @@ __all__ = [
     "dequantize",
     "fit",
     "glow",
-    "random_shift",
     "realnvp",
 ]

@@ -6,95 +6,23 @@ prints both over the whole test set, for the flow of a run of `genreg_jax.main`.
 """
 
 import argparse
-import functools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from genreg_jax.errors import UserError
-from genreg_jax.flows import checks
-from genreg_jax.flows.flow import Flow
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _measure(flow: Flow, params, frozen, key, x, y):
-    """Bits per dimension, and the error of the round trip through the flow and the frozen flow."""
-    x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
-    again = flow.decode(params, flow.encode(params, x, y)[0], y)[0]
-    frozen_again = frozen.decode(frozen.encode(x, y), y)
-    return flow.bits_per_dim(params, x, y, key=key), jnp.abs(again - x), jnp.abs(frozen_again - x)
-
-
-def evaluate_flow(
-    flow: Flow, params, images, labels=None, *, key: jax.Array, batch_size: int = 256
-) -> dict[str, float]:
-    """Bits per dimension and reconstruction errors over a whole split.
-
-    The error of a pixel is `|x - decode(encode(x))|`; its maximum and its median are over all
-    pixels of all images.
-
-    Args:
-      flow: from `glow` or `realnvp`.
-      params: its parameters.
-      images: `[N, H, W, C]`, uint8, or floating point in [0, 1].
-      labels: `[N]`, for a conditional flow.
-      key: of the dequantisation noise.
-      batch_size: images at a time.
-
-    Returns:
-      `bits_per_dim` and its standard error `bits_per_dim_error`, `reconstruction_error_max` and
-      `reconstruction_error_median`, and the latter two of the frozen flow under `frozen_...`.
-
-    Raises:
-      ValueError: on a wrong shape, dtype, range or label.
-
-    Example:
-      >>> import jax, numpy as np
-      >>> from genreg_jax import flows
-      >>> flow = flows.glow((4, 4, 1), levels=1, steps=1, width=4)
-      >>> x = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
-      >>> params = flow.init(jax.random.key(0), x / np.float32(255))
-      >>> result = evaluate_flow(flow, params, x, key=jax.random.key(1), batch_size=16)
-      >>> 7 < result["bits_per_dim"] < 9, result["reconstruction_error_max"] < 1e-5
-      (True, True)
-    """
-    checks.check_positive(batch_size=batch_size)
-    images, labels = checks.as_split(images, labels, flow.image_shape, flow.num_classes)
-    frozen = flow.freeze(params)
-    n = images.shape[0]
-    batch_size = min(batch_size, n)
-    columns = []
-    for first in range(0, n, batch_size):
-        # The last batch repeats the last image, so that one program serves all of them.
-        rows = np.minimum(np.arange(first, first + batch_size), n - 1)
-        y = None if labels is None else labels[rows]
-        out = _measure(flow, params, frozen, jax.random.fold_in(key, first), images[rows], y)
-        columns.append([np.asarray(a)[: n - first] for a in out])
-    bits, errors, frozen_errors = (np.concatenate(column) for column in zip(*columns))
-    return {
-        "bits_per_dim": float(np.mean(bits, dtype=np.float64)),
-        "bits_per_dim_error": float(np.std(bits, dtype=np.float64) / np.sqrt(n)),
-        "reconstruction_error_max": float(errors.max()),
-        "reconstruction_error_median": float(np.median(errors)),
-        "frozen_reconstruction_error_max": float(frozen_errors.max()),
-        "frozen_reconstruction_error_median": float(np.median(frozen_errors)),
-    }
+from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 
 
 def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, float]]:
-    # Imported here: the library does not need data sets and checkpoints to measure a flow.
-    from genreg_jax import augment, data
+    # Imported here: `--help` needs neither data sets nor checkpoints.
+    from genreg_jax import data
+    from genreg_jax import workdir as workdirs
     from genreg_jax.config import from_config
-    from genreg_jax.generator import trained_flow
 
     path = workdir / "config.json"
-    if not path.exists() or not (workdir / "flow").exists():
+    if not path.exists():
         raise UserError(
             f"{str(workdir)!r} holds no trained flow. Give the --workdir of a run of `python -m "
             "genreg_jax.main` that trains one, such as --config=configs/glow_digits.py."
@@ -102,17 +30,12 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     config = json.loads(path.read_text(encoding="utf-8"))
     config["data"]["dir"] = data_dir or config["data"]["dir"]
     settings = from_config(config)
+    trained = workdirs.restore_flow(settings.flow.workdir or workdir)
     dataset = data.from_settings(settings.data, settings.seed)
-    view = augment.make("none", image_shape=dataset.image_shape)
-    flow, params, _ = trained_flow(settings, dataset, workdir, augment=view)
-    labels = dataset.test.labels if settings.flow.conditional else None
-    key = test_key(settings.seed)
-    return len(dataset.test), evaluate_flow(flow, params, dataset.test.images, labels, key=key)
-
-
-def test_key(seed: int) -> jax.Array:
-    """The key of the dequantisation noise with which a run measures its flow."""
-    return jax.random.fold_in(jax.random.key(seed), 5)
+    workdirs.check_same_data(trained.subset_hash, dataset, workdir)
+    test, key = dataset.test, test_key(settings.seed)
+    labels = test.labels if settings.flow.conditional else None
+    return len(test), evaluate_flow(trained.flow, trained.params, test.images, labels, key=key)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,20 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print_result(count, result)
     return 0
-
-
-def print_result(count: int, result: dict[str, Any]) -> None:
-    """Prints what `evaluate_flow` returned."""
-    print(
-        f"test set, {count} images: {result['bits_per_dim']:.4f} ± "
-        f"{result['bits_per_dim_error']:.4f} bits/dim (mean, standard error)"
-    )
-    for name, prefix in (("flow", ""), ("frozen flow", "frozen_")):
-        print(
-            f"reconstruction error of the {name}: max "
-            f"{result[f'{prefix}reconstruction_error_max']:.2e}, median "
-            f"{result[f'{prefix}reconstruction_error_median']:.2e}"
-        )
 
 
 if __name__ == "__main__":

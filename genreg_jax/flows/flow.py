@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.flows import checks, frozen
+from genreg_jax import checks
+from genreg_jax.flows.layout import from_planes, to_planes
 
 
 def dequantize(key: jax.Array, x: jax.Array, *, num_bins: int = 256) -> jax.Array:
@@ -51,7 +52,7 @@ def _init(bijector, key, x, y):
 
 @_jit
 def _freeze(bijector, params):
-    return frozen.freeze_params(bijector, params)
+    return bijector.freeze(params)
 
 
 @_jit
@@ -67,7 +68,7 @@ def _decode(bijector, params, z, y):
 @functools.partial(jax.jit, static_argnames=("bijector", "inverse", "coupling_dtype"))
 def _apply_frozen(bijector, params, x, y, *, inverse, coupling_dtype):
     options = dict(inverse=inverse, coupling_dtype=coupling_dtype)
-    return frozen.from_planes(frozen.apply(bijector, params, frozen.to_planes(x), y, **options))
+    return from_planes(bijector.apply_frozen(params, to_planes(x), y, **options))
 
 
 # The two below return no log-determinant, so XLA removes what only it needed.

@@ -1,17 +1,9 @@
 """Glow: ActNorm, invertible 1x1 convolution, affine coupling; multi-scale."""
 
 from genreg_jax.flows import checks
-from genreg_jax.flows.bijectors import (
-    ActNorm,
-    AffineCoupling,
-    Chain,
-    ClassAffine,
-    InvertibleConv,
-    Level,
-    Logit,
-    Repeat,
-)
+from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.flow import Flow
+from genreg_jax.flows.layers import ActNorm, AffineCoupling, ClassAffine, InvertibleConv, Logit
 
 
 def glow(

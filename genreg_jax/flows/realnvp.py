@@ -1,16 +1,9 @@
 """RealNVP: affine couplings with checkerboard and channel masks; multi-scale."""
 
 from genreg_jax.flows import checks
-from genreg_jax.flows.bijectors import (
-    ActNorm,
-    AffineCoupling,
-    Chain,
-    ClassAffine,
-    Level,
-    Logit,
-    Repeat,
-)
+from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.flow import Flow
+from genreg_jax.flows.layers import ActNorm, AffineCoupling, ClassAffine, Logit
 
 
 def _couplings(mask: str, steps: int, scan: bool, remat: bool, options: dict) -> list:

@@ -21,9 +21,10 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from genreg_jax.flows import checks
-from genreg_jax.flows.bijectors import Chain, Level, Repeat, squeeze, unsqueeze
+from genreg_jax import checks
+from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.flow import Flow, _standard_normal_log_prob, dequantize
+from genreg_jax.flows.layout import squeeze, unsqueeze
 
 
 class FlowFit(NamedTuple):
@@ -68,37 +69,6 @@ class _State(NamedTuple):
     opt_state: Any
     bits: jax.Array  # summed over the steps since the last evaluation
     first_bad: jax.Array  # the first step whose loss or gradient was not finite
-
-
-def random_shift(
-    key: jax.Array, x: jax.Array, *, max_shift: int = 1, probability: float = 0.5
-) -> jax.Array:
-    """Shifts some of the images by up to `max_shift` pixels, repeating their border.
-
-    Args:
-      key: of the shifts.
-      x: images `[B, H, W, C]`.
-      max_shift: largest shift, in pixels and each direction.
-      probability: of an image to be shifted at all.
-
-    Returns:
-      Images of the same shape.
-
-    Gradients flow to `x`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> random_shift(jax.random.key(0), jnp.ones((2, 4, 4, 1))).shape
-      (2, 4, 4, 1)
-    """
-    b, h, w, c = x.shape
-    m = max_shift
-    padded = jnp.pad(x, ((0, 0), (m, m), (m, m), (0, 0)), mode="edge")
-    where_key, shift_key = jax.random.split(key)
-    shifted = jax.random.bernoulli(where_key, probability, (b, 1))
-    corners = jnp.where(shifted, jax.random.randint(shift_key, (b, 2), 0, 2 * m + 1), m)
-    crop = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (h, w, c))
-    return jax.vmap(crop)(padded, corners)
 
 
 def _as_unit_floats(x: jax.Array) -> jax.Array:
@@ -273,7 +243,7 @@ def fit(
       ema_decay: of the moving average of the parameters.
       validation: `(images, labels)` of the same kind, to stop by; labels None if unconditional.
       eval_every: steps between evaluations.
-      augment: `(key, x) -> x` on batches in [0, 1], such as `random_shift`.
+      augment: `(key, x) -> x` on batches in [0, 1], such as `genreg_jax.augment.make` makes.
       on_progress: called as `on_progress(step, metrics)` after each evaluation, `metrics` the entry
         of the history.
       save: called as `save(step, tree, extra)` after each evaluation with all that is needed to

@@ -33,9 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genreg_jax.augment.ops import check_number
+from genreg_jax.checks import as_images, check_number
 from genreg_jax.contract import Augment
-from genreg_jax.flows.checks import as_images
 
 NORMS = ("l2", "linf")
 KINDS = ("random", "away", "adversarial", "pgd", "interpolation")

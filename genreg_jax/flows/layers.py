@@ -1,21 +1,6 @@
 r"""The layers of an image flow, each a bijector over a plain dict of parameters.
 
-The contract. A bijector is a frozen dataclass that holds only constants: shapes, masks,
-permutations, hyper-parameters. It is hashable, so it can be a static argument of `jit`. Its
-parameters live outside, in a dict. It maps images `[B, H, W, C]` to images of the *same* shape and
-has two primitive methods,
-
-    z, log_det = forward_and_log_det(params, x, y, key=None)     log_det = log |det dz / dx|   [B]
-    x, log_det = inverse_and_log_det(params, z, y)               log_det = log |det dx / dz|   [B]
-
-plus `init(key, x, y) -> (params, z)`, the data-dependent initialisation: a pure function that sees
-the activations `x` arriving at the layer and passes on what leaves it. Everything else in
-`genreg_jax.flows` is derived from these. `y` are labels `[B]`, or None; `key` turns on dropout,
-where a layer has any.
-
-A squeeze changes shapes, so it is not a layer: `Level` squeezes, works and unsqueezes again. That
-keeps one shape law for all layers, puts the factored-out latents back where their pixels are, and
-makes the latent of a multi-scale flow an image-shaped array.
+The contract that they keep is `genreg_jax.flows.chain.Bijector`.
 
 Sources: Dinh et al., "Density estimation using Real NVP" (2017); Kingma and Dhariwal, "Glow:
 Generative Flow with Invertible 1x1 Convolutions" (2018).
@@ -23,33 +8,17 @@ Generative Flow with Invertible 1x1 Convolutions" (2018).
 
 import dataclasses
 import functools
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from genreg_jax.flows.convolution import conv3x3
+from genreg_jax.flows.chain import Bijector
+from genreg_jax.flows.convolution import conv3x3, conv3x3_planes
+from genreg_jax.flows.layout import column
 
-Params = Any
 _HIGHEST = lax.Precision.HIGHEST
-
-
-class Bijector(Protocol):
-    """What every layer offers; see the module's docstring for the contract."""
-
-    def init(self, key, x, y=None) -> tuple[Params, jax.Array]:
-        """Parameters for the activations `x`, and the layer's output on them."""
-        ...
-
-    def forward_and_log_det(self, params, x, y=None, key=None) -> tuple[jax.Array, jax.Array]:
-        """`z = f(x)` and `log |det dz / dx|` per example."""
-        ...
-
-    def inverse_and_log_det(self, params, z, y=None) -> tuple[jax.Array, jax.Array]:
-        """`x = f^-1(z)` and `log |det dx / dz|` per example."""
-        ...
 
 
 def _sum_per_example(x: jax.Array) -> jax.Array:
@@ -65,44 +34,8 @@ def _per_channel(c: jax.Array) -> jax.Array:
     return c[None, None, None, :]
 
 
-def squeeze(x: jax.Array) -> jax.Array:
-    """Trades each 2x2 block of pixels for four channels: `[B, H, W, C]` to `[B, H/2, W/2, 4C]`.
-
-    A permutation, so its log-determinant is zero.
-
-    Args:
-      x: images with even sides.
-
-    Returns:
-      The squeezed images; the channels of one pixel stay together, in the order top left, top
-      right, bottom left, bottom right.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> squeeze(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
-      [[[[0.0, 1.0, 2.0, 3.0]]]]
-    """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // 2, w // 2, 4 * c)
-
-
-def unsqueeze(x: jax.Array) -> jax.Array:
-    """The inverse of `squeeze`: `[B, H, W, 4C]` to `[B, 2H, 2W, C]`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> x = jnp.arange(24.0).reshape(1, 4, 2, 3)
-      >>> bool((unsqueeze(squeeze(x)) == x).all())
-      True
-    """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, 2 * h, 2 * w, c // 4)
-
-
 @dataclasses.dataclass(frozen=True)
-class Logit:
+class Logit(Bijector):
     """Pixels in [0, 1] to the real line.
 
         u = ((n - 1) x + 1/2) / n,   v = (1 + bound (2 u - 1)) / 2,   z = log v - log(1 - v)
@@ -140,9 +73,18 @@ class Logit:
         log_det = _sum_per_example(jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) - slope)
         return x, log_det
 
+    def freeze(self, params):
+        """No parameters."""
+        return {}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Elementwise, so planes will do; XLA drops the log-determinant."""
+        method = self.inverse_and_log_det if inverse else self.forward_and_log_det
+        return method({}, h)[0]
+
 
 @dataclasses.dataclass(frozen=True)
-class ActNorm:
+class ActNorm(Bijector):
     """An affine map per channel, `z = x exp(log_scale) + bias`.
 
     Initialised so that the first batch leaves with mean 0 and variance 1 per channel; after that
@@ -168,6 +110,22 @@ class ActNorm:
         x = (z - _per_channel(params["bias"])) * _per_channel(jnp.exp(-params["log_scale"]))
         return x, _per_example(-z.shape[1] * z.shape[2] * jnp.sum(params["log_scale"]), z)
 
+    def freeze(self, params):
+        """The scale and its inverse."""
+        log_scale = params["log_scale"]
+        scales = {"scale": jnp.exp(log_scale), "inverse_scale": jnp.exp(-log_scale)}
+        return scales | {"bias": params["bias"]}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Scale and shift, or back."""
+        if inverse:
+            return (h - column(frozen["bias"])) * column(frozen["inverse_scale"])
+        return h * column(frozen["scale"]) + column(frozen["bias"])
+
+    def fuse(self, following):
+        """Folds into an invertible convolution."""
+        return NormedConv(following) if isinstance(following, InvertibleConv) else None
+
 
 @functools.cache
 def _rotation_plu(channels: int, seed: int):
@@ -186,7 +144,7 @@ def _rotation_plu(channels: int, seed: int):
 
 
 @dataclasses.dataclass(frozen=True)
-class InvertibleConv:
+class InvertibleConv(Bijector):
     """The invertible 1x1 convolution of Glow, `z[b, r, c] = W x[b, r, c]`.
 
         W = P L (U + diag(sign * exp(log_diagonal))),   log |det| = H W sum(log_diagonal)
@@ -245,6 +203,43 @@ class InvertibleConv:
         x = jnp.matmul(z, self.inverse_matrix(params).T, precision=_HIGHEST)
         return x, _per_example(-z.shape[1] * z.shape[2] * jnp.sum(params["log_diagonal"]), z)
 
+    def freeze(self, params):
+        """`W` and its inverse."""
+        return {"matrix": self.matrix(params), "inverse": self.inverse_matrix(params)}
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """One product."""
+        return jnp.tensordot(frozen["inverse" if inverse else "matrix"], h, 1, precision=_HIGHEST)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormedConv:
+    """An `ActNorm` and the `conv` after it, frozen as one: `z = matrix x + bias`.
+
+    Attributes:
+      conv: the invertible convolution.
+    """
+
+    conv: InvertibleConv
+
+    def freeze(self, norm_params, conv_params):
+        """The product of the two maps, and the matrix of its inverse."""
+        scale = jnp.exp(norm_params["log_scale"])
+        matrix, inverse = self.conv.matrix(conv_params), self.conv.inverse_matrix(conv_params)
+        return {
+            "matrix": matrix * scale[None, :],
+            "inverse": inverse / scale[:, None],
+            "bias": jnp.matmul(matrix, norm_params["bias"], precision=_HIGHEST),
+        }
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """One product and a shift, or back."""
+        if inverse:
+            h = h - column(frozen["bias"])
+            return jnp.tensordot(frozen["inverse"], h, 1, precision=_HIGHEST)
+        z = jnp.tensordot(frozen["matrix"], h, 1, precision=_HIGHEST)
+        return z + column(frozen["bias"])
+
 
 def checkerboard(height: int, width: int, flip: bool) -> np.ndarray:
     """Which pixels a checkerboard coupling changes, bool `[H, W]`; the odd ones without `flip`."""
@@ -253,7 +248,7 @@ def checkerboard(height: int, width: int, flip: bool) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class AffineCoupling:
+class AffineCoupling(Bijector):
     """Half of the input scales and shifts the other half.
 
         s, t = net(a, y)      z_a = a,   z_b = b exp(scale tanh(s)) + t,     log |det| = sum(s)
@@ -350,9 +345,47 @@ class AffineCoupling:
         x = self._merge(a, (b - shift) * jnp.exp(-log_scale))
         return x, -_sum_per_example(log_scale)
 
+    def freeze(self, params):
+        """The first bias and the class embedding as one."""
+        frozen = {name: params[name] for name in ("w1", "b1", "w2", "b2", "w3", "b3")}
+        if self.num_classes is not None:
+            frozen["b1"] = params["b1"][None, :] + params["class_embedding"]
+        return frozen
+
+    def scale_and_shift_planes(self, frozen, a, y=None, coupling_dtype=None):
+        """The network, frozen, on the planes that it reads."""
+        dtype = a.dtype if coupling_dtype is None else jnp.dtype(coupling_dtype)
+        precision = _HIGHEST if coupling_dtype is None else None
+        p = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
+        h = conv3x3_planes(a.astype(dtype), p["w1"], precision=precision)
+        if self.num_classes is None:
+            h = h + column(p["b1"])
+        else:
+            h = h + p["b1"][y].T[:, :, None, None]
+        h = jnp.tensordot(p["w2"].T, jax.nn.relu(h), 1, precision=precision) + column(p["b2"])
+        out = conv3x3_planes(jax.nn.relu(h), p["w3"], precision=precision) + column(p["b3"])
+        raw, shift = jnp.split(out.astype(a.dtype), 2)
+        return self.scale * jnp.tanh(raw), shift
+
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Scale and shift the half that changes, or back."""
+        network = functools.partial(
+            self.scale_and_shift_planes, frozen, y=y, coupling_dtype=coupling_dtype
+        )
+        if self.mask == "checkerboard":
+            changed = checkerboard(h.shape[2], h.shape[3], self.flip)[None, None]
+            log_scale, shift = network(jnp.where(changed, 0, h))
+            log_scale, shift = jnp.where(changed, log_scale, 0), jnp.where(changed, shift, 0)
+            return (h - shift) * jnp.exp(-log_scale) if inverse else h * jnp.exp(log_scale) + shift
+        c = h.shape[0] // 2
+        a, b = (h[c:], h[:c]) if self.flip else (h[:c], h[c:])
+        log_scale, shift = network(a)
+        b = (b - shift) * jnp.exp(-log_scale) if inverse else b * jnp.exp(log_scale) + shift
+        return jnp.concatenate((b, a) if self.flip else (a, b))
+
 
 @dataclasses.dataclass(frozen=True)
-class ClassAffine:
+class ClassAffine(Bijector):
     """A Gaussian prior per class, as a layer: `z = (x - mean[y]) exp(-log_scale[y])`.
 
     `x | y ~ N(mean[y], exp(log_scale[y])^2)` per element is the same statement as `z ~ N(0, 1)`, so
@@ -386,147 +419,17 @@ class ClassAffine:
         mean, log_scale = self._of(params, z, y)
         return z * jnp.exp(log_scale) + mean, _sum_per_example(log_scale)
 
+    def freeze(self, params):
+        """The means and scales as planes `[classes, C, H, W]`."""
+        mean, log_scale = (
+            jnp.transpose(params[name], (0, 3, 1, 2)) for name in ("class_mean", "class_log_scale")
+        )
+        return {"mean": mean, "scale": jnp.exp(log_scale), "inverse_scale": jnp.exp(-log_scale)}
 
-def _fold_in(key, i):
-    return None if key is None else jax.random.fold_in(key, i)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """Layers in a row, `z = f_n(... f_1(x))`; the log-determinants add up.
-
-    Attributes:
-      layers: the bijectors, first applied first.
-    """
-
-    layers: tuple[Any, ...]
-
-    def names(self) -> tuple[str, ...]:
-        """The key of each layer in the parameter dict, such as `"02_affinecoupling"`."""
-        return tuple(f"{i:02d}_{type(f).__name__.lower()}" for i, f in enumerate(self.layers))
-
-    def init(self, key, x, y=None):
-        """Layer by layer, each on what the one before it lets through."""
-        params = {}
-        for i, (name, layer) in enumerate(zip(self.names(), self.layers)):
-            params[name], x = layer.init(jax.random.fold_in(key, i), x, y)
-        return params, x
-
-    def forward_and_log_det(self, params, x, y=None, key=None):
-        """First to last."""
-        total = jnp.zeros(x.shape[:1], x.dtype)
-        for i, (name, layer) in enumerate(zip(self.names(), self.layers)):
-            x, log_det = layer.forward_and_log_det(params[name], x, y, _fold_in(key, i))
-            total = total + log_det
-        return x, total
-
-    def inverse_and_log_det(self, params, z, y=None):
-        """Last to first."""
-        total = jnp.zeros(z.shape[:1], z.dtype)
-        for name, layer in reversed(tuple(zip(self.names(), self.layers))):
-            z, log_det = layer.inverse_and_log_det(params[name], z, y)
-            total = total + log_det
-        return z, total
-
-
-@dataclasses.dataclass(frozen=True)
-class Repeat:
-    """`layer` applied `times` times, each time with parameters of its own, stacked `[times, ...]`.
-
-    Runs as one `lax.scan`, so the time to compile does not grow with the depth. On CPU this costs
-    nothing at run time, because a flow's convolutions are products there (see
-    `genreg_jax.flows.convolution`).
-
-    Attributes:
-      layer: the bijector.
-      times: how often.
-      scan: False to unroll the loop; the values are the same up to rounding.
-      remat: whether to recompute the activations of a step in the backward pass and keep only its
-        input, which trades a third of the speed for memory.
-    """
-
-    layer: Any
-    times: int
-    scan: bool = True
-    remat: bool = False
-
-    def init(self, key, x, y=None):
-        """Step by step, each on what the one before it lets through."""
-
-        def step(x, k):
-            params, x = self.layer.init(jax.random.fold_in(key, k), x, y)
-            return x, params
-
-        x, params = lax.scan(step, x, jnp.arange(self.times))
-        return params, x
-
-    def _loop(self, step, x, params, reverse):
-        if self.remat:
-            step = jax.checkpoint(step)
-        unroll = 1 if self.scan else self.times
-        numbers = jnp.arange(self.times)
-        x, log_dets = lax.scan(step, x, (params, numbers), reverse=reverse, unroll=unroll)
-        return x, jnp.sum(log_dets, axis=0)
-
-    def forward_and_log_det(self, params, x, y=None, key=None):
-        """First to last."""
-
-        def step(x, inputs):
-            return self.layer.forward_and_log_det(inputs[0], x, y, _fold_in(key, inputs[1]))
-
-        return self._loop(step, x, params, reverse=False)
-
-    def inverse_and_log_det(self, params, z, y=None):
-        """Last to first."""
-
-        def step(z, inputs):
-            return self.layer.inverse_and_log_det(inputs[0], z, y)
-
-        return self._loop(step, z, params, reverse=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Level:
-    """One scale of a multi-scale flow: squeeze, `body`, factor out half of the channels, unsqueeze.
-
-    Half of the channels after `body` are finished latents; the other half go through `inner`, the
-    next level. Both are put back together and unsqueezed, so the level maps `[B, H, W, C]` to the
-    same shape and each latent sits where its pixels are.
-
-    Attributes:
-      body: bijector on the squeezed images `[B, H/2, W/2, 4C]`.
-      inner: bijector on the kept half `[B, H/2, W/2, 2C]`, or None for the last level.
-    """
-
-    body: Any
-    inner: Any = None
-
-    def init(self, key, x, y=None):
-        """`body` first, then `inner` on its half."""
-        outer_key, inner_key = jax.random.split(key)
-        params = {}
-        params["body"], h = self.body.init(outer_key, squeeze(x), y)
-        if self.inner is not None:
-            on, out = jnp.split(h, 2, axis=-1)
-            params["inner"], on = self.inner.init(inner_key, on, y)
-            h = jnp.concatenate((on, out), axis=-1)
-        return params, unsqueeze(h)
-
-    def forward_and_log_det(self, params, x, y=None, key=None):
-        """Squeeze, `body`, `inner` on the first half, unsqueeze."""
-        h, total = self.body.forward_and_log_det(params["body"], squeeze(x), y, _fold_in(key, 0))
-        if self.inner is not None:
-            on, out = jnp.split(h, 2, axis=-1)
-            on, log_det = self.inner.forward_and_log_det(params["inner"], on, y, _fold_in(key, 1))
-            h, total = jnp.concatenate((on, out), axis=-1), total + log_det
-        return unsqueeze(h), total
-
-    def inverse_and_log_det(self, params, z, y=None):
-        """The same, backwards."""
-        h, total = squeeze(z), jnp.zeros(z.shape[:1], z.dtype)
-        if self.inner is not None:
-            on, out = jnp.split(h, 2, axis=-1)
-            on, total = self.inner.inverse_and_log_det(params["inner"], on, y)
-            h = jnp.concatenate((on, out), axis=-1)
-        h, log_det = self.body.inverse_and_log_det(params["body"], h, y)
-        return unsqueeze(h), total + log_det
+    def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
+        """Standardise, or back."""
+        labels = jnp.zeros(1, jnp.int32) if self.num_classes is None else y
+        mean, scale, inverse_scale = (
+            jnp.swapaxes(frozen[name][labels], 0, 1) for name in ("mean", "scale", "inverse_scale")
+        )
+        return h * scale + mean if inverse else (h - mean) * inverse_scale
