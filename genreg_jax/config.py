@@ -152,7 +152,7 @@ def _check(s: Settings) -> None:
     if s.data.per_class and s.data.fraction < 1:
         raise ConfigError(
             f"config.data.per_class = {s.data.per_class} and config.data.fraction = "
-            f"{s.data.fraction} both choose the labelled subset; leave one at its default (0 or 1).",
+            f"{s.data.fraction} both choose the labelled subset; leave one at its default (0, 1).",
             "config.data.per_class",
         )
     if s.flow_only:
@@ -163,9 +163,9 @@ def _check(s: Settings) -> None:
         ):
             if on:
                 raise ConfigError(
-                    f"config.model.name = 'none' trains a flow and no classifier, but config.{name} "
-                    f"= {value!r} regularises one; name a classifier or set config.{name} to "
-                    "'none'.",
+                    "config.model.name = 'none' trains a flow and no classifier, but "
+                    f"config.{name} = {value!r} regularises one; name a classifier or set "
+                    f"config.{name} to 'none'.",
                     f"config.{name}",
                 )
     if s.meta.enabled and s.synthetic.loss == "none":

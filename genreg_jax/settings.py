@@ -85,8 +85,8 @@ class ModelSettings:
     """The classifier.
 
     Attributes:
-      name: of a row in `genreg_jax.models.MODELS`: `convnet`, `resnet18`, `wide_resnet`; or `none` to
-        train the flow alone.
+      name: of a row in `genreg_jax.models.MODELS`: `convnet`, `resnet18`, `wide_resnet`; or `none`
+        to train the flow alone.
       widths: channels of the convnet's layers.
       pooling: how the convnet halves the resolution, by strides or by max-pooling.
       depth: of the WideResNet, 6n + 4.

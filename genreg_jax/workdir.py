@@ -165,8 +165,8 @@ def restore_classifier(workdir: str | Path) -> Classifier:
             restored = checkpoints.restore(None)
     if restored is None:
         raise UserError(
-            f"{str(workdir)!r} holds no trained classifier: there is no checkpoint of one. Name the "
-            "workdir of a run that trained one, such as `python -m genreg_jax.main "
+            f"{str(workdir)!r} holds no trained classifier: there is no checkpoint of one. Name "
+            "the workdir of a run that trained one, such as `python -m genreg_jax.main "
             "--config=configs/base_digits.py --workdir=DIR`."
         )
     _, (_, best), extra = restored

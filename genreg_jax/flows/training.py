@@ -6,7 +6,7 @@ On a few hundred images a flow overfits within seconds: its best parameters are 
 step, and an average over recent steps is better than any of them. `fit` therefore evaluates an
 exponential moving average on held-out images and returns the best.
 
-A training is saved at its evaluations and where it is stopped, and continues from there bit for bit.
+A training is saved at its evaluations and where it is stopped, and continues bit for bit.
 """
 
 import functools

@@ -34,8 +34,8 @@ class Entry(NamedTuple):
     """A row of `MODELS`.
 
     Attributes:
-      module: called as `module(num_classes=K, dtype=dtype, **options)`; returns a Linen module, or a
-        `Model`, for standardised images.
+      module: called as `module(num_classes=K, dtype=dtype, **options)`; returns a Linen module, or
+        a `Model`, for standardised images.
       options: settings of `config.model` that it takes, by the names of its own arguments.
 
     Example:

@@ -9,8 +9,8 @@
 
 PCR (pseudo consistency regularisation) is the distance between the embeddings of two views of one
 synthetic sample; it does not see the label and does not touch the head. MPS (meta pseudo sampling)
-is the finder F_phi with its hypergradient. `make_regularizer` is lines 1 to 4 and the synthetic part
-of 5; `genreg_jax.objective` adds the real batch and makes the step.
+is the finder F_phi with its hypergradient. `make_regularizer` is lines 1 to 4 and the synthetic
+part of 5; `genreg_jax.objective` adds the real batch and makes the step.
 
 Reductions, each a test: lambda = 0 is the plain step; a finder that is not updated is PCR on
 uniformly drawn samples; a `residual` finder starts there.
