@@ -14,4 +14,6 @@ from configs import common
 
 
 def get_config(arg=None):
-    return common.get_config("base", "cifar10", arg)
+    config = common.new("base")
+    common.cifar10(config)
+    return common.with_options(config, arg)

@@ -13,5 +13,14 @@ updates) is a smoke run of the same path; its accuracy means nothing.
 from configs import common
 
 
+def method(config):
+    """Cross-entropy on synthetic samples."""
+    config.synthetic.loss = "cross_entropy"
+    config.synthetic.weight = 1.0
+
+
 def get_config(arg=None):
-    return common.get_config("gda", "cifar10", arg)
+    config = common.new("gda")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

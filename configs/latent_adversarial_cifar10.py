@@ -10,8 +10,19 @@ Measured: not run at this size yet. `:runlocal` (20 labels per class, a small co
 updates) is a smoke run of the same path; its accuracy means nothing.
 """
 
-from configs import common
+from configs import common, glow_cifar10
+
+
+def method(config):
+    """Latents move against the classifier as it trains."""
+    config.latent.kind = "adversarial"
+    config.latent.epsilon = 1.0  # the authors' setting
+    config.latent.step_size, config.latent.num_steps = 0.5, 3
+    glow_cifar10.flow(config)  # the authors' flow
 
 
 def get_config(arg=None):
-    return common.get_config("latent_adversarial", "cifar10", arg)
+    config = common.new("latent_adversarial")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

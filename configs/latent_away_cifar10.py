@@ -10,8 +10,19 @@ Measured: not run at this size yet. `:runlocal` (20 labels per class, a small co
 updates) is a smoke run of the same path; its accuracy means nothing.
 """
 
-from configs import common
+from configs import common, glow_cifar10
+
+
+def method(config):
+    """Latents move away from the centre."""
+    config.latent.kind = "away"
+    config.latent.norm = "none"
+    config.latent.epsilon = 0.15  # the authors' size
+    glow_cifar10.flow(config)  # the authors' flow
 
 
 def get_config(arg=None):
-    return common.get_config("latent_away", "cifar10", arg)
+    config = common.new("latent_away")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -10,8 +10,12 @@ Measured: not run at this size yet. `:runlocal` (20 labels per class, a small co
 updates) is a smoke run of the same path; its accuracy means nothing.
 """
 
-from configs import common
+from configs import common, latent_adversarial_cifar10, mgr_cifar10
 
 
 def get_config(arg=None):
-    return common.get_config("latent_mgr", "cifar10", arg)
+    config = common.new("latent_mgr")
+    common.cifar10(config)
+    latent_adversarial_cifar10.method(config)
+    mgr_cifar10.method(config)
+    return common.with_options(config, arg)

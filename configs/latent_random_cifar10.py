@@ -10,8 +10,18 @@ Measured: not run at this size yet. `:runlocal` (20 labels per class, a small co
 updates) is a smoke run of the same path; its accuracy means nothing.
 """
 
-from configs import common
+from configs import common, glow_cifar10
+
+
+def method(config):
+    """A random step of fixed length in latent space."""
+    config.latent.kind = "random"
+    config.latent.epsilon = 20.0  # the authors' radius
+    glow_cifar10.flow(config)  # the authors' flow
 
 
 def get_config(arg=None):
-    return common.get_config("latent_random", "cifar10", arg)
+    config = common.new("latent_random")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -13,5 +13,16 @@ updates) is a smoke run of the same path; its accuracy means nothing.
 from configs import common
 
 
+def method(config):
+    """PCR, on samples that a finder learns to choose."""
+    config.synthetic.loss = "pcr"
+    config.synthetic.weight = 1.0
+    config.meta.enabled = True
+    config.meta.outer = "holdout"
+
+
 def get_config(arg=None):
-    return common.get_config("mgr", "cifar10", arg)
+    config = common.new("mgr")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -13,5 +13,14 @@ updates) is a smoke run of the same path; its accuracy means nothing.
 from configs import common
 
 
+def method(config):
+    """Consistency of two views of synthetic samples."""
+    config.synthetic.loss = "pcr"
+    config.synthetic.weight = 1.0
+
+
 def get_config(arg=None):
-    return common.get_config("pcr", "cifar10", arg)
+    config = common.new("pcr")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -13,5 +13,15 @@ updates) is a smoke run of the same path; its accuracy means nothing.
 from configs import common
 
 
+def method(config):
+    """The attack of latent_adversarial in image space, without a flow."""
+    config.latent.kind = "pgd"
+    config.latent.epsilon = 0.5
+    config.latent.step_size, config.latent.num_steps = 0.25, 3
+
+
 def get_config(arg=None):
-    return common.get_config("pgd", "cifar10", arg)
+    config = common.new("pgd")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

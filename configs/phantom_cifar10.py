@@ -13,5 +13,14 @@ updates) is a smoke run of the same path; its accuracy means nothing.
 from configs import common
 
 
+def method(config):
+    """Each embedding is drawn to a phantom of its class."""
+    config.phantom.loss = "attraction"
+    config.phantom.weight = 1.0
+
+
 def get_config(arg=None):
-    return common.get_config("phantom", "cifar10", arg)
+    config = common.new("phantom")
+    common.cifar10(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -8,6 +8,7 @@ spread over processes with `--shard`, and grow. See `main` for the command line.
 import argparse
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import pathlib
@@ -48,6 +49,11 @@ class Study:
     seeds: Sequence[int]
     tuning_size: int
     tuning_seeds: Sequence[int]
+
+
+def shipped(method: str, dataset: str) -> Any:
+    """The shipped config of a method on a data set, a `ConfigDict`."""
+    return importlib.import_module(f"configs.{method}_{dataset}").get_config()
 
 
 def settings_of(study: Study, changes: Changes, size: int, seed: int, data_dir: str) -> Settings:

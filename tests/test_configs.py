@@ -10,9 +10,12 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import augment
-from genreg_jax.settings import from_config
+from genreg_jax.settings import config_hash, from_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+# The `config_hash` of every config by file and option, "" for none. What was measured with a config
+# was measured with these values: a change of a hash here is a decision.
+HASHES = json.loads((Path(__file__).parent / "config_hashes.json").read_text())
 FILES = sorted(path for path in CONFIGS.glob("*_*.py") if not path.name.startswith("_"))
 IMAGE_SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
@@ -101,6 +104,15 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     assert side % 2**settings.flow.levels == 0
     with pytest.raises(AttributeError):
         config.train.epoch = 3
+
+
+@pytest.mark.parametrize("file", [path.stem for path in FILES])
+def test_the_values_of_a_config_are_those_published(file, monkeypatch):
+    found = {
+        option: config_hash(from_config(load(CONFIGS / f"{file}.py", option, monkeypatch)))
+        for option in HASHES[file]
+    }
+    assert found == HASHES[file]
 
 
 @every_config
