@@ -14,4 +14,6 @@ from configs import common
 
 
 def get_config(arg=None):
-    return common.get_config("base", "digits", arg)
+    config = common.new("base")
+    common.digits(config)
+    return common.with_options(config, arg)

@@ -14,4 +14,6 @@ from configs import common
 
 
 def get_config(arg=None):
-    return common.get_config("base", "fashion_mnist", arg)
+    config = common.new("base")
+    common.fashion_mnist(config)
+    return common.with_options(config, arg)

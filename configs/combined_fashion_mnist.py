@@ -10,8 +10,18 @@ Measured: 82.42 ± 0.44 % test accuracy (mean ± standard error, n = 4
 seeds) in experiments/combined; median 158 s a run on a shared CPU core, generator not counted.
 """
 
-from configs import common
+from configs import (
+    common,
+    latent_adversarial_fashion_mnist,
+    mgr_fashion_mnist,
+    phantom_fashion_mnist,
+)
 
 
 def get_config(arg=None):
-    return common.get_config("combined", "fashion_mnist", arg)
+    config = common.new("combined")
+    common.fashion_mnist(config)
+    phantom_fashion_mnist.method(config)
+    latent_adversarial_fashion_mnist.method(config)
+    mgr_fashion_mnist.method(config)
+    return common.with_options(config, arg)

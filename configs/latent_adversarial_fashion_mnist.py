@@ -13,5 +13,15 @@ seeds) in experiments/latent; median 90 s a run on one CPU core, generator not c
 from configs import common
 
 
+def method(config):
+    """Latents move against the classifier as it trains."""
+    config.latent.kind = "adversarial"
+    config.latent.epsilon = 0.5  # chosen on validation images, experiments/latent
+    config.latent.step_size, config.latent.num_steps = 0.25, 3
+
+
 def get_config(arg=None):
-    return common.get_config("latent_adversarial", "fashion_mnist", arg)
+    config = common.new("latent_adversarial")
+    common.fashion_mnist(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -13,5 +13,15 @@ seeds) in experiments/latent; median 13 s a run on a shared CPU core, generator 
 from configs import common
 
 
+def method(config):
+    """Latents move away from the centre."""
+    config.latent.kind = "away"
+    config.latent.norm = "none"
+    config.latent.epsilon = 0.1  # chosen on validation images, experiments/latent
+
+
 def get_config(arg=None):
-    return common.get_config("latent_away", "digits", arg)
+    config = common.new("latent_away")
+    common.digits(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -10,8 +10,12 @@ Measured: 96.40 ± 0.23 % test accuracy (mean ± standard error, n = 10
 seeds) with 10 labels per class in experiments/combined; median 34 s a run on one CPU core, generator not counted.
 """
 
-from configs import common
+from configs import common, latent_adversarial_digits, mgr_digits
 
 
 def get_config(arg=None):
-    return common.get_config("latent_mgr", "digits", arg)
+    config = common.new("latent_mgr")
+    common.digits(config)
+    latent_adversarial_digits.method(config)
+    mgr_digits.method(config)
+    return common.with_options(config, arg)

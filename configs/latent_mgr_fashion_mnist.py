@@ -10,8 +10,12 @@ Measured: 82.11 ± 0.48 % test accuracy (mean ± standard error, n = 4
 seeds) in experiments/combined; median 177 s a run on a shared CPU core, generator not counted.
 """
 
-from configs import common
+from configs import common, latent_adversarial_fashion_mnist, mgr_fashion_mnist
 
 
 def get_config(arg=None):
-    return common.get_config("latent_mgr", "fashion_mnist", arg)
+    config = common.new("latent_mgr")
+    common.fashion_mnist(config)
+    latent_adversarial_fashion_mnist.method(config)
+    mgr_fashion_mnist.method(config)
+    return common.with_options(config, arg)

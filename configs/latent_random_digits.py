@@ -13,5 +13,14 @@ seeds) in experiments/latent; median 13 s a run on a shared CPU core, generator 
 from configs import common
 
 
+def method(config):
+    """A random step of fixed length in latent space."""
+    config.latent.kind = "random"
+    config.latent.epsilon = 2.0  # chosen on validation images, experiments/latent
+
+
 def get_config(arg=None):
-    return common.get_config("latent_random", "digits", arg)
+    config = common.new("latent_random")
+    common.digits(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -13,5 +13,14 @@ seeds) in experiments/latent; median 26 s a run on one CPU core, generator not c
 from configs import common
 
 
+def method(config):
+    """A random step of fixed length in latent space."""
+    config.latent.kind = "random"
+    config.latent.epsilon = 3.0  # chosen on validation images, experiments/latent
+
+
 def get_config(arg=None):
-    return common.get_config("latent_random", "fashion_mnist", arg)
+    config = common.new("latent_random")
+    common.fashion_mnist(config)
+    method(config)
+    return common.with_options(config, arg)

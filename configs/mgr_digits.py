@@ -13,5 +13,16 @@ seeds) in experiments/digits; median 23 s a run on one CPU core, generator not c
 from configs import common
 
 
+def method(config):
+    """PCR, on samples that a finder learns to choose."""
+    config.synthetic.loss = "pcr"
+    config.synthetic.weight = 1.0  # chosen on validation images, experiments/digits
+    config.meta.enabled = True
+    config.meta.outer = "train"
+
+
 def get_config(arg=None):
-    return common.get_config("mgr", "digits", arg)
+    config = common.new("mgr")
+    common.digits(config)
+    method(config)
+    return common.with_options(config, arg)

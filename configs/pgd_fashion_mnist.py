@@ -13,5 +13,15 @@ seeds) in experiments/latent; median 43 s a run on one CPU core, generator not c
 from configs import common
 
 
+def method(config):
+    """The attack of latent_adversarial in image space, without a flow."""
+    config.latent.kind = "pgd"
+    config.latent.epsilon = 0.25  # chosen on validation images, experiments/latent
+    config.latent.step_size, config.latent.num_steps = 0.125, 3
+
+
 def get_config(arg=None):
-    return common.get_config("pgd", "fashion_mnist", arg)
+    config = common.new("pgd")
+    common.fashion_mnist(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -13,5 +13,14 @@ seeds) in experiments/phantom; median 5 s a run on one CPU core, generator not c
 from configs import common
 
 
+def method(config):
+    """Each embedding is drawn to a phantom of its class."""
+    config.phantom.loss = "attraction"
+    config.phantom.weight = 3.0  # chosen on validation images, experiments/phantom
+
+
 def get_config(arg=None):
-    return common.get_config("phantom", "digits", arg)
+    config = common.new("phantom")
+    common.digits(config)
+    method(config)
+    return common.with_options(config, arg)

@@ -10,8 +10,12 @@ Measured: 96.68 ± 0.21 % test accuracy (mean ± standard error, n = 10
 seeds) with 10 labels per class in experiments/combined; median 19 s a run on one CPU core, generator not counted.
 """
 
-from configs import common
+from configs import common, latent_adversarial_digits, phantom_digits
 
 
 def get_config(arg=None):
-    return common.get_config("phantom_latent", "digits", arg)
+    config = common.new("phantom_latent")
+    common.digits(config)
+    phantom_digits.method(config)
+    latent_adversarial_digits.method(config)
+    return common.with_options(config, arg)

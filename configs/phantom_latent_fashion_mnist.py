@@ -10,8 +10,12 @@ Measured: 82.34 ± 0.50 % test accuracy (mean ± standard error, n = 4
 seeds) in experiments/combined; median 120 s a run on a shared CPU core, generator not counted.
 """
 
-from configs import common
+from configs import common, latent_adversarial_fashion_mnist, phantom_fashion_mnist
 
 
 def get_config(arg=None):
-    return common.get_config("phantom_latent", "fashion_mnist", arg)
+    config = common.new("phantom_latent")
+    common.fashion_mnist(config)
+    phantom_fashion_mnist.method(config)
+    latent_adversarial_fashion_mnist.method(config)
+    return common.with_options(config, arg)

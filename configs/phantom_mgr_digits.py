@@ -10,8 +10,12 @@ Measured: 96.30 ± 0.36 % test accuracy (mean ± standard error, n = 10
 seeds) with 10 labels per class in experiments/combined; median 21 s a run on one CPU core, generator not counted.
 """
 
-from configs import common
+from configs import common, mgr_digits, phantom_digits
 
 
 def get_config(arg=None):
-    return common.get_config("phantom_mgr", "digits", arg)
+    config = common.new("phantom_mgr")
+    common.digits(config)
+    phantom_digits.method(config)
+    mgr_digits.method(config)
+    return common.with_options(config, arg)

@@ -10,8 +10,12 @@ Measured: 81.37 ± 0.49 % test accuracy (mean ± standard error, n = 4
 seeds) in experiments/combined; median 137 s a run on a shared CPU core, generator not counted.
 """
 
-from configs import common
+from configs import common, mgr_fashion_mnist, phantom_fashion_mnist
 
 
 def get_config(arg=None):
-    return common.get_config("phantom_mgr", "fashion_mnist", arg)
+    config = common.new("phantom_mgr")
+    common.fashion_mnist(config)
+    phantom_fashion_mnist.method(config)
+    mgr_fashion_mnist.method(config)
+    return common.with_options(config, arg)

@@ -2,17 +2,19 @@
 
 A study is rows (methods), sizes (labels per class) and seeds. Every run has a folder named by its
 content and is not repeated once it has finished, so a study can be stopped, continued,
-spread over processes with `--shard`, and grow. See `main` for the command line.
+spread over processes with `--shard`, and grow. A line of the results counts only while the study
+has its row and would still run it with the same settings. See `main` for the command line.
 """
 
 import argparse
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +51,11 @@ class Study:
     seeds: Sequence[int]
     tuning_size: int
     tuning_seeds: Sequence[int]
+
+
+def shipped(method: str, dataset: str) -> Any:
+    """The shipped config of a method on a data set, a `ConfigDict`."""
+    return importlib.import_module(f"configs.{method}_{dataset}").get_config()
 
 
 def settings_of(study: Study, changes: Changes, size: int, seed: int, data_dir: str) -> Settings:
@@ -109,12 +116,19 @@ KEPT = (
 ).split()
 
 
-def record(row: str, size: int, changes: Changes, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of the results."""
+def record(
+    row: str, size: int, changes: Changes, summary: Mapping[str, Any], settings: Settings
+) -> dict[str, Any]:
+    """One line of the results.
+
+    `settings_hash` is of the study's settings, `config_hash` of the run's, which also name the
+    folder of the shared flow.
+    """
     return {
         "row": row,
         "labels_per_class": size,
         "changes": dict(changes),
+        "settings_hash": config_hash(settings),
         **{name: summary.get(name) for name in KEPT},
     }
 
@@ -178,84 +192,159 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     parser.add_argument("--stage", choices=["tune", "table"], default="table")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
-    parser.add_argument("--shard", default="0/1", help="i/n: this process's part of the seeds")
+    parser.add_argument(
+        "--shard", type=shard, default="0/1", help="i/n: this process's part of the runs"
+    )
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these labels per class")
     parser.add_argument("--rows", nargs="+", choices=study.rows, help="only these rows")
     args = parser.parse_args()
-    part, parts = map(int, args.shard.split("/"))
+    part, parts = args.shard
     # Seeds share their compiled programs, and studies the runs that they have in common.
     folder = args.runs
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     results.mkdir(parents=True, exist_ok=True)
     if args.stage == "tune":
-        tune(study, folder, results, args, part, parts)
+        if not study.candidates:
+            parser.error("nothing is tuned in this study")
+        if args.seeds is not None or args.sizes or args.rows:
+            parser.error("--seeds, --sizes and --rows are of the table; tuning runs as a whole")
+        tune(study, folder, results, args.data_dir, part, parts)
         return
-    tuned = json.loads((results / "tuned.json").read_text()) if study.candidates else {}
+    tuned = chosen(study, results / "tuned.json", parser.error)
+    changes = {row: {**study.rows[row], **tuned.get(row, {})} for row in study.rows}
     records = []
     sizes, rows = args.sizes or study.sizes, args.rows or study.rows
     for seed in study.seeds[: args.seeds]:
         for size in sizes:
             for row in rows:
-                changes = {**study.rows[row], **tuned.get(row, {})}
-                settings = settings_of(study, changes, size, seed, args.data_dir)
+                settings = settings_of(study, changes[row], size, seed, args.data_dir)
                 if seed % parts == part:
                     summary = run(folder, settings)
-                    records.append(record(row, size, changes, summary))
+                    records.append(record(row, size, changes[row], summary, settings))
                     print(json.dumps(records[-1]), flush=True)
     # Lines of other shards and of earlier calls stay; a line of this call replaces its own.
     path = results / "table.jsonl"
-    old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    old = read_lines(path)
+    current = [line for line in old if is_current(study, changes, line)]
+    if len(current) < len(old):
+        print(
+            f"{len(old) - len(current)} lines of {path.name} are left out: the study no longer has "
+            "their row, or its settings have changed."
+        )
     key = lambda r: (r["labels_per_class"], r["seed"], list(study.rows).index(r["row"]))
-    merged = {key(r): r for r in [*old, *records]}
-    path.write_text("".join(json.dumps(merged[k]) + "\n" for k in sorted(merged)))
+    merged = {key(r): r for r in [*current, *records]}
+    write_lines(path, [merged[k] for k in sorted(merged)])
     text = table(study, list(merged.values()))
     (results / "table.md").write_text(text)
     print(text)
 
 
-def tune(study, folder, results, args, part, parts) -> None:
-    """Tries every candidate of every row on the tuning seeds and keeps the best on validation."""
-    jobs = [
-        (row, candidate, seed)
-        for row in study.rows
-        for candidate in study.candidates[row]
-        for seed in study.tuning_seeds
+def shard(text: str) -> tuple[int, int]:
+    """`i/n` as two numbers."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with i from 0 to n - 1")
+    return int(part), int(parts)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a file, none if it is missing."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_lines(path: pathlib.Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces a file by these records, or leaves it whole."""
+    new = path.with_name(path.name + ".new")
+    new.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    new.replace(path)
+
+
+def as_read(value: Any) -> Any:
+    """What JSON makes of a value, so that it compares with what was read."""
+    return json.loads(json.dumps(value))
+
+
+def chosen(study: Study, path: pathlib.Path, error: Callable[[str], Any]) -> dict[str, Changes]:
+    """The settings that tuning chose; `error` is called where a row has none that still count."""
+    if not study.candidates:
+        return {}
+    tuned = json.loads(path.read_text()) if path.exists() else {}
+    missing = [
+        row for row in study.rows if tuned.get(row) not in as_read(list(study.candidates[row]))
     ]
-    scores: dict[str, list] = {}
-    with (results / f"tuning-{part}.jsonl").open("w") as log:
-        for i, (row, candidate, seed) in enumerate(jobs):
-            if i % parts != part:
-                continue
-            changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
-            settings = settings_of(study, changes, study.tuning_size, seed, args.data_dir)
-            summary = run(folder / "tuning", settings)
-            line = record(row, study.tuning_size, candidate, summary)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            print(row, candidate, seed, summary["validation_accuracy"], flush=True)
-    lines = [
-        json.loads(line)
-        for path in sorted(results.glob("tuning-*.jsonl"))
-        for line in path.read_text().splitlines()
-    ]
+    if missing:
+        error(
+            f"{path.name} has no candidate of the study for {', '.join(missing)}; run --stage=tune"
+        )
+    return {row: tuned[row] for row in study.rows}
+
+
+def is_current(study: Study, changes: Mapping[str, Changes], line: Mapping[str, Any]) -> bool:
+    """Whether the study has a line's row and would run it with the settings that it was run with.
+
+    Lines from before `settings_hash` was recorded are compared by the row's changes alone.
+    """
+    row = line["row"]
+    if row not in changes or line["changes"] != as_read(changes[row]):
+        return False
+    settings = settings_of(study, changes[row], line["labels_per_class"], line["seed"], "")
+    return line.get("settings_hash") in (None, config_hash(settings))
+
+
+def tune(
+    study: Study, folder: pathlib.Path, results: pathlib.Path, data_dir: str, part: int, parts: int
+) -> None:
+    """Tries every candidate of every row on the tuning seeds and keeps the best on validation.
+
+    Job `k` belongs to shard `k % parts`, and only that shard's file is read for it: what another
+    sharding left does not count twice. The shard whose file completes the jobs chooses.
+    """
+    jobs = []
+    for row in study.rows:
+        for candidate in study.candidates[row]:
+            for seed in study.tuning_seeds:
+                changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
+                settings = settings_of(study, changes, study.tuning_size, seed, data_dir)
+                jobs.append((row, candidate, seed, settings))
+    files = [results / f"tuning-{i}.jsonl" for i in range(parts)]
+
+    def found(shard):
+        """Job number to line, of a shard's file."""
+        lines = {
+            (line["row"], line.get("settings_hash")): line for line in read_lines(files[shard])
+        }
+        keys = {k: (jobs[k][0], config_hash(jobs[k][3])) for k in range(shard, len(jobs), parts)}
+        return {k: lines[key] for k, key in keys.items() if key in lines}
+
+    own = found(part)
+    for k in range(part, len(jobs), parts):
+        row, candidate, seed, settings = jobs[k]
+        summary = run(folder / "tuning", settings)
+        own[k] = record(row, study.tuning_size, candidate, summary, settings)
+        write_lines(files[part], [own[k] for k in sorted(own)])
+        print(row, candidate, seed, summary["validation_accuracy"], flush=True)
+    lines = {k: line for i in range(parts) for k, line in found(i).items()}
+    for path in sorted(set(results.glob("tuning-*.jsonl")) - set(files)):
+        print(f"{path.name} is of another sharding and is not read.")
+    commits = {line["commit"] for line in lines.values()}
+    if len(commits) > 1:
+        print(f"The runs are of {len(commits)} commits: {', '.join(sorted(map(str, commits)))}.")
     if len(lines) < len(jobs):
         print(f"{len(lines)} of {len(jobs)} runs are there; the last shard to finish chooses.")
         return
-    for line in lines:
-        scores.setdefault(line["row"], []).append(line)
     tuned = {}
     print("| row | candidate | n | validation accuracy, % |\n|---|---|---|---|")
     for row in study.rows:
         means = []
         for candidate in study.candidates[row]:
             values = [
-                100 * line["validation_accuracy"]
-                for line in scores[row]
-                if line["changes"] == json.loads(json.dumps(candidate))
+                100 * lines[k]["validation_accuracy"]
+                for k, job in enumerate(jobs)
+                if job[:2] == (row, candidate)
             ]
-            means.append(statistics.fmean(values))
             mean, error = mean_and_error(values)
+            means.append(mean)
             print(f"| {row} | {candidate} | {len(values)} | {mean:.2f} ± {error:.2f} |")
         tuned[row] = study.candidates[row][means.index(max(means))]
     (results / "tuned.json").write_text(json.dumps(tuned, indent=2) + "\n")

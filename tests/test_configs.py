@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import augment
-from genreg_jax.config import from_config
+from genreg_jax.config import config_hash, from_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+# The `config_hash` of every config by file and option, "" for none. What was measured with a config
+# was measured with these values: a change of a hash here is a decision.
+HASHES = json.loads((Path(__file__).parent / "config_hashes.json").read_text())
 FILES = sorted(path for path in CONFIGS.glob("*_*.py") if not path.name.startswith("_"))
+COSTS = CONFIGS.parent / "benchmarks" / "results" / "config_costs.json"
 IMAGE_SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 every_config = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -103,6 +108,15 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
         config.train.epoch = 3
 
 
+@pytest.mark.parametrize("file", [path.stem for path in FILES])
+def test_the_values_of_a_config_are_those_published(file, monkeypatch):
+    found = {
+        option: config_hash(from_config(load(CONFIGS / f"{file}.py", option, monkeypatch)))
+        for option in HASHES[file]
+    }
+    assert found == HASHES[file]
+
+
 @every_config
 def test_runlocal_shrinks_everything(path, monkeypatch):
     whole = from_config(load(path, monkeypatch=monkeypatch))
@@ -126,9 +140,121 @@ def test_the_methods_of_a_data_set_differ_in_the_method_alone(monkeypatch):
         assert all(recipe == recipes[0] for recipe in recipes[1:])
 
 
-def test_an_unknown_option_is_refused_with_those_there_are(monkeypatch):
-    with pytest.raises(ValueError, match="unknown config option 'runlocl'.*runlocal"):
-        load(FILES[0], "runlocl", monkeypatch)
+@pytest.mark.parametrize(
+    ("file", "option", "message"),
+    [
+        ("base_cifar10", "runlocl", "'runlocl'; base on cifar10 has runlocal, middle, few"),
+        ("mgr_digits", "few", "mgr on digits has runlocal. The recipe of digits has few labels"),
+        ("pcr_fashion_mnist", "few", "pcr on fashion_mnist has runlocal.*50 per class"),
+        ("glow_cifar10", "few", "glow on cifar10 has runlocal, middle.*trained on all images"),
+        ("glow_digits", "middle", "glow on digits has runlocal"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_those_there_are(file, option, message, monkeypatch):
+    with pytest.raises(ValueError, match=f"unknown config option.*{message}"):
+        load(CONFIGS / f"{file}.py", option, monkeypatch)
+
+
+@pytest.mark.parametrize("option", [None, "few"])
+def test_one_flow_serves_the_methods_that_draw_from_it(option, monkeypatch):
+    """The flow's settings and its training images are what `config.flow.workdir` is checked for."""
+    for methods in (
+        ("gda", "pcr", "mgr", "phantom_mgr"),
+        ("latent_random", "latent_away", "latent_adversarial", "phantom_latent", "latent_mgr",
+         "combined"),
+    ):  # fmt: skip
+        settings = [
+            from_config(load(CONFIGS / f"{method}_cifar10.py", option, monkeypatch))
+            for method in methods
+        ]
+        assert all(s.uses_flow for s in settings)
+        assert len({(s.flow, s.data, s.seed) for s in settings}) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_few_is_the_recipe_for_few_labels(method, monkeypatch):
+    path = CONFIGS / f"{method}_cifar10.py"
+    whole = from_config(load(path, monkeypatch=monkeypatch))
+    few = from_config(load(path, "few", monkeypatch))
+    assert few.data.per_class == 100 and few.data.fraction == 1
+    assert few.synthetic == whole.synthetic and few.phantom == whole.phantom
+    assert few.latent == whole.latent and few.meta.enabled == whole.meta.enabled
+    # The same recipe for every method, of fewer updates and stronger regularisation.
+    base = from_config(load(CONFIGS / "base_cifar10.py", "few", monkeypatch))
+    for group in ("data", "model", "augment", "optimizer", "train", "flow"):
+        assert getattr(few, group) == getattr(base, group)
+    updates = lambda s: s.train.epochs * s.train.steps_per_epoch
+    assert updates(few) < updates(whole) and few.flow.updates < whole.flow.updates
+    assert few.optimizer.weight_decay > whole.optimizer.weight_decay
+    assert few.train.batch_size < whole.train.batch_size <= 10 * few.data.per_class
+    assert few.train.balanced and few.train.batch_size % 10 == 0
+    assert few.flow.width < whole.flow.width and few.flow.dropout > 0
+    assert 50 < few.flow.updates * few.flow.batch_size / 1000 < 200  # passes
+    augment.make(few.augment.train, image_shape=IMAGE_SHAPES["cifar10"])
+    augment.make(few.flow.augment, image_shape=IMAGE_SHAPES["cifar10"])
+    local = from_config(load(path, "few,runlocal", monkeypatch))
+    assert updates(local) <= 100 and local.flow.updates <= 100
+
+
+@pytest.fixture
+def config_costs(monkeypatch):
+    """`benchmarks/config_costs.py`."""
+    path = CONFIGS.parent / "benchmarks" / "config_costs.py"
+    spec = importlib.util.spec_from_file_location("config_costs", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(str(CONFIGS.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_costs_in_the_headers_are_those_of_the_results(config_costs, monkeypatch):
+    rows = json.loads(COSTS.read_text())["configs"]
+    assert set(rows) == {path.stem for path in FILES if path.stem.endswith("_cifar10")}
+    for name, row in rows.items():
+        path = CONFIGS / f"{name}.py"
+        header = " ".join(ast.get_docstring(ast.parse(path.read_text())).split())
+        assert f"Cost: {config_costs.sentence(row)}." in header, name
+        settings = from_config(load(path, monkeypatch=monkeypatch))
+        train, flow = settings.train, settings.flow
+        if not settings.flow_only:
+            assert row["classifier"]["updates"] == train.epochs * train.steps_per_epoch
+        if settings.uses_flow or settings.flow_only:
+            assert row["flow"]["updates"] == flow.updates
+            assert row["flow"]["batch_size"] == flow.batch_size
+    # The generator's training costs about what the classifier's does.
+    row = rows["mgr_cifar10"]
+    assert 1 / 3 < row["flow"]["training"] / row["classifier"]["training"] < 3
+    assert row["flow"]["passes"] > 100
+
+
+def test_the_costs_of_mgr_are_those_of_its_results_and_of_its_convolutions(
+    config_costs, monkeypatch
+):
+    settings = from_config(load(CONFIGS / "mgr_cifar10.py", monkeypatch=monkeypatch))
+    row = config_costs.costs(settings)
+    stored = json.loads(COSTS.read_text())["configs"]["mgr_cifar10"]
+    for part in ("classifier", "flow"):
+        assert row[part]["parameters"] == stored[part]["parameters"]
+        assert row[part]["training"] == pytest.approx(stored[part]["training"], rel=0.05)
+    flow = settings.flow
+    macs = 0
+    for level in range(flow.levels):
+        side, channels = 32 // 2 ** (level + 1), 12 * 2**level
+        thin = 9 * (channels // 2 * flow.width + flow.width * channels)
+        macs += flow.steps * side**2 * (thin + flow.width**2 + channels**2)
+    assert row["flow"]["decode"] == pytest.approx(2 * macs, rel=0.05)
+    assert row["flow"]["update"] == pytest.approx(3 * flow.batch_size * 2 * macs, rel=0.05)
+    # ResNet-18 with the CIFAR stem. XLA leaves out the products with padding.
+    inside = {32: (94 / 96) ** 2, 16: (46 / 48) ** 2, 8: (22 / 24) ** 2, 4: (10 / 12) ** 2}
+    convolutions = [(32, 3, 64, 9)] + [(32, 64, 64, 9)] * 4
+    for side, width in ((16, 128), (8, 256), (4, 512)):
+        convolutions += [(side, width // 2, width, 9), (side, width // 2, width, 1)]
+        convolutions += [(side, width, width, 9)] * 3
+    macs = sum(
+        side**2 * a * b * k * (inside[side] if k == 9 else 1) for side, a, b, k in convolutions
+    )
+    assert row["classifier"]["update"] == pytest.approx(3 * 128 * 2 * macs, rel=0.05)
+    assert math.isclose(row["classifier"]["updates"] * 128 / 45_000, 200, rel_tol=0.01)
 
 
 def test_mgr_on_digits_runs_end_to_end_and_leaves_everything(tmp_path, monkeypatch):

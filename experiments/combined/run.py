@@ -10,8 +10,7 @@ import pathlib
 
 from flax.traverse_util import flatten_dict
 
-from configs import common
-from experiments.runner import Study, main
+from experiments.runner import Study, main, shipped
 
 ROWS = {
     "base": "base",
@@ -27,7 +26,7 @@ ROWS = {
 
 def study(dataset, **options):
     def settings(method):
-        return flatten_dict(common.get_config(method, dataset).to_dict(), sep=".")
+        return flatten_dict(shipped(method, dataset).to_dict(), sep=".")
 
     base = settings("base")
 
@@ -35,7 +34,7 @@ def study(dataset, **options):
         return {k: v for k, v in settings(method).items() if k != "name" and v != base[k]}
 
     return Study(
-        config=lambda: common.get_config("base", dataset),
+        config=lambda: shipped("base", dataset),
         rows={row: changes(method) for row, method in ROWS.items()},
         candidates={},
         tuning_size=0,

@@ -59,7 +59,7 @@ def main():
                 summary = gr.train_and_evaluate(
                     settings, workdir, dataset=dataset, generator=of_images(images)
                 )
-            records.append(record(row, STUDY.tuning_size, changes, summary))
+            records.append(record(row, STUDY.tuning_size, changes, summary, settings))
             print(row, seed, summary["validation_accuracy"], flush=True)
     lines = [
         "| row | n | validation accuracy, % | paired difference to base |",

@@ -6,11 +6,10 @@ python -m experiments.digits.run                     # the table; continues wher
 
 import pathlib
 
-from configs import common
-from experiments.runner import Study, main
+from experiments.runner import Study, main, shipped
 
 STUDY = Study(
-    config=lambda: common.get_config("base", "digits"),
+    config=lambda: shipped("base", "digits"),
     rows={
         "base": {},
         "gda": {"synthetic.loss": "cross_entropy"},

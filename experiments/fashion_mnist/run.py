@@ -6,11 +6,10 @@ python -m experiments.fashion_mnist.run --data_dir=DIR                 # the tab
 
 import pathlib
 
-from configs import common
-from experiments.runner import Study, main
+from experiments.runner import Study, main, shipped
 
 STUDY = Study(
-    config=lambda: common.get_config("base", "fashion_mnist"),
+    config=lambda: shipped("base", "fashion_mnist"),
     rows={
         "base": {},
         "gda": {"synthetic.loss": "cross_entropy"},

@@ -8,8 +8,7 @@ python -m experiments.latent.run --study=fashion_mnist --data_dir=DIR
 
 import pathlib
 
-from configs import common
-from experiments.runner import Study, main
+from experiments.runner import Study, main, shipped
 
 
 def attack(radii):
@@ -29,7 +28,7 @@ ROWS = {
 }
 
 DIGITS = Study(
-    config=lambda: common.get_config("base", "digits"),
+    config=lambda: shipped("base", "digits"),
     rows={"base": {}, "base + RandAugment": {}, **ROWS},
     candidates={
         "base": [{"optimizer.weight_decay": w} for w in (5e-4, 2e-3, 5e-3, 2e-2)],
@@ -52,7 +51,7 @@ DIGITS = Study(
 ON_ALL = {"flow.images": "all", "flow.conditional": False, "flow.updates": 4000}
 
 FASHION_MNIST = Study(
-    config=lambda: common.get_config("base", "fashion_mnist"),
+    config=lambda: shipped("base", "fashion_mnist"),
     rows={
         "base": {},
         "base + RandAugment": {},

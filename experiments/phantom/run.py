@@ -7,8 +7,7 @@ python -m experiments.phantom.run --study=digits                    # the table;
 import itertools
 import pathlib
 
-from configs import common
-from experiments.runner import Study, main
+from experiments.runner import Study, main, shipped
 from genreg_jax.regularizers.phantom import READINGS
 
 # Tried in tuning, six of each row: for a reading, each of these at two weight decays.
@@ -34,7 +33,7 @@ CHANGES = {
 
 def study(dataset, augment, readings=READINGS, **options):
     def config():
-        config = common.get_config("base", dataset)
+        config = shipped("base", dataset)
         if not augment:
             config.augment.train = "none"
         return config

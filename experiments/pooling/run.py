@@ -8,13 +8,12 @@ Nothing is tuned here: both rows have the settings of the shipped `base` configs
 
 import pathlib
 
-from configs import common
-from experiments.runner import Study, main
+from experiments.runner import Study, main, shipped
 
 
 def study(dataset, sizes):
     return Study(
-        config=lambda: common.get_config("base", dataset),
+        config=lambda: shipped("base", dataset),
         rows={pooling: {"model.pooling": pooling} for pooling in ("stride", "max")},
         candidates={},
         sizes=sizes,

@@ -1,0 +1,235 @@
+"""The runner of studies: which lines count, in tuning and in the table. `run` is a fake."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from genreg_jax.settings import default_config, from_config
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+runner = importlib.import_module("experiments.runner")
+
+RATES = (0.1, 0.2, 0.3)
+
+
+def study(rates=RATES, rows=("base", "other"), **changes):
+    """Rows that differ in label smoothing, candidates that differ in the learning rate."""
+
+    def config():
+        config = default_config()
+        config.update_from_flattened_dict(changes)
+        return config
+
+    smoothing = {"base": 0.0, "other": 0.1, "third": 0.2}
+    return runner.Study(
+        config=config,
+        rows={row: {"augment.label_smoothing": smoothing[row]} for row in rows},
+        candidates={row: [{"optimizer.learning_rate": r} for r in rates] for row in rows},
+        sizes=(10,),
+        seeds=range(3),
+        tuning_size=10,
+        tuning_seeds=(100, 101),
+    )
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Calls the command line on a study; `command.accuracy` is what a run of settings reaches."""
+    cache = jax.config.jax_compilation_cache_dir
+
+    def call(study, *args):
+        monkeypatch.setattr(sys, "argv", ["run", f"--runs={tmp_path / 'runs'}", *map(str, args)])
+        runner.main(study, tmp_path)
+        return tmp_path / "results"
+
+    def run(folder, settings):
+        accuracy = call.accuracy(from_config(settings))
+        return {
+            "validation_accuracy": accuracy, "test_accuracy": accuracy, "seed": settings.seed,
+            "seconds": 1.0, "commit": call.commit,
+        }  # fmt: skip
+
+    call.accuracy = lambda settings: settings.optimizer.learning_rate
+    call.commit = "a"
+    monkeypatch.setattr(runner, "run", run)
+    yield call
+    jax.config.update("jax_compilation_cache_dir", cache)
+
+
+def tuned(results):
+    choice = json.loads((results / "tuned.json").read_text())
+    return {row: changes["optimizer.learning_rate"] for row, changes in choice.items()}
+
+
+def lines(results, pattern):
+    return [
+        json.loads(line)
+        for path in sorted(results.glob(pattern))
+        for line in path.read_text().splitlines()
+    ]
+
+
+def worse(settings):
+    """The opposite of what a run reaches by default."""
+    return 1 - settings.optimizer.learning_rate
+
+
+def test_the_last_shard_chooses_the_best_candidate_of_each_row(command, capsys):
+    command.accuracy = lambda s: (
+        worse(s) if s.augment.label_smoothing else s.optimizer.learning_rate
+    )
+    results = command(study(), "--stage=tune", "--shard=1/2")
+    assert not (results / "tuned.json").exists() and "6 of 12 runs" in capsys.readouterr().out
+    command(study(), "--stage=tune", "--shard=0/2")
+    assert tuned(results) == {"base": 0.3, "other": 0.1}
+    assert len(lines(results, "tuning-*.jsonl")) == 12
+
+
+def test_shards_of_an_earlier_sharding_are_not_averaged_in(command, capsys):
+    command(study(), "--stage=tune", "--shard=0/2")
+    command(study(), "--stage=tune", "--shard=1/2")
+    command.accuracy = worse
+    capsys.readouterr()
+    results = command(study(), "--stage=tune", "--shard=0/1")
+    assert tuned(results) == {"base": 0.1, "other": 0.1}
+    out = capsys.readouterr().out
+    assert out.count("| 2 |") == 6  # two seeds a candidate
+    assert "tuning-1.jsonl is of another sharding" in out
+    # And the other way round: what one process left does not stand in for two.
+    (results / "tuned.json").unlink()
+    (results / "tuning-1.jsonl").unlink()
+    command(study(), "--stage=tune", "--shard=0/2")
+    assert not (results / "tuned.json").exists()
+    command(study(), "--stage=tune", "--shard=1/2")
+    assert tuned(results) == {"base": 0.1, "other": 0.1}
+
+
+def test_a_candidate_that_is_gone_and_one_that_is_new(command, capsys):
+    command(study(rates=(0.1, 0.2, 0.9)), "--stage=tune", "--shard=0/2")
+    command(study(rates=(0.1, 0.2, 0.9)), "--stage=tune", "--shard=1/2")
+    (folder := command(study(), "--stage=tune", "--shard=0/2") / "tuned.json").unlink()
+    assert "runs are there" in capsys.readouterr().out  # of 0.3, not those of 0.9
+    command(study(), "--stage=tune", "--shard=1/2")
+    assert json.loads(folder.read_text())["base"] == {"optimizer.learning_rate": 0.3}
+    assert {r["changes"]["optimizer.learning_rate"] for r in lines(folder.parent, "tuning-*")} == {
+        *RATES
+    }
+
+
+def test_tuning_lines_of_other_settings_do_not_count(command, capsys):
+    results = command(study(), "--stage=tune", "--shard=0/2")
+    command(study(), "--stage=tune", "--shard=1/2")
+    (results / "tuned.json").unlink()
+    command.commit = "b"
+    capsys.readouterr()
+    changed = study(**{"train.epochs": 7})
+    command(changed, "--stage=tune", "--shard=0/2")
+    assert "6 of 12 runs" in capsys.readouterr().out
+    assert not (results / "tuned.json").exists()
+    command.commit = "c"
+    command(changed, "--stage=tune", "--shard=1/2")
+    assert tuned(results) == {"base": 0.3, "other": 0.3}
+    assert "of 2 commits: b, c" in capsys.readouterr().out
+
+
+def test_a_tuning_run_that_is_stopped_keeps_the_lines_it_had(command, capsys):
+    results = command(study(), "--stage=tune")
+    before = (results / "tuning-0.jsonl").read_text()
+
+    def stop(settings):
+        raise KeyboardInterrupt
+
+    command.accuracy = stop
+    with pytest.raises(KeyboardInterrupt):
+        command(study(), "--stage=tune")
+    assert (results / "tuning-0.jsonl").read_text() == before
+
+
+def test_the_table_drops_rows_that_the_study_no_longer_has(command, capsys):
+    old = study(rows=("base", "other", "third"))
+    command(old, "--stage=tune")
+    results = command(old)
+    assert len(lines(results, "table.jsonl")) == 9
+    capsys.readouterr()
+    command(study())
+    assert {line["row"] for line in lines(results, "table.jsonl")} == {"base", "other"}
+    assert "3 lines of table.jsonl are left out" in capsys.readouterr().out
+    assert "third" not in (results / "table.md").read_text()
+
+
+def test_the_table_does_not_mix_old_settings_with_new(command, capsys):
+    command(study(), "--stage=tune")
+    results = command(study())
+    command.accuracy = worse
+    command(study(), "--stage=tune")  # chooses 0.1 in place of 0.3
+    command(study(), "--seeds=1")
+    found = lines(results, "table.jsonl")
+    assert [line["seed"] for line in found] == [0, 0]
+    assert all(line["changes"]["optimizer.learning_rate"] == 0.1 for line in found)
+    command(study(), "--seeds=2", "--rows", "base")
+    assert len(lines(results, "table.jsonl")) == 3
+    command(study(**{"train.epochs": 7}), "--seeds=1")
+    assert len(lines(results, "table.jsonl")) == 2
+
+
+def test_lines_without_a_settings_hash_count_by_their_changes(command):
+    command(study(), "--stage=tune")
+    results = command(study())
+    kept = [
+        {k: v for k, v in r.items() if k != "settings_hash"} for r in lines(results, "table.*l")
+    ]
+    kept[-1]["changes"]["optimizer.learning_rate"] = 0.2
+    (results / "table.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
+    command(study(), "--seeds=1")
+    assert len(lines(results, "table.jsonl")) == 5
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--shard=2/2"], "'2/2' is not i/n"),
+        (["--shard=1"], "'1' is not i/n"),
+        (["--stage=tune", "--rows", "base"], "tuning runs as a whole"),
+        ([], "no candidate of the study for base, other; run --stage=tune"),
+    ],
+)
+def test_what_a_command_line_can_get_wrong(command, args, message, capsys):
+    with pytest.raises(SystemExit):
+        command(study(), *args)
+    assert message in capsys.readouterr().err
+
+
+def test_a_row_that_has_not_been_tuned_is_refused(command, capsys):
+    command(study(), "--stage=tune")
+    with pytest.raises(SystemExit):
+        command(study(rows=("base", "other", "third")))
+    assert "no candidate of the study for third" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("digits", ["STUDY"]),
+        ("fashion_mnist", ["STUDY"]),
+        ("latent", ["DIGITS", "FASHION_MNIST"]),
+        ("phantom", ["STUDIES"]),
+        ("combined", ["STUDIES"]),
+        ("pooling", ["STUDIES"]),
+    ],
+)
+def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
+    loaded = importlib.import_module(f"experiments.{module}.run")
+    results = Path(loaded.__file__).parent / "results"
+    for name in names:
+        value = getattr(loaded, name)
+        studies = value if isinstance(value, dict) else {name.lower(): value}
+        for folder, study in studies.items():
+            folder = results if name == "STUDY" else results / folder
+            tuned = runner.chosen(study, folder / "tuned.json", pytest.fail)
+            changes = {row: {**study.rows[row], **tuned.get(row, {})} for row in study.rows}
+            found = runner.read_lines(folder / "table.jsonl")
+            assert found and all(runner.is_current(study, changes, line) for line in found)
