@@ -24,11 +24,11 @@ from genreg_jax.objective import make_train_step
 from genreg_jax.regularizers.latent import (
     adversarial_latent_perturbation,
     away_latent_perturbation,
-    image_pgd,
     latent_interpolation,
     random_latent_perturbation,
 )
 from genreg_jax.regularizers.mgr import pcr_loss
+from genreg_jax.regularizers.pgd import image_pgd
 from genreg_jax.regularizers.phantom import (
     PhantomMemory,
     attraction_loss,

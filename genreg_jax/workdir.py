@@ -221,21 +221,22 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
     folder = Path(workdir) / "flow"
     with Checkpoints(folder, keep=1) as checkpoints:
         extra = checkpoints.extra()
-        restored = None
-        if extra is not None and "images" in extra:
-            settings = FlowSettings(**extra["trained_with"]["settings"])
-            image_shape, class_names = (
-                extra["images"]["image_shape"],
-                extra["images"]["class_names"],
-            )
-            flow = flow_of(settings, tuple(image_shape), len(class_names))
-            x = jnp.zeros((1, *image_shape))
-            y = jnp.zeros(1, jnp.int32) if settings.conditional else None
-            restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
+        if extra is None or "images" not in extra:
+            raise _no_flow(workdir)
+        trained, images = extra["trained_with"], extra["images"]
+        settings, names = FlowSettings(**trained["settings"]), tuple(images["class_names"])
+        flow = flow_of(settings, tuple(images["image_shape"]), len(names))
+        x = jnp.zeros((1, *flow.image_shape))
+        y = jnp.zeros(1, jnp.int32) if settings.conditional else None
+        restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
         if restored is None:
-            raise UserError(
-                f"{str(workdir)!r} holds no trained flow: there is no whole checkpoint of one in "
-                f"{folder}. Name the workdir of a run that trained one, such as `python -m "
-                "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
-            )
-    return TrainedFlow(flow, restored[1], tuple(class_names), extra["trained_with"]["subset_hash"])
+            raise _no_flow(workdir)
+    return TrainedFlow(flow, restored[1], names, trained["subset_hash"])
+
+
+def _no_flow(workdir: str | Path) -> UserError:
+    return UserError(
+        f"{str(workdir)!r} holds no trained flow: there is no whole checkpoint of one in "
+        f"{Path(workdir) / 'flow'}. Name the workdir of a run that trained one, such as `python -m "
+        "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
+    )

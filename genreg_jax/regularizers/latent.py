@@ -6,7 +6,7 @@
     away           delta = sign(z) |N(0, epsilon^2)|, away from the latent centre
     adversarial    repeat  delta <- project(delta + step(d loss(F^-1(z + delta)) / d delta))
     interpolation  z + delta on the great arc towards another image of the same class
-    pgd            the baseline: adversarial with the identity in the place of F
+    pgd            the baseline, `pgd.py`: adversarial with the identity in the place of F
 
 `project` maps on the ball `|delta| <= epsilon`, image by image. `step` is `step_size g / |g|` in l2
 and `step_size sign(g)` in linf; a zero gradient is a zero step. The image is then clipped to a ball
@@ -19,9 +19,8 @@ bit for bit.
 Image `i` of a batch draws from `fold_in(key, indices[i])`, so what happens to it depends neither on
 the size of the batch nor on how it is laid out over devices.
 
-Sources: Yuksel et al., Semantic Perturbations with Normalizing Flows for Improved Generalization,
-arXiv:2108.07958; pgd, Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks,
-arXiv:1706.06083.
+Source: Yuksel et al., Semantic Perturbations with Normalizing Flows for Improved Generalization,
+arXiv:2108.07958.
 """
 
 import dataclasses
@@ -30,15 +29,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from genreg_jax.checks import as_images, check_number
 from genreg_jax.contract import Augment
+from genreg_jax.regularizers import ball
+from genreg_jax.regularizers.pgd import image_pgd
 
-NORMS = ("l2", "linf")
 KINDS = ("random", "away", "adversarial", "pgd", "interpolation")
-LossFn = Callable[[jax.Array], jax.Array]
 
 
 def random_latent_perturbation(
@@ -100,11 +98,11 @@ def random_latent_perturbation(
     """
     key_noise, key_ratio = jax.random.split(key)
     images, z = _latents(frozen, x, y, z)
-    radius = _radius(epsilon, norm, relative, images, allowed=(*NORMS, "none"))
-    finish = _make_finish(images, clip, clip_norm)
-    noise = radius * _draw(key_noise, z, indices, jax.random.normal)
-    decoded = frozen.decode(z + _project(noise, radius, norm), y)
-    return _choose(key_ratio, x, finish(decoded), ratio, indices)
+    radius = ball.radius(epsilon, norm, relative, images, allowed=(*ball.NORMS, "none"))
+    finish = ball.make_finish(images, clip, clip_norm)
+    noise = radius * ball.draw(key_noise, z, indices, jax.random.normal)
+    decoded = frozen.decode(z + ball.project(noise, radius, norm), y)
+    return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
 
 
 def away_latent_perturbation(
@@ -125,18 +123,10 @@ def away_latent_perturbation(
     """Decodes latents moved outwards: `F^-1(z + sign(z) |N(0, epsilon^2)|)`, `z = F(x)`.
 
     Args:
-      key: of the noise.
-      frozen: a flow with its parameters, `flow.freeze(params)`.
-      x: images `[B, H, W, C]` in [0, 1].
       epsilon: standard deviation of the noise per dimension, and the ball's radius if there is one.
       norm: `none` for no ball, as the authors have it; `l2` or `linf`.
       relative: the ball's l2 radius is `epsilon sqrt(H W C)`.
-      y: labels `[B]`, for a conditional flow.
-      z: `frozen.encode(x, y)` where it is known already.
-      ratio: probability of an image to be perturbed at all.
-      clip: largest change in image space, or None.
-      clip_norm: norm of that change, `linf` or `l2`.
-      indices: global numbers of the images, integers `[B]`; 0 ... B-1 by default.
+      key, frozen, x, y, z, ratio, clip, clip_norm, indices: as `random_latent_perturbation`.
 
     Returns:
       Images of the shape and dtype of `x`, in [0, 1].
@@ -160,17 +150,17 @@ def away_latent_perturbation(
     """
     key_noise, key_ratio = jax.random.split(key)
     images, z = _latents(frozen, x, y, z)
-    radius = _radius(epsilon, norm, relative, images, allowed=(*NORMS, "none"))
-    finish = _make_finish(images, clip, clip_norm)
-    noise = jnp.sign(z) * jnp.abs(epsilon * _draw(key_noise, z, indices, jax.random.normal))
-    decoded = frozen.decode(z + _project(noise, radius, norm), y)
-    return _choose(key_ratio, x, finish(decoded), ratio, indices)
+    radius = ball.radius(epsilon, norm, relative, images, allowed=(*ball.NORMS, "none"))
+    finish = ball.make_finish(images, clip, clip_norm)
+    noise = jnp.sign(z) * jnp.abs(epsilon * ball.draw(key_noise, z, indices, jax.random.normal))
+    decoded = frozen.decode(z + ball.project(noise, radius, norm), y)
+    return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
 
 
 def adversarial_latent_perturbation(
     key: jax.Array,
     frozen: Any,
-    loss_fn: LossFn,
+    loss_fn: ball.LossFn,
     x: jax.Array,
     *,
     epsilon: float,
@@ -193,10 +183,8 @@ def adversarial_latent_perturbation(
 
     Args:
       key: of the random start and of `ratio`.
-      frozen: a flow with its parameters, `flow.freeze(params)`.
       loss_fn: images `[B, H, W, C]` in [0, 1] -> losses `[B]` to be increased. The authors use the
         cross-entropy to the classifier's own predictions, so that no label leaks.
-      x: images `[B, H, W, C]` in [0, 1].
       epsilon: radius of the ball in latent space.
       step_size: length of a step, in the units of `epsilon`.
       num_steps: number of steps, at least 1.
@@ -204,12 +192,7 @@ def adversarial_latent_perturbation(
       random_start: start from uniform noise in [-epsilon, epsilon] per dimension, projected,
         instead of from 0.
       relative: measure l2 radii per dimension: `epsilon` and `step_size` times `sqrt(H W C)`.
-      y: labels `[B]`, for a conditional flow.
-      z: `frozen.encode(x, y)` where it is known already.
-      ratio: probability of an image to be perturbed at all.
-      clip: largest change in image space, or None.
-      clip_norm: norm of that change, `linf` or `l2`.
-      indices: global numbers of the images, integers `[B]`; 0 ... B-1 by default.
+      frozen, x, y, z, ratio, clip, clip_norm, indices: as `random_latent_perturbation`.
 
     Returns:
       Images of the shape and dtype of `x`, in [0, 1].
@@ -237,93 +220,19 @@ def adversarial_latent_perturbation(
     """
     key_start, key_ratio = jax.random.split(key)
     images, z = _latents(frozen, x, y, z)
-    radius = _radius(epsilon, norm, relative, images)
-    length = _radius(step_size, norm, relative, images, name="step_size")
+    radius = ball.radius(epsilon, norm, relative, images)
+    length = ball.radius(step_size, norm, relative, images, name="step_size")
     check_number("num_steps", num_steps, minimum=1, integer=True)
-    finish = _make_finish(images, clip, clip_norm)
+    finish = ball.make_finish(images, clip, clip_norm)
 
     def gradient(delta):
         decoded, pullback = jax.vjp(lambda delta: frozen.decode(z + delta, y), delta)
-        return pullback(_loss_gradient(loss_fn, finish(decoded)).astype(decoded.dtype))[0]
+        return pullback(ball.loss_gradient(loss_fn, finish(decoded)).astype(decoded.dtype))[0]
 
-    delta = _start(key_start, z, radius, norm, random_start, indices)
+    delta = ball.start(key_start, z, radius, norm, random_start, indices)
     for _ in range(num_steps):  # unrolled: inside a loop XLA's convolutions are slow on CPU
-        delta = _project(delta + length * _direction(gradient(delta), norm), radius, norm)
-    return _choose(key_ratio, x, finish(frozen.decode(z + delta, y)), ratio, indices)
-
-
-def image_pgd(
-    key: jax.Array,
-    loss_fn: LossFn,
-    x: jax.Array,
-    *,
-    epsilon: float,
-    step_size: float,
-    num_steps: int,
-    norm: str = "l2",
-    random_start: bool = True,
-    relative: bool = False,
-    ratio: float = 1.0,
-    clip: float | None = None,
-    clip_norm: str = "linf",
-    indices: jax.Array | None = None,
-) -> jax.Array:
-    """Projected gradient ascent on the classifier's loss in image space: the baseline off-manifold.
-
-    `adversarial_latent_perturbation` with the identity in the place of the flow; `delta` also stays
-    where `x + delta` is an image.
-
-    Args:
-      key: of the random start and of `ratio`.
-      loss_fn: images `[B, H, W, C]` in [0, 1] -> losses `[B]` to be increased.
-      x: images `[B, H, W, C]` in [0, 1].
-      epsilon: radius of the ball in image space.
-      step_size: length of a step, in the units of `epsilon`.
-      num_steps: number of steps, at least 1.
-      norm: `l2` or `linf`.
-      random_start: start from uniform noise, projected, instead of from 0.
-      relative: measure l2 radii per dimension: `epsilon` and `step_size` times `sqrt(H W C)`.
-      ratio: probability of an image to be perturbed at all.
-      clip: a second bound on the change, in another norm, or None.
-      clip_norm: that norm, `linf` or `l2`.
-      indices: global numbers of the images, integers `[B]`; 0 ... B-1 by default.
-
-    Returns:
-      Images of the shape and dtype of `x`, in [0, 1].
-
-    Raises:
-      ValueError: as `adversarial_latent_perturbation`.
-
-    Gradients flow neither to `x` nor to what `loss_fn` closes over: the result is wrapped in
-    `stop_gradient`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import genreg_jax as gr
-      >>> x = jnp.full((2, 4, 4, 1), 0.5)
-      >>> attacked = gr.image_pgd(
-      ...     jax.random.key(0), lambda images: images.sum((1, 2, 3)), x, epsilon=0.1,
-      ...     step_size=0.1, num_steps=2, norm="linf", random_start=False)
-      >>> bool(jnp.allclose(attacked, 0.6))
-      True
-
-    Source: arXiv:1706.06083.
-    """
-    key_start, key_ratio = jax.random.split(key)
-    images = as_images(x, jnp.shape(x)[1:])
-    radius = _radius(epsilon, norm, relative, images)
-    length = _radius(step_size, norm, relative, images, name="step_size")
-    check_number("num_steps", num_steps, minimum=1, integer=True)
-    finish = _make_finish(images, clip, clip_norm)
-
-    def inside(delta):
-        return jnp.clip(images + _project(delta, radius, norm), 0, 1) - images
-
-    delta = inside(_start(key_start, images, radius, norm, random_start, indices))
-    for _ in range(num_steps):
-        gradient = _loss_gradient(loss_fn, finish(images + delta)).astype(images.dtype)
-        delta = inside(delta + length * _direction(gradient, norm))
-    return _choose(key_ratio, x, finish(images + delta), ratio, indices)
+        delta = ball.project(delta + length * ball.direction(gradient(delta), norm), radius, norm)
+    return ball.choose(key_ratio, x, finish(frozen.decode(z + delta, y)), ratio, indices)
 
 
 def latent_interpolation(
@@ -349,16 +258,9 @@ def latent_interpolation(
 
     Args:
       key: of the partners and of `t`.
-      frozen: a flow with its parameters, `flow.freeze(params)`.
-      x: images `[B, H, W, C]` in [0, 1].
       labels: classes `[B]`, integers; partners share them.
       epsilon: largest share of the way, in [0, 1].
-      y: labels `[B]`, for a conditional flow.
-      z: `frozen.encode(x, y)` where it is known already.
-      ratio: probability of an image to be perturbed at all.
-      clip: largest change in image space, or None.
-      clip_norm: norm of that change, `linf` or `l2`.
-      indices: global numbers of the images, integers `[B]`; 0 ... B-1 by default.
+      frozen, x, y, z, ratio, clip, clip_norm, indices: as `random_latent_perturbation`.
 
     Returns:
       Images of the shape and dtype of `x`, in [0, 1].
@@ -391,13 +293,13 @@ def latent_interpolation(
             f"labels has shape {labels.shape} and dtype {labels.dtype}; allowed: integers of shape "
             f"{z.shape[:1]}, one for each image."
         )
-    finish = _make_finish(images, clip, clip_norm)
+    finish = ball.make_finish(images, clip, clip_norm)
     batch = len(labels)
-    scores = _draw(key_partner, jnp.zeros((batch, batch), z.dtype), indices, jax.random.uniform)
+    scores = ball.draw(key_partner, jnp.zeros((batch, batch), z.dtype), indices, jax.random.uniform)
     others = (labels[:, None] == labels[None]) & ~jnp.eye(batch, dtype=bool)
     partner = z[jnp.argmax(jnp.where(others, scores, -1), axis=1)]
     share = jnp.zeros((batch, 1, 1, 1), z.dtype)
-    share = epsilon * _draw(key_share, share, indices, jax.random.uniform)
+    share = epsilon * ball.draw(key_share, share, indices, jax.random.uniform)
     dot = lambda a, b: jnp.sum(a * b, (1, 2, 3), keepdims=True)
     cosine = dot(z, partner) / jnp.maximum(jnp.sqrt(dot(z, z) * dot(partner, partner)), 1e-12)
     # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
@@ -405,7 +307,7 @@ def latent_interpolation(
     arc = (jnp.sin((1 - share) * angle) * z + jnp.sin(share * angle) * partner) / jnp.sin(angle)
     alone = ~jnp.any(others, axis=1).reshape(-1, 1, 1, 1)
     decoded = frozen.decode(jnp.where(alone, z, arc), y)
-    return _choose(key_ratio, x, finish(decoded), ratio, indices)
+    return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
 
 
 def perturbation(
@@ -446,17 +348,18 @@ def perturbation(
       ValueError: kind must be one of ('random', 'away', 'adversarial', 'pgd', 'interpolation'), \
 got 'randon'.
     """
-    ball = {"epsilon": epsilon, "norm": norm, "relative": relative, **common}
-    ascent = {"step_size": step_size, "num_steps": num_steps, "random_start": random_start, **ball}
+    in_ball = {"epsilon": epsilon, "norm": norm, "relative": relative, **common}
+    ascent = {"step_size": step_size, "num_steps": num_steps, "random_start": random_start}
+    ascent |= in_ball
 
     def given(frozen, labels, z):
         return {"y": None if frozen.num_classes is None else labels, "z": z}
 
     def random(key, frozen, loss_fn, x, labels, z):
-        return random_latent_perturbation(key, frozen, x, **ball, **given(frozen, labels, z))
+        return random_latent_perturbation(key, frozen, x, **in_ball, **given(frozen, labels, z))
 
     def away(key, frozen, loss_fn, x, labels, z):
-        return away_latent_perturbation(key, frozen, x, **ball, **given(frozen, labels, z))
+        return away_latent_perturbation(key, frozen, x, **in_ball, **given(frozen, labels, z))
 
     def adversarial(key, frozen, loss_fn, x, labels, z):
         return adversarial_latent_perturbation(
@@ -545,9 +448,6 @@ def make_perturb(latent: Latent, forward: Callable[..., Any]) -> Callable[..., A
     return perturbed
 
 
-# --------------------------------------------------------------------------------------------------
-
-
 def _latents(frozen, x, y, z) -> tuple[jax.Array, jax.Array]:
     """The images in float32 or better, and their latents."""
     images = as_images(x, frozen.image_shape)
@@ -559,92 +459,3 @@ def _latents(frozen, x, y, z) -> tuple[jax.Array, jax.Array]:
     if z.shape != images.shape:
         raise ValueError(f"z has shape {z.shape}; allowed is that of x, {images.shape}.")
     return images, z
-
-
-def _radius(value, norm, relative, x, *, name="epsilon", allowed=NORMS) -> float:
-    check_number(name, value)
-    if norm not in allowed:
-        raise ValueError(f"norm must be one of {allowed}, got {norm!r}.")
-    return value * float(np.sqrt(np.prod(x.shape[1:]))) if relative and norm == "l2" else value
-
-
-def _draw(key, like, indices, sampler):
-    """Draws of the shape and dtype of `like`, each example's from a key of its own."""
-    indices = jnp.arange(like.shape[0]) if indices is None else jnp.asarray(indices)
-    if indices.shape != like.shape[:1] or not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise ValueError(
-            f"indices has shape {indices.shape} and dtype {indices.dtype}; allowed: integers of "
-            f"shape {like.shape[:1]}, one for each image."
-        )
-    draw = lambda i: sampler(jax.random.fold_in(key, i), like.shape[1:], like.dtype)
-    return jax.vmap(draw)(indices)
-
-
-def _length(delta):
-    return jnp.sqrt(jnp.sum(delta**2, (1, 2, 3), keepdims=True))
-
-
-def _project(delta, radius, norm):
-    """The nearest point in the ball, for each image."""
-    if norm == "linf":
-        return jnp.clip(delta, -radius, radius)
-    if norm == "l2":
-        return delta * jnp.minimum(1, radius / jnp.maximum(_length(delta), 1e-30))
-    return delta
-
-
-def _direction(gradient, norm):
-    """The unit step of steepest ascent for each image; zero where the gradient is zero."""
-    if norm == "linf":
-        return jnp.sign(gradient)
-    # Scaled by the largest entry first: the square of a small gradient is zero in float32.
-    largest = jnp.max(jnp.abs(gradient), (1, 2, 3), keepdims=True)
-    gradient = gradient / jnp.where(largest > 0, largest, 1)
-    return gradient / jnp.maximum(_length(gradient), 1)
-
-
-def _start(key, like, radius, norm, random_start, indices):
-    if not random_start:
-        return jnp.zeros_like(like)
-    uniform = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -1, 1)
-    return _project(radius * _draw(key, like, indices, uniform), radius, norm)
-
-
-def _loss_gradient(loss_fn, images):
-    """Gradient of each image's loss, in the images."""
-
-    def total(images):
-        losses = loss_fn(images)
-        if losses.shape != images.shape[:1]:
-            raise ValueError(
-                f"loss_fn returned losses of shape {losses.shape}; allowed: one for each image, "
-                f"{images.shape[:1]}."
-            )
-        return jnp.sum(losses)
-
-    return jax.grad(total)(images)
-
-
-def _make_finish(images, clip, clip_norm):
-    """What is done to every decoded batch: clip around the images if asked, and clamp."""
-    if clip is not None:
-        check_number("clip", clip)
-    if clip_norm not in NORMS:
-        raise ValueError(f"clip_norm must be one of {NORMS}, got {clip_norm!r}.")
-
-    def finish(decoded):
-        if clip is not None:
-            decoded = images + _project(decoded - images, clip, clip_norm)
-        return jnp.clip(decoded, 0, 1)
-
-    return finish
-
-
-def _choose(key, x, perturbed, ratio, indices):
-    """The result: the perturbed images, or the given ones where the lot does not fall on them."""
-    check_number("ratio", ratio, maximum=1)
-    perturbed = perturbed.astype(jnp.result_type(x))
-    if ratio < 1:
-        lots = _draw(key, jnp.zeros((perturbed.shape[0], 1, 1, 1)), indices, jax.random.uniform)
-        perturbed = jnp.where(lots < ratio, perturbed, x)
-    return jax.lax.stop_gradient(perturbed)

@@ -1,0 +1,106 @@
+"""What perturbations and attacks share: a ball of changes, steps in it, and the resulting images.
+
+Everything is image by image. Image `i` of a batch draws from `fold_in(key, indices[i])`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genreg_jax.checks import check_number
+
+NORMS = ("l2", "linf")
+LossFn = Callable[[jax.Array], jax.Array]  # images [B, H, W, C] -> losses [B]
+
+
+def radius(value, norm, relative, x, *, name="epsilon", allowed=NORMS) -> float:
+    """The radius, checked; `value` per dimension if l2 radii are `relative`."""
+    check_number(name, value)
+    if norm not in allowed:
+        raise ValueError(f"norm must be one of {allowed}, got {norm!r}.")
+    return value * float(np.sqrt(np.prod(x.shape[1:]))) if relative and norm == "l2" else value
+
+
+def draw(key, like, indices, sampler):
+    """Draws of the shape and dtype of `like`, each example's from a key of its own."""
+    indices = jnp.arange(like.shape[0]) if indices is None else jnp.asarray(indices)
+    if indices.shape != like.shape[:1] or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise ValueError(
+            f"indices has shape {indices.shape} and dtype {indices.dtype}; allowed: integers of "
+            f"shape {like.shape[:1]}, one for each image."
+        )
+    draw = lambda i: sampler(jax.random.fold_in(key, i), like.shape[1:], like.dtype)
+    return jax.vmap(draw)(indices)
+
+
+def _length(delta):
+    return jnp.sqrt(jnp.sum(delta**2, (1, 2, 3), keepdims=True))
+
+
+def project(delta, radius, norm):
+    """The nearest point in the ball, for each image."""
+    if norm == "linf":
+        return jnp.clip(delta, -radius, radius)
+    if norm == "l2":
+        return delta * jnp.minimum(1, radius / jnp.maximum(_length(delta), 1e-30))
+    return delta
+
+
+def direction(gradient, norm):
+    """The unit step of steepest ascent for each image; zero where the gradient is zero."""
+    if norm == "linf":
+        return jnp.sign(gradient)
+    # Scaled by the largest entry first: the square of a small gradient is zero in float32.
+    largest = jnp.max(jnp.abs(gradient), (1, 2, 3), keepdims=True)
+    gradient = gradient / jnp.where(largest > 0, largest, 1)
+    return gradient / jnp.maximum(_length(gradient), 1)
+
+
+def start(key, like, radius, norm, random_start, indices):
+    """Where an attack starts: uniform noise, projected, or 0."""
+    if not random_start:
+        return jnp.zeros_like(like)
+    uniform = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -1, 1)
+    return project(radius * draw(key, like, indices, uniform), radius, norm)
+
+
+def loss_gradient(loss_fn, images):
+    """Gradient of each image's loss, in the images."""
+
+    def total(images):
+        losses = loss_fn(images)
+        if losses.shape != images.shape[:1]:
+            raise ValueError(
+                f"loss_fn returned losses of shape {losses.shape}; allowed: one for each image, "
+                f"{images.shape[:1]}."
+            )
+        return jnp.sum(losses)
+
+    return jax.grad(total)(images)
+
+
+def make_finish(images, clip, clip_norm):
+    """What is done to every decoded batch: clip around the images if asked, and clamp."""
+    if clip is not None:
+        check_number("clip", clip)
+    if clip_norm not in NORMS:
+        raise ValueError(f"clip_norm must be one of {NORMS}, got {clip_norm!r}.")
+
+    def finish(decoded):
+        if clip is not None:
+            decoded = images + project(decoded - images, clip, clip_norm)
+        return jnp.clip(decoded, 0, 1)
+
+    return finish
+
+
+def choose(key, x, perturbed, ratio, indices):
+    """The result: the perturbed images, or the given ones where the lot does not fall on them."""
+    check_number("ratio", ratio, maximum=1)
+    perturbed = perturbed.astype(jnp.result_type(x))
+    if ratio < 1:
+        lots = draw(key, jnp.zeros((perturbed.shape[0], 1, 1, 1)), indices, jax.random.uniform)
+        perturbed = jnp.where(lots < ratio, perturbed, x)
+    return jax.lax.stop_gradient(perturbed)
