@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from genreg_jax.errors import UserError
+from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.interrupt import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -66,6 +66,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
+def _where(key: str, config_file: str) -> str:
+    """Where a setting was given its wrong value: on the command line, or in the config file."""
+    given = any(arg.lstrip("-").partition("=")[0] == key for arg in sys.argv[1:])
+    return f"It was given as --{key}." if given else f"It is set by {config_file}."
+
+
 def _given(flag: Any, variable: str, default: Any) -> Any:
     """A flag's value or, where it is not given, that of an environment variable."""
     value = os.environ.get(variable, default) if flag.value is None else flag.value
@@ -116,6 +122,8 @@ def main(argv: list[str]) -> None:
                 _given(_PROCESS_ID, "JAX_PROCESS_ID", 0),
             )
         summary = train_and_evaluate(_CONFIG.value, workdir, command=command)
+    except ConfigError as error:
+        _stop(f"{error} {_where(error.key, flag.config_filename)}")
     except UserError as error:
         _stop(error)
     except Interrupted as stopped:

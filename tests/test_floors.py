@@ -1,0 +1,96 @@
+"""The house has floors: an import never climbs, and nothing in the library imports a command."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "genreg_jax"
+# From the ground up, as in CONTRIBUTING.md; a folder stands for all that is in it.
+FLOORS = [
+    "errors interrupt hypergradient contract state checks",
+    "models regularizers settings augment logs flows devices",
+    "objective config optimizers data batches checkpoint",
+    "build evaluate epoch",
+    "workdir report",
+    "perturb flow_run",
+    "train",
+    "__init__",
+]
+COMMANDS = {"main", "doctor", "augment.__main__", "flows.evaluate", "report.__main__"}
+FLOOR = {name: floor for floor, names in enumerate(FLOORS, start=1) for name in names.split()}
+
+
+def name_of(path):
+    """The module's name within the package: `flows.layers`, `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def floor_of(module):
+    if module in COMMANDS:
+        return 9
+    return FLOOR[module.partition(".")[0]]
+
+
+def imports_of(path, modules):
+    """The modules of the package that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.partition(".")[0] != "genreg_jax":
+                continue
+            name = name.partition(".")[2]
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            found.add(name or "__init__")
+    return found
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_import_climbs(module):
+    for other in imports_of(MODULES[module], MODULES):
+        if other == "__init__":
+            continue  # `import genreg_jax` in an example or a command
+        assert floor_of(other) <= floor_of(module), f"{module} imports {other}, a floor above"
+
+
+def test_nothing_in_the_library_imports_a_command():
+    for module, path in MODULES.items():
+        if module not in COMMANDS:
+            assert not imports_of(path, MODULES) & COMMANDS, module
+
+
+def test_a_climbing_import_would_be_seen(tmp_path):
+    path = tmp_path / "low.py"
+    path.write_text(
+        "def f():\n    from genreg_jax import train\n    import genreg_jax.flows.flow\n"
+    )
+    assert imports_of(path, MODULES) == {"train", "flows.flow"}
+    assert floor_of("train") > floor_of("flows.flow") > floor_of("errors")
+
+
+def test_the_floors_are_those_that_the_notes_show():
+    notes = (ROOT / "CONTRIBUTING.md").read_text()
+    for names in FLOORS[:-1]:
+        for name in names.split():
+            assert f"`{name}" in notes, f"CONTRIBUTING.md does not place {name}"
+
+
+# Most of phantom.py and latent.py is the docstrings of their papers' public functions.
+LONG = {"regularizers.phantom": 610, "regularizers.latent": 470}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_too_long_to_read(module):
+    lines = len(MODULES[module].read_text().splitlines())
+    assert lines <= LONG.get(module, 450)
