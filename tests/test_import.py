@@ -1,10 +1,13 @@
 """What importing and running pulls in; each checked in a process of its own."""
 
+import ast
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,67 @@ assert summary["steps"] == 1, summary
 )
 def test_every_module_can_be_imported(name):
     assert importlib.import_module(name).__name__ == name
+
+
+# Packages whose distribution has another name than the module that is imported.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "haiku": "dm-haiku",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+}
+# Imported by `genreg_jax` only for a user who already has them: their adapter is called.
+OPTIONAL = {"dm-haiku", "equinox"}
+
+
+def imported(folder):
+    """Distribution of every package outside this repository that a folder imports -> one file."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            else:
+                continue
+            for name in {module.split(".")[0] for module in modules}:
+                if name not in sys.stdlib_module_names and not (ROOT / name).is_dir():
+                    distribution = DISTRIBUTIONS.get(name, name.replace("_", "-")).lower()
+                    found[distribution] = str(path)
+    return found
+
+
+def declared():
+    """Names of the distributions that running needs, and of those that any extra adds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def names(requirements):
+        found = (re.match(r"[\w.-]+", requirement) for requirement in requirements)
+        return {re.sub(r"[-_.]+", "-", match[0]).lower() for match in found}
+
+    return names(project["dependencies"]), names(sum(project["optional-dependencies"].values(), []))
+
+
+@pytest.mark.parametrize("folder", ["genreg_jax", "configs", "experiments", "benchmarks", "tests"])
+def test_every_imported_package_is_declared(folder):
+    runtime, extras = declared()
+    allowed = runtime | (OPTIONAL if folder == "genreg_jax" else extras)
+    found = imported(ROOT / folder)
+    missing = {name: path for name, path in found.items() if name not in allowed}
+    assert not missing, f"imported and not declared in pyproject.toml: {missing}"
+
+
+def test_an_import_is_seen_wherever_it_stands(tmp_path):
+    code = """
+import os, scipy.stats, genreg_jax.data
+def lazily():
+    from sklearn.svm import SVC
+    from configs import common
+    from . import sibling
+"""
+    (tmp_path / "a.py").write_text(code)
+    assert set(imported(tmp_path)) == {"scipy", "scikit-learn"}
+    runtime, extras = declared()
+    assert {"jax", "tensorboardx", "array-record"} <= runtime and {"scipy", "pytest"} <= extras

@@ -9,15 +9,17 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import genreg_jax
-from genreg_jax import logs, report
+import genreg_jax as gr
+from genreg_jax import data, logs, report
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import class_similarity
-from genreg_jax.report import charts, page
-from genreg_jax.report.images import grid, save_png
+from genreg_jax.report import charts, page, pictures
+from genreg_jax.report.images import grid, read_caption, save_png
 
 EVIL = "<script>alert('$x_1$ & \"y\"')</script>"
 
@@ -221,7 +223,7 @@ NOT_WRITTEN = {"train/nonfinite"}
 def _names_in_the_code():
     """Metrics that the package names: in the training, those of a validation, those of a flow."""
     names = set()
-    for path in Path(genreg_jax.__file__).parent.rglob("*.py"):
+    for path in Path(gr.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             text = node.value if isinstance(node, ast.Constant) else None
             if isinstance(text, str) and re.fullmatch(r"(train|validation|flow)/\w+", text):
@@ -346,3 +348,71 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         report.regenerate(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_a_run_are_those_it_has_something_for(tmp_path):
+    dataset = data.load("digits", per_class=8)
+
+    def apply(params, z, y):
+        return jax.nn.sigmoid(z @ params + y[:, None]).reshape(len(z), 8, 8, 1)
+
+    generator = gr.Generator(apply, jax.random.normal(jax.random.key(0), (5, 64)), (5,))
+    weaken, darken = (lambda key, x: x), (lambda key, x: x / 2)
+    cases = {
+        "real": {},
+        "generated": {"generator": generator},
+        "found": {"generator": generator, "find": lambda z, y: -z},
+        "views": {"generator": generator, "views": (weaken, darken), "temperature": 0.5},
+    }
+    written = {}
+    for name, arguments in cases.items():
+        pictures.write_samples(jax.random.key(1), tmp_path / name, dataset, **arguments)
+        written[name] = {p.name: p.read_bytes() for p in (tmp_path / name / "samples").iterdir()}
+    assert [sorted(names) for names in written.values()] == [
+        ["1_real.png"],
+        ["1_real.png", "2_generated.png"],
+        ["1_real.png", "2_generated.png", "3_found.png"],
+        ["1_real.png", "2_generated.png", "4_views.png"],
+    ]
+    generated = [written[name]["2_generated.png"] for name in ("generated", "found", "views")]
+    assert generated[0] == generated[1] != generated[2], "the same draws, but for the temperature"
+    assert written["found"]["3_found.png"] != generated[0]
+
+
+@pytest.mark.parametrize("predicted", [False, True])
+def test_the_picture_of_a_perturbation_has_its_length(tmp_path, predicted):
+    dataset = data.load("digits", per_class=2)
+    model = gr.models.make("convnet", num_classes=10, widths=(4,))
+    x = jnp.asarray(dataset.train.images[:1] / np.float32(255))
+    params, model_state = model.init(jax.random.key(0), x)
+    losses = []
+
+    def perturb(key, flow, loss_fn, x, labels, z):
+        assert flow is None and z is None and x.dtype == jnp.float32
+        jax.debug.callback(losses.append, loss_fn(x))
+        return jnp.clip(x + 0.25, 0, 1)
+
+    pictures.write_perturbed(
+        jax.random.key(1),
+        tmp_path,
+        dataset,
+        model,
+        params,
+        model_state,
+        perturb,
+        kind="shifted",
+        predicted_labels=predicted,
+    )
+    caption = read_caption(tmp_path / "samples" / "5_perturbed.png")
+    assert "perturbed (shifted)" in caption and "full range 0.25" in caption
+    outputs, _ = model.apply(
+        params, model_state, _first_of_each_class(dataset), rng=None, train=False
+    )
+    chances = jax.nn.softmax(outputs.logits)
+    of = chances.max(-1) if predicted else jnp.diagonal(chances)
+    np.testing.assert_allclose(losses[0], -np.log(of), rtol=1e-4)
+
+
+def _first_of_each_class(dataset):
+    rows = [np.flatnonzero(dataset.train.labels == c)[0] for c in range(10)]
+    return jnp.asarray(dataset.train.images[rows] / np.float32(255))
