@@ -23,9 +23,9 @@ import optax
 
 from genreg_jax import flows, models
 from genreg_jax.batches import BatchPlan
+from genreg_jax.config import from_config
 from genreg_jax.logs import provenance, write_json
 from genreg_jax.optimizers import make_optimizer
-from genreg_jax.settings import from_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "config_costs.json"

@@ -200,7 +200,7 @@ def test_noise_comes_from_the_rng_of_the_call_alone(name):
 
 @pytest.mark.parametrize("name", ["nnx", "equinox", "haiku"])
 def test_a_model_of_any_framework_is_trained_and_its_run_continues(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("genreg_jax.train.write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
     rng = np.random.default_rng(5)
     labels = np.arange(24) % CLASSES
     x = (60 * labels[:, None, None, None] + rng.integers(0, 40, (24, 2, 2, 1))).astype(np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import genreg_jax as gr
-from genreg_jax import flows, generator
+from genreg_jax import flow_run, flows
 from genreg_jax.flows.evaluate import main
 from genreg_jax.flows.measure import evaluate_flow
 
@@ -55,24 +55,24 @@ def test_a_flow_run_leaves_everything(run):
 
 def test_a_killed_training_continues_to_the_same_end(run, tmp_path, monkeypatch):
     workdir, summary = run
-    write = generator.MetricWriter.write
+    write = flow_run.MetricWriter.write
 
     def killed(self, step, metrics):
         if step == 6:
             raise KeyboardInterrupt
         write(self, step, metrics)
 
-    monkeypatch.setattr(generator.MetricWriter, "write", killed)
+    monkeypatch.setattr(flow_run.MetricWriter, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         gr.train_and_evaluate(CONFIG, tmp_path / "run")
     assert (tmp_path / "run" / "flow_training").exists()
     monkeypatch.undo()
     lines = []
-    fit = generator.fit
+    fit = flow_run.fit
     spy = lambda *args, on_progress, **kw: fit(
         *args, on_progress=lambda step, m: (lines.append(step), on_progress(step, m)), **kw
     )
-    monkeypatch.setattr(generator, "fit", spy)
+    monkeypatch.setattr(flow_run, "fit", spy)
     again = gr.train_and_evaluate(CONFIG, tmp_path / "run")
     assert lines == [6]  # steps 1 to 4 are not repeated
     assert again["test_bits_per_dim"] == summary["test_bits_per_dim"]

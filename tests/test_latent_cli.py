@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 import genreg_jax as gr
-from genreg_jax import train
 from genreg_jax.augment.__main__ import main
 
 
@@ -23,7 +22,7 @@ def workdir(tmp_path_factory):
         "train": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 16, "progress": False},
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "write_report", lambda *args, **kwargs: None)
+        patch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
         gr.train_and_evaluate(config, workdir)
     return workdir
 

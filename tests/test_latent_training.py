@@ -203,7 +203,7 @@ def go(workdir, dataset, **groups):
     if "flow_settings" in groups:
         groups["flow"] = groups.pop("flow_settings")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "write_report", lambda *args, **kwargs: None)
+        patch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
         summary = gr.train_and_evaluate(config(**groups), workdir, dataset=dataset, flow=flow)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return summary, lines
@@ -314,7 +314,7 @@ def test_a_flow_can_be_trained_on_them(tmp_path, dataset, monkeypatch):
         return gr.flows.FlowFit(params, [], best_step=1, bits_per_dim=4.0, seconds=0.0,
                        compile_seconds=0.0, images_per_second=0.0)  # fmt: skip
 
-    monkeypatch.setattr("genreg_jax.generator.fit", fit)
+    monkeypatch.setattr("genreg_jax.flow_run.fit", fit)
     flow = {"images": "all", "conditional": False, "levels": 1, "steps": 1, "width": 4}
     summary, _ = go(tmp_path, dataset, latent={"kind": "random"}, flow_settings=flow)
     assert seen["labels"] is None

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from absl import flags
 
-from genreg_jax import main, train
+from genreg_jax import build, main, train
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -154,7 +154,7 @@ def test_a_run_prints_its_accuracy_last_and_is_not_repeated(cli, tmp_path, monke
     assert "python -m genreg_jax.main" in report and "config.train.epochs=1" in report
 
     before = hashes(workdir)
-    monkeypatch.setattr(train, "make_train_step", None)
+    monkeypatch.setattr(build, "make_train_step", None)
     assert cli(*TINY, f"--workdir={workdir}")[1].strip().splitlines()[-1] == lines[-1]
     status, _, err = cli(*TINY, "--config.seed=1", f"--workdir={workdir}")
     assert status == 1 and err.count("\n") == 1

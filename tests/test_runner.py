@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from genreg_jax.settings import default_config, from_config
+from genreg_jax.config import default_config, from_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 runner = importlib.import_module("experiments.runner")

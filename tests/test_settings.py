@@ -4,9 +4,11 @@ import dataclasses
 import json
 import typing
 
+import jax
 import ml_collections
 import pytest
 
+from genreg_jax.build import classifier
 from genreg_jax.config import (
     config_hash,
     default_config,
@@ -15,7 +17,7 @@ from genreg_jax.config import (
     identity,
     to_dict,
 )
-from genreg_jax.errors import UserError
+from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.settings import Settings
 
 
@@ -35,6 +37,7 @@ NAMES = [".".join(path) for path, _, _ in LEAVES]
 UNCONSTRAINED = {  # what a run does not depend on, and may therefore change between its parts
     "data.dir",
     "data.download",
+    "flow.workdir",  # a flow counts by its own hash
     "train.progress",
     "train.devices",
     "train.nonfinite",
@@ -146,6 +149,25 @@ def test_infinity_is_refused_since_json_could_not_keep_it(path):
             {"meta": {"enabled": True}},
             ["config.meta.enabled", "config.synthetic.loss", "'pcr'"],
         ),
+        (
+            {"model": {"name": "none"}, "phantom": {"loss": "attraction"}},
+            ["config.model.name = 'none'", "config.phantom.loss = 'attraction'", "to 'none'"],
+        ),
+        (
+            {"model": {"name": "none"}, "latent": {"kind": "pgd"}},
+            ["config.model.name = 'none'", "config.latent.kind = 'pgd'", "to 'none'"],
+        ),
+        (
+            {"model": {"name": "none"}, "synthetic": {"loss": "pcr"}},
+            ["config.model.name = 'none'", "config.synthetic.loss = 'pcr'", "to 'none'"],
+        ),
+        (
+            {"model": {"name": "wide_resnet", "width": 2}},
+            ["config.model.width", "got 2", "config.model.widening"],
+        ),
+        ({"model": {"name": "vgg"}}, ["config.model.name must be one of none, convnet", "'vgg'"]),
+        ({"optimizer": {"momentum": 1.0}}, ["must be at least 0 and below 1, got 1.0"]),
+        ({"flow": {"grad_clip": 0}}, ["config.flow.grad_clip must be above 0, got 0.0"]),
     ],
 )
 def test_unknown_keys_and_contradictions_say_what_to_do(config, words):
@@ -178,7 +200,7 @@ def all_changed():
             group = group[name]
         group[path[-1]] = changed(hint, default)
     config.data.per_class, config.data.fraction = 7, 1.0
-    config.model.depth = 34  # what a wide_resnet allows
+    config.model.name = "resnet18"  # of a table, not any string
     return config
 
 
@@ -209,6 +231,42 @@ def test_the_hash_knows_every_setting_that_decides_the_outcome_and_no_other(path
         assert lines == []
     else:
         assert len(lines) == 1 and lines[0].startswith(f"config.{'.'.join(path)}: ")
+
+
+def test_a_setting_that_came_later_leaves_published_hashes_alone():
+    assert config_hash(Settings()) == "12c8caec116c"  # as before config.model.widening
+    assert "widening" not in identity(Settings())["model"]
+    wider = from_config({"model": {"widening": 2}})
+    assert identity(wider)["model"]["widening"] == 2
+    assert config_hash(wider) != config_hash(Settings())
+
+
+def test_a_flow_of_another_run_counts_by_its_own_hash():
+    here, there = (from_config({"flow": {"workdir": name}}) for name in ("a", "b/c"))
+    assert config_hash(here) == config_hash(there) == config_hash(Settings())
+    first, second = (config_hash(here, flow_hash=h) for h in ("0123456789ab", "ba9876543210"))
+    assert len({first, second, config_hash(here)}) == 3
+    assert config_hash(there, flow_hash="0123456789ab") == first
+
+
+def test_a_wide_resnet_alone_is_the_usual_one():
+    settings = from_config({"model": {"name": "wide_resnet"}})
+    model = classifier(settings, 10, [0.0] * 3, [1.0] * 3)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 36_479_194  # WRN-28-10
+
+
+def test_the_error_knows_its_setting():
+    for values, key in (
+        ({"train": {"epochs": 0}}, "config.train.epochs"),
+        ({"train": {"epochs": "1"}}, "config.train.epochs"),
+        ({"train": {"epoch": 1}}, "config.train.epoch"),
+        ({"model": {"name": "vgg"}}, "config.model.name"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            from_config(values)
+        assert error.value.key == key
 
 
 def test_the_hash_is_the_same_in_every_process():

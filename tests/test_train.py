@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import genreg_jax as gr
-from genreg_jax import train
+from genreg_jax import build, train
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
@@ -28,6 +28,7 @@ from genreg_jax.devices import connect, data_mesh
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.interrupt import Interrupted
 from genreg_jax.state import Best
+from genreg_jax.workdir import claim
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +44,7 @@ jax.monitoring.register_event_duration_secs_listener(
 def no_report(monkeypatch, request):
     """Reports have tests of their own and take a second each."""
     if "reported" not in request.fixturenames:
-        monkeypatch.setattr(train, "write_report", lambda *args, **kwargs: None)
+        monkeypatch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
 
 
 class Perceptron(nn.Module):
@@ -153,14 +154,14 @@ def test_the_model_that_is_tested_is_the_best_of_validation_not_the_last(tmp_pat
     losses = iter([1.0, 1.0, 0.8, 0.1])
     seen = []
 
-    def validate(evaluate, state, dataset):
+    def validate(evaluate, state, split):
         seen.append(jax.device_get(state.params))
         return {
             "validation/accuracy": next(accuracies),
             "validation/cross_entropy": next(losses),
         }
 
-    monkeypatch.setattr(train, "_validate", validate)
+    monkeypatch.setattr(train, "validate", validate)
     dataset = points()
     model = gr.from_linen(Perceptron(2))
     summary = run(tmp_path, dataset=dataset, model=model)
@@ -347,7 +348,7 @@ def eight_by_eight(part, devices, **options):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_eight_devices_compute_what_one_computes(tmp_path, part, monkeypatch):
-    shapes, make = [], train.make_train_step
+    shapes, make = [], build.make_train_step
 
     def recording(*args, constrain, **kwargs):
         def recorded(tree):
@@ -360,7 +361,7 @@ def test_eight_devices_compute_what_one_computes(tmp_path, part, monkeypatch):
         return make(*args, constrain=recorded, **kwargs)
 
     one = gr.train_and_evaluate(eight_by_eight(part, 1), tmp_path / "1")
-    monkeypatch.setattr(train, "make_train_step", recording)
+    monkeypatch.setattr(build, "make_train_step", recording)
     eight = gr.train_and_evaluate(eight_by_eight(part, 8), tmp_path / "8")
     assert shapes and {shape[0] for shape in shapes} <= {2, 16} and 2 in {s[0] for s in shapes}
     losses = [m["train/loss"] for m in metric_lines(tmp_path / "1") if "train/loss" in m]
@@ -370,7 +371,7 @@ def test_eight_devices_compute_what_one_computes(tmp_path, part, monkeypatch):
 
 
 def test_a_run_on_eight_devices_continues_on_one(tmp_path, monkeypatch):
-    validate, calls = train._validate, []
+    validate, calls = train.validate, []
 
     def interrupt(*args):
         calls.append(1)
@@ -379,7 +380,7 @@ def test_a_run_on_eight_devices_continues_on_one(tmp_path, monkeypatch):
         return validate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_validate", interrupt)
+        patch.setattr(train, "validate", interrupt)
         with pytest.raises(KeyboardInterrupt):
             gr.train_and_evaluate(eight_by_eight("phantom", 8), tmp_path / "moved")
     gr.train_and_evaluate(eight_by_eight("phantom", 1), tmp_path / "moved")
@@ -562,7 +563,7 @@ def watch(patch, seen):
     patch.setattr(train.BatchPlan, "epoch", counted_epoch)
     patch.setattr(train.Checkpoints, "save", kept_save)
     patch.setattr(train, "compile_epoch", guarded_compile)
-    patch.setattr(train, "write_report", lambda *args, **kwargs: None)
+    patch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
 
 
 def test_nothing_is_compiled_after_the_first_epoch(uninterrupted):
@@ -595,7 +596,7 @@ def interrupted(uninterrupted, tmp_path_factory):
         for name in ("config.json", "metrics.jsonl"):
             shutil.copy(uninterrupted.workdir / name, workdir)
         shutil.copytree(uninterrupted.workdir / "flow", workdir / "flow")
-    validate, calls = train._validate, []
+    validate, calls = train.validate, []
 
     def stop_in_the_second_epoch(*args):
         calls.append(1)
@@ -605,8 +606,8 @@ def interrupted(uninterrupted, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         watch(patch, seen)
-        patch.setattr("genreg_jax.generator.fit", None)  # the flow must not be trained again
-        patch.setattr(train, "_validate", stop_in_the_second_epoch)
+        patch.setattr("genreg_jax.flow_run.fit", None)  # the flow must not be trained again
+        patch.setattr(train, "validate", stop_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
             gr.train_and_evaluate(uninterrupted.config, workdir)
         assert not (workdir / "summary.json").exists()
@@ -635,18 +636,20 @@ def test_a_run_that_was_stopped_and_continued_is_the_same_run_bit_for_bit(
         assert bits[0] == bits[1]
 
 
-@pytest.mark.parametrize("at", ["_validate", "_write_samples", "_write_report"])
+@pytest.mark.parametrize("at", ["train.validate", "train.write_samples", "workdir.write_report"])
 def test_a_disk_that_fills_ends_in_a_paragraph_and_the_run_continues(tmp_path, monkeypatch, at):
     """A limit on the size of files stands for the full disk."""
-    step, limit = getattr(train, at), resource.getrlimit(resource.RLIMIT_FSIZE)
+    module, _, name = at.partition(".")
+    step = getattr(sys.modules[f"genreg_jax.{module}"], name)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill(*args):
+    def fill(*args, **options):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
-        return step(*args)
+        return step(*args, **options)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(train, at, fill)
+            patch.setattr(f"genreg_jax.{at}", fill)
             with pytest.raises(gr.UserError, match="make room"):
                 run(tmp_path / "full")
     finally:
@@ -758,7 +761,7 @@ with Interruption() as interruption:
 def test_a_finished_run_gives_its_summary_without_training(uninterrupted, monkeypatch):
     before = hashes(uninterrupted.workdir)
     monkeypatch.setattr(train.data, "load", None)
-    monkeypatch.setattr(train, "make_train_step", None)
+    monkeypatch.setattr(build, "make_train_step", None)
     assert gr.train_and_evaluate(uninterrupted.config, uninterrupted.workdir) == (
         uninterrupted.summary
     )
@@ -800,7 +803,7 @@ def test_a_trained_flow_is_taken_from_another_run_and_only_where_it_fits(
         "train": {**DIGITS["train"], "epochs": 1},
     }
     config["flow"] = {**config["flow"], "workdir": str(uninterrupted.workdir)}
-    monkeypatch.setattr("genreg_jax.generator.fit", None)
+    monkeypatch.setattr("genreg_jax.flow_run.fit", None)
     summary = gr.train_and_evaluate(config, tmp_path / "pcr")
     assert summary["flow"] == uninterrupted.summary["flow"]
     assert not (tmp_path / "pcr" / "flow").exists()
@@ -886,7 +889,7 @@ def test_after_a_start_that_was_refused_the_workdir_is_free_for_the_corrected_co
     with pytest.raises(gr.UserError) as error:
         gr.train_and_evaluate(merged, tmp_path / "run")
     assert words in str(error.value) and "\n" not in str(error.value)
-    assert train._check_workdir(tmp_path / "run", from_config(NEEDS_FLOW)) is None
+    assert claim(tmp_path / "run", from_config(NEEDS_FLOW)) is None
 
 
 # --------------------------------------------------------------------------------------- evaluation
