@@ -1,6 +1,9 @@
 """Runs that train a flow alone: their results, their resume, and the evaluation of a flow."""
 
 import json
+import os
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import genreg_jax as gr
 from genreg_jax import flow_run, flows
 from genreg_jax.flows.evaluate import main
 from genreg_jax.flows.measure import evaluate_flow
+from genreg_jax.interrupt import Interrupted
 
 CONFIG = {
     "name": "glow",
@@ -78,6 +82,100 @@ def test_a_killed_training_continues_to_the_same_end(run, tmp_path, monkeypatch)
     assert again["test_bits_per_dim"] == summary["test_bits_per_dim"]
     metrics = [(d / "metrics.jsonl").read_text() for d in (workdir, tmp_path / "run")]
     assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_signal_stops_the_training_after_the_update_at_hand(run, tmp_path, monkeypatch, at):
+    """Before the first evaluation, between two, and at one."""
+    workdir, summary = run
+    fit, asked = flow_run.fit, []
+
+    def signalled(*args, stop, **kw):
+        def stop_at(step):
+            asked.append(step)
+            if step == at and len(asked) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return stop(step)
+
+        return fit(*args, stop=stop_at, **kw)
+
+    monkeypatch.setattr(flow_run, "fit", signalled)
+    stopped = rf"Stopped by SIGTERM after update {at} of 6 of the flow, which is saved"
+    with pytest.raises(Interrupted, match=stopped) as error:
+        gr.train_and_evaluate(CONFIG, tmp_path / "run")
+    assert error.value.signum == signal.SIGTERM and asked == list(range(1, at + 1))
+    again = gr.train_and_evaluate(CONFIG, tmp_path / "run")
+    assert asked == list(range(1, 7)), "no update is made twice"
+    for name in ("test_bits_per_dim", "validation_bits_per_dim", "reconstruction_error_max"):
+        assert again[name] == summary[name]
+    metrics = [(d / "metrics.jsonl").read_text() for d in (workdir, tmp_path / "run")]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_training_killed_after_its_last_update_has_no_speed_rather_than_a_negative_one(
+    run, tmp_path, monkeypatch
+):
+    save = flow_run.Checkpoints.save
+
+    def killed(self, step, tree, extra):
+        if "images" in extra:  # that of the finished flow
+            raise KeyboardInterrupt
+        save(self, step, tree, extra)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow_run.Checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            gr.train_and_evaluate(CONFIG, tmp_path / "run")
+    again = gr.train_and_evaluate(CONFIG, tmp_path / "run")
+    assert again["images_per_second"] == 0 and again["steps"] == 6
+    assert again["test_bits_per_dim"] == run[1]["test_bits_per_dim"]
+
+
+def test_only_the_first_process_shows_the_flow_s_progress(tmp_path, monkeypatch, capsys):
+    shown = {**CONFIG, "train": {"progress": True}}
+    monkeypatch.setattr(flow_run, "is_first", lambda: False)
+    gr.train_and_evaluate(shown, tmp_path / "second")
+    quiet = "".join(capsys.readouterr())
+    monkeypatch.setattr(flow_run, "is_first", lambda: True)
+    gr.train_and_evaluate(shown, tmp_path / "first")
+    loud = "".join(capsys.readouterr())
+    assert "step 6/6" in loud and "step 6/6" not in quiet and "bits/dim (mean" not in quiet
+
+
+def test_the_command_never_trains_a_flow(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "flow")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    monkeypatch.setattr(flow_run, "fit", None)
+    assert main([f"--workdir={tmp_path / 'run'}"]) == 1
+    assert "holds no trained flow" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_a_finished_run_knows_the_flow_it_used_by_its_hash(run, tmp_path):
+    config = {
+        **{name: CONFIG[name] for name in ("data", "train")},
+        "model": {"widths": [4]},
+        "train": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 16, "progress": False},
+        "synthetic": {"loss": "cross_entropy", "batch_size": 4},
+    }
+
+    def with_flow(home):
+        flow = {**CONFIG["flow"], "workdir": str(home)}
+        return gr.train_and_evaluate({**config, "flow": flow}, tmp_path / "run")
+
+    summary = with_flow(run[0])
+    assert summary["flow"]["hash"] and summary["flow"]["bits_per_dim"] > 0
+    shutil.copytree(run[0], tmp_path / "moved")
+    assert with_flow(tmp_path / "moved") == summary
+    flow = {**CONFIG["flow"], "learning_rate": 0.02}
+    gr.train_and_evaluate({**CONFIG, "flow": flow}, tmp_path / "other")
+    with pytest.raises(gr.UserError, match=f"used a flow with the hash {summary['flow']['hash']}"):
+        with_flow(tmp_path / "other")
+    # Trained in the workdir itself, it is the settings that identify it.
+    own = gr.train_and_evaluate({**config, "flow": CONFIG["flow"]}, tmp_path / "own")
+    assert own["flow"]["hash"] == summary["flow"]["hash"]
+    assert own["config_hash"] != summary["config_hash"]
 
 
 def test_the_command_prints_what_the_run_measured(run, capsys, tmp_path):
