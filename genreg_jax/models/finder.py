@@ -1,9 +1,12 @@
 """The finder of meta pseudo sampling: a small network from latents to useful latents."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+
+from genreg_jax.regularizers.synthetic import bounded_offset, check_radius, restore_norm
 
 
 class Finder(nn.Module):
@@ -19,12 +22,17 @@ class Finder(nn.Module):
     at one far-out latent whose sample the classifier no longer reacts to. (StyleGAN, the generator
     in the paper, normalises its latents itself.)
 
+    A finite `radius` holds every found latent near its draw, so that no parameters whatever can map
+    the draws of a class to one latent: `bounded_offset`, then the norm. `latent_diagnostics` has
+    the bound on the spread that follows. At 0 the finder is the identity, at infinity unbounded.
+
     Attributes:
       hidden: widths of the hidden layers (two of them make the three-layer perceptron).
       num_classes: None for an unconditional finder; K for one that is also fed an embedding of the
         requested class.
       residual: learn the offset from `z`.
       keep_norm: scale each found latent to the norm of its draw.
+      radius: bound on the offset from the draw, relative to the draw's norm; 0 to infinity.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -44,10 +52,12 @@ class Finder(nn.Module):
     num_classes: int | None = None
     residual: bool = True
     keep_norm: bool = True
+    radius: float = math.inf
 
     @nn.compact
     def __call__(self, z, y=None):
         """Maps latents `z` `[B, ...]` and, if conditional, labels `y` `[B]` to latents like `z`."""
+        check_radius(self.radius)
         h = z.reshape(z.shape[0], -1)
         size = h.shape[1]
         if self.num_classes is not None:
@@ -62,11 +72,10 @@ class Finder(nn.Module):
         h = nn.Dense(size, kernel_init=last)(h)
         draw = z.reshape(h.shape)
         found = draw + h if self.residual else h
+        if self.radius < math.inf:
+            offset = h if self.residual else h - draw
+            found = draw + bounded_offset(draw, offset, radius=self.radius)
         if self.keep_norm:
             # Exactly 1 where nothing was learned yet, so the found latent is the draw bit for bit.
-            found = found * (_norm(draw) / jnp.maximum(_norm(found), 1e-6))
+            found = restore_norm(found, draw)
         return found.reshape(z.shape)
-
-
-def _norm(z):
-    return jnp.sqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))
