@@ -5,6 +5,7 @@ settings.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -105,11 +106,15 @@ def parts(
     train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
     generator = generator if settings.uses_synthetic else None
     if generator is not None:
+        if settings.synthetic.source != "prior":
+            encodings = encode_all(generator.encode, generator.params, train_data, settings)
+            train_data = train_data._replace(encodings=encodings)
         generator = generator._replace(params=replicate(mesh, generator.params))
     flow = flow if settings.perturbs_latents else None
     if flow is not None:
         if settings.latent.cache and settings.augment.train == "none":
-            train_data = train_data._replace(latents=encode_all(flow, train_data, settings))
+            encode = lambda flow, x, y: flow.encode(x, None if flow.num_classes is None else y)
+            train_data = train_data._replace(latents=encode_all(encode, flow, train_data, settings))
         flow = replicate(mesh, flow)
     train_data = replicate(mesh, train_data)
 
@@ -223,7 +228,10 @@ def flow_generator(
         # The logit's bounds let a decoded pixel leave [0, 1] by a few per cent.
         return jnp.clip(frozen.decode(z, y if conditional else None), 0, 1)
 
-    return Generator(apply=apply, params=frozen, latent_shape=tuple(image_shape))
+    def encode(frozen, x, y):
+        return frozen.encode(x, y if conditional else None)
+
+    return Generator(apply, params=frozen, latent_shape=tuple(image_shape), encode=encode)
 
 
 def check_flow(flow: Any, dataset: Dataset) -> None:
@@ -239,6 +247,18 @@ def check_flow(flow: Any, dataset: Dataset) -> None:
         raise UserError(
             f"The flow is conditioned on {flow.num_classes} classes, but {dataset.name} has "
             f"{dataset.num_classes}; give a flow for as many, or an unconditional one."
+        )
+
+
+def check_generator(settings: Settings, generator: Generator | None) -> None:
+    """Refuses a generator of the caller's own that cannot do what the config asks of it."""
+    if generator is None or not settings.uses_synthetic or generator.encode is not None:
+        return
+    if settings.synthetic.source != "prior":
+        raise UserError(
+            f"config.synthetic.source = {settings.synthetic.source!r} starts from encodings of real "
+            "images, and the generator that was given has no `encode`. Without one it supports the "
+            "source 'prior'; give it `encode(params, x, y) -> z`, or leave it out to use a flow."
         )
 
 
@@ -294,7 +314,7 @@ def _both(first: EmbeddingTerm | None, second: EmbeddingTerm | None) -> Embeddin
 
 def synthetic_of(settings: Settings, views: dict[str, Augment]) -> Synthetic:
     """The term on synthetic samples."""
-    s = settings.synthetic
+    s, meta = settings.synthetic, settings.meta
     return Synthetic(
         loss=s.loss,
         weight=s.weight,
@@ -303,6 +323,14 @@ def synthetic_of(settings: Settings, views: dict[str, Augment]) -> Synthetic:
         strong=views["strong"],
         batch_size=s.batch_size or settings.train.batch_size,
         temperature=s.temperature,
+        source=s.source,
+        low=s.low,
+        high=s.high,
+        strength=s.strength,
+        factor=s.factor,
+        search="none" if settings.uses_meta or not meta.enabled else meta.search,
+        radius=meta.radius,
+        keep_norm=meta.keep_norm,
     )
 
 
@@ -350,6 +378,7 @@ def meta_of(
         num_classes=num_classes if s.conditional else None,
         residual=s.residual,
         keep_norm=s.keep_norm,
+        radius=math.inf if s.radius < 0 else s.radius,
     )
     params = finder.init(key, jnp.zeros((1, *latent_shape)), jnp.zeros(1, jnp.int32))["params"]
 
@@ -365,11 +394,9 @@ def meta_of(
     return meta, params
 
 
-def encode_all(flow: Any, data: Batch, settings: Settings) -> jax.Array:
-    """The latents of all training images."""
+def encode_all(encode: Any, params: Any, data: Batch, settings: Settings) -> jax.Array:
+    """What `encode(params, x, y)` makes of all training images."""
     size = settings.train.eval_batch_size
-    labels = data.labels if flow.num_classes is not None else None
     rows = [slice(start, start + size) for start in range(0, len(data.labels), size)]
-    encode = jax.jit(lambda flow, x, y: flow.encode(to_float(x), y))
-    latents = [encode(flow, data.images[r], None if labels is None else labels[r]) for r in rows]
-    return jnp.concatenate(latents)
+    run = jax.jit(lambda params, x, y: encode(params, to_float(x), y))
+    return jnp.concatenate([run(params, data.images[r], data.labels[r]) for r in rows])

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.augment.ops import check_number
+from genreg_jax.checks import check_number
 
 
 def chunked_mean(

@@ -168,6 +168,23 @@ def _check(s: Settings) -> None:
                     f"config.{name} to 'none'.",
                     f"config.{name}",
                 )
+    need(s.synthetic.low <= s.synthetic.high, "synthetic.low", "at most config.synthetic.high")
+    need(s.meta.radius >= 0 or s.meta.radius == -1, "meta.radius", "at least 0, or -1 for no bound")
+    if s.meta.enabled and s.meta.search != "finder":
+        need(s.meta.radius >= 0, "meta.radius", f"at least 0 for the search {s.meta.search}")
+    if (
+        s.synthetic.loss == "cross_entropy"
+        and s.uses_synthetic
+        and s.synthetic.source == "prior"
+        and not s.flow.conditional
+    ):
+        raise ConfigError(
+            "config.synthetic.loss = 'cross_entropy' needs labels, and the samples that an "
+            "unconditional flow (config.flow.conditional = False) draws from its prior have none; "
+            "set config.synthetic.source to 'renoised' or 'interpolated', whose labels are those of "
+            "real images, or condition the flow.",
+            "config.synthetic.source",
+        )
     if s.meta.enabled and s.synthetic.loss == "none":
         raise ConfigError(
             "config.meta.enabled = True needs synthetic samples to choose, but "

@@ -119,6 +119,8 @@ class Generator(NamedTuple):
         `z`.
       params: pytree handed to `apply`.
       latent_shape: shape of one latent; its prior is N(0, I).
+      encode: `(params, x [B, H, W, C], y [B]) -> z`, the inverse of `apply`, or None. Sources of
+        samples that start from real images need it.
 
     Example:
       A generator of one's own, here a linear one:
@@ -135,6 +137,7 @@ class Generator(NamedTuple):
     apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
     params: Any
     latent_shape: tuple[int, ...]
+    encode: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Batch(NamedTuple):
@@ -143,7 +146,9 @@ class Batch(NamedTuple):
     Attributes:
       images: `[B, H, W, C]`, uint8, or floating point in [0, 1].
       labels: integers `[B]`.
-      latents: of the images, `[B, H, W, C]`, where they are known; see `config.latent.cache`.
+      latents: of the images by the flow that perturbs them, `[B, H, W, C]`, where they are known;
+        see `config.latent.cache`.
+      encodings: of the images by the generator, `[B, *latent_shape]`, where they are known.
 
     Example:
       >>> import jax.numpy as jnp
@@ -155,6 +160,7 @@ class Batch(NamedTuple):
     images: jax.Array
     labels: jax.Array
     latents: jax.Array | None = None
+    encodings: jax.Array | None = None
 
 
 def to_float(images: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from genreg_jax.augment.ops import check_number
+from genreg_jax.checks import check_number
 
 # Images of a class that its diversity is measured on.
 _PER_CLASS = 500

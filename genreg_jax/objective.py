@@ -160,7 +160,7 @@ def make_train_step(
             "the gradient on the real batch": optax.tree.norm(grads),
         }
         if regularize is not None:
-            r = regularize(state, key_synthetic, key_outer, grads, outer, generator_params)
+            r = regularize(state, key_synthetic, key_outer, grads, batch, outer, generator_params)
             finder_params, finder_opt_state = r.finder_params, r.finder_opt_state
             loss, grads = loss + r.loss, jax.tree.map(jnp.add, grads, r.grads)
             metrics, checked = metrics | r.metrics, checked | r.checked

@@ -163,7 +163,16 @@ class SyntheticSettings:
       weak: augmentation of the first view, `none` for the sample itself.
       strong: augmentation of the second view.
       temperature: standard deviation of the latents.
-      batch_size: synthetic samples a step; 0 for the real batch's size.
+      batch_size: synthetic samples that are computed at once; 0 for the real batch's size.
+      source: of the latents. `prior`: drawn from N(0, I), with a class drawn uniformly. `renoised`:
+        encodings of the real batch, partly replaced by noise. `interpolated`: encodings of the real
+        batch, moved towards mixtures of others of their class. The latter two have the labels of
+        the real images, and need a generator that can encode.
+      low: least share of noise of `renoised`.
+      high: largest share of noise of `renoised`.
+      strength: largest share of the way of `interpolated`.
+      factor: expansion: synthetic samples a step, in units of `batch_size`. They are batches of
+        their own, one after another, so that memory does not grow with their number.
     """
 
     loss: Literal["none", "pcr", "cross_entropy"] = "none"
@@ -173,14 +182,24 @@ class SyntheticSettings:
     strong: str = "randaugment(2,9)"
     temperature: float = setting(1.0, above=0)
     batch_size: int = setting(0, at_least=0)
+    source: Literal["prior", "renoised", "interpolated"] = setting("prior", added=True)
+    low: float = setting(0.0, at_least=0, at_most=1, added=True)
+    high: float = setting(0.2, at_least=0, at_most=1, added=True)
+    strength: float = setting(0.5, at_least=0, at_most=1, added=True)
+    factor: float = setting(1.0, above=0, at_most=16, added=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaSettings:
-    """Meta pseudo sampling.
+    """Which of the latents around a source's to take: meta pseudo sampling, and its rivals.
 
     Attributes:
-      enabled: learn which latents to draw, by differentiating the outer loss through the step.
+      enabled: move the source's latents before they are decoded.
+      search: how. `finder`: a network learns it, by differentiating the outer loss through the step
+        (that is MGR). `hard`: one ascent step on the entropy of the classifier's prediction.
+        `random`: a step in a random direction.
+      radius: how far: the offset's length relative to that of the latent, a bound for the finder and
+        the length of the others' step. 0 is the source alone. -1 is no bound, for the finder only.
       mode: how the hypergradient is computed; see `genreg_jax.hypergradient`.
       outer: where the outer batch comes from. `holdout`: a fixed stratified part of the labelled
         images, which the classifier then never trains on. `folds`: in turn, for one epoch each, one
@@ -198,6 +217,8 @@ class MetaSettings:
     """
 
     enabled: bool = False
+    search: Literal["finder", "hard", "random"] = setting("finder", added=True)
+    radius: float = setting(-1.0, at_least=-1, added=True)
     mode: Literal[
         "forward_over_reverse", "reverse_over_forward", "reverse", "finite_difference"
     ] = "forward_over_reverse"
@@ -397,9 +418,14 @@ class Settings:
         return self.model.name == "none"
 
     @property
-    def uses_meta(self) -> bool:
-        """Whether there is a finder."""
+    def uses_search(self) -> bool:
+        """Whether latents are moved from where their source put them."""
         return self.uses_synthetic and self.meta.enabled
+
+    @property
+    def uses_meta(self) -> bool:
+        """Whether that is done by a finder, which needs an outer batch."""
+        return self.uses_search and self.meta.search == "finder"
 
     @property
     def uses_phantom(self) -> bool:

@@ -117,6 +117,7 @@ def _run(
         return train_flow(settings, dataset, workdir, augment=views["flow"], command=command)
     plan = BatchPlan(settings, dataset.train.labels)
     build.check_flow(own["flow"], dataset)
+    build.check_generator(settings, own["generator"])
     workdirs.start(workdir, settings)
     note(
         f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "

@@ -28,8 +28,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.chunks import chunked_mean
 from genreg_jax.contract import Augment, Batch, Generator, to_float
 from genreg_jax.hypergradient import hypergradient
+from genreg_jax.regularizers.synthetic import (
+    entropy_offset,
+    interpolated_latents,
+    latent_diagnostics,
+    random_offset,
+    renoised_latents,
+    restore_norm,
+)
 from genreg_jax.state import TrainState
 
 DISTANCES = ("cosine", "l2")
@@ -46,8 +55,16 @@ class Synthetic:
       distance: of the embeddings, for `pcr`.
       weak: augmentation of the first view (and of the samples under `cross_entropy`).
       strong: augmentation of the second view, for `pcr`.
-      batch_size: number of synthetic samples a step.
-      temperature: standard deviation of the latents.
+      batch_size: number of synthetic samples that are computed at once.
+      temperature: standard deviation of the noise in the latents.
+      source: `prior`, `renoised` or `interpolated`; see `genreg_jax.regularizers.synthetic`.
+      low: least share of noise of `renoised`.
+      high: largest share of noise of `renoised`.
+      strength: largest share of the way of `interpolated`.
+      factor: number of synthetic samples a step, in units of `batch_size`.
+      search: `none`; `hard` or `random`, the rivals of a finder.
+      radius: length of their step, relative to that of the latent.
+      keep_norm: scale the latents that they moved to the norms they had.
     """
 
     loss: str
@@ -57,6 +74,19 @@ class Synthetic:
     strong: Augment
     batch_size: int
     temperature: float
+    source: str = "prior"
+    low: float = 0.0
+    high: float = 0.2
+    strength: float = 0.5
+    factor: float = 1.0
+    search: str = "none"
+    radius: float = 0.0
+    keep_norm: bool = True
+
+    @property
+    def total(self) -> int:
+        """Number of synthetic samples a step."""
+        return max(round(self.factor * self.batch_size), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,30 +149,75 @@ def make_regularizer(
       constrain: applied to the drawn latents and labels; such as a sharding constraint.
 
     Returns:
-      `regularize(state, key, key_outer, grads, outer, generator_params) -> Regularization`. `grads`
-      is the gradient on the real batch, which is constant in the finder and is handed to
+      `regularize(state, key, key_outer, grads, batch, outer, generator_params) -> Regularization`.
+      `grads` is the gradient on the real batch, which is constant in the finder and is handed to
       `hypergradient` instead of being computed twice; `outer` is used only with `meta`.
-    """
 
-    def term(params, finder_params, model_state, key, generator_params):
-        """Lambda times the mean loss, a function of the classifier and of the finder."""
-        key_z, key_y, key_weak, key_strong, key_model = jax.random.split(key, 5)
-        shape = (synthetic.batch_size, *generator.latent_shape)
-        z = synthetic.temperature * jax.random.normal(key_z, shape)
-        y = jax.random.randint(key_y, (synthetic.batch_size,), 0, num_classes)
-        z, y = constrain((z, y))
-        if meta is not None:
-            z = meta.apply(finder_params, z, y)
-        images = generator.apply(generator_params, z, y)
-        weak = synthetic.weak(key_weak, images)
-        if synthetic.loss == "cross_entropy":
-            outputs, _ = forward(params, model_state, weak, key_model)
-            losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, y)
+    Raises:
+      ValueError: a source that starts from real images, and a generator without `encode`.
+    """
+    if synthetic.source != "prior" and generator.encode is None:
+        raise ValueError(
+            f"source is {synthetic.source!r}, which encodes real images, but generator.encode is "
+            "None; allowed without an encoder: 'prior'."
+        )
+
+    def source(key_z, key_y, batch, generator_params):
+        """Latents and labels of the synthetic samples, before any search."""
+        total = synthetic.total
+        if synthetic.source == "prior":
+            z = synthetic.temperature * jax.random.normal(key_z, (total, *generator.latent_shape))
+            return z, jax.random.randint(key_y, (total,), 0, num_classes)
+        labels, z = batch.labels, batch.encodings
+        if z is None:
+            assert generator.encode is not None
+            z = generator.encode(generator_params, to_float(batch.images), labels)
+        rounds = -(-total // len(labels))
+        labels = jnp.tile(labels, rounds)[:total]
+        if synthetic.source == "interpolated":
+            rows = [
+                interpolated_latents(
+                    jax.random.fold_in(key_z, i), z, batch.labels, strength=synthetic.strength
+                )
+                for i in range(rounds)
+            ]
+            return jnp.concatenate(rows)[:total], labels
+        z = jnp.concatenate([z] * rounds)[:total]
+        noise = {"low": synthetic.low, "high": synthetic.high}
+        return renoised_latents(key_z, z, temperature=synthetic.temperature, **noise), labels
+
+    def search(key, params, model_state, z, y, generator_params):
+        """What the rivals of a finder make of the latents, constant for all derivatives."""
+        if synthetic.search == "none":
+            return z
+        if synthetic.search == "random":
+            offset = random_offset(key, z, radius=synthetic.radius)
         else:
+            logits_fn = lambda z: (
+                forward(params, model_state, generator.apply(generator_params, z, y), key)[0].logits
+            )
+            offset = entropy_offset(logits_fn, z, radius=synthetic.radius)
+        return restore_norm(z + offset, z) if synthetic.keep_norm else z + offset
+
+    def term(params, finder_params, model_state, key, z, y, generator_params):
+        """Lambda times the mean loss, a function of the classifier and of the finder."""
+
+        def losses_fn(key, rows):
+            _, _, key_weak, key_strong, key_model = jax.random.split(key, 5)
+            z, y = rows
+            if meta is not None:
+                z = meta.apply(finder_params, z, y)
+            images = generator.apply(generator_params, z, y)
+            weak = synthetic.weak(key_weak, images)
+            if synthetic.loss == "cross_entropy":
+                outputs, _ = forward(params, model_state, weak, key_model)
+                return optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, y)
             views = jnp.concatenate([weak, synthetic.strong(key_strong, images)])
             outputs, _ = forward(params, model_state, views, key_model)
-            losses = pcr_loss(*jnp.split(outputs.embedding, 2), distance=synthetic.distance)
-        return synthetic.weight * jnp.mean(losses)
+            return pcr_loss(*jnp.split(outputs.embedding, 2), distance=synthetic.distance)
+
+        mean = chunked_mean(key, losses_fn, (z, y), chunk=synthetic.batch_size)
+        return synthetic.weight * mean
 
     def find(state: TrainState, inner_loss, key, grads, outer: Batch):
         """Lines 1 to 3: the finder after its step, its optimiser's state, the hypergradient."""
@@ -175,11 +250,17 @@ def make_regularizer(
         key: jax.Array,
         key_outer: jax.Array,
         grads: Any,
+        batch: Batch,
         outer: Batch | None,
         generator_params: Any,
     ) -> Regularization:
+        key_z, key_y, *_ = jax.random.split(key, 5)
+        z, y = constrain(source(key_z, key_y, batch, generator_params))
+        drawn, key_search = z, jax.random.fold_in(key_z, 1)
+        z = search(key_search, state.params, state.model_state, z, y, generator_params)
+
         def inner_loss(params, finder_params):
-            return term(params, finder_params, state.model_state, key, generator_params)
+            return term(params, finder_params, state.model_state, key, z, y, generator_params)
 
         finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
         metrics, checked = {}, {}
@@ -189,6 +270,10 @@ def make_regularizer(
             norm = optax.tree.norm(h.grads)
             metrics |= {"train/outer_loss": h.outer_loss, "train/hypergradient_norm": norm}
             checked |= {"the outer loss": h.outer_loss, "the hypergradient": norm}
+            z = meta.apply(finder_params, z, y)
+        if meta is not None or synthetic.search != "none":
+            moved = latent_diagnostics(drawn, z, y)
+            metrics |= {f"train/search_{name}": value for name, value in moved.items()}
         value, synthetic_grads = jax.value_and_grad(inner_loss)(state.params, finder_params)
         metrics["train/synthetic_loss"] = value
         checked["the synthetic term"] = value

@@ -34,7 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.augment.ops import check_number
+from genreg_jax.checks import check_number
 from genreg_jax.regularizers.phantom import PhantomMemory, phantom_embeddings
 
 SOURCES = ("prior", "renoised", "interpolated")
