@@ -256,9 +256,10 @@ def check_generator(settings: Settings, generator: Generator | None) -> None:
         return
     if settings.synthetic.source != "prior":
         raise UserError(
-            f"config.synthetic.source = {settings.synthetic.source!r} starts from encodings of real "
-            "images, and the generator that was given has no `encode`. Without one it supports the "
-            "source 'prior'; give it `encode(params, x, y) -> z`, or leave it out to use a flow."
+            f"config.synthetic.source = {settings.synthetic.source!r} starts from encodings of "
+            "real images, and the generator that was given has no `encode`. Without one it "
+            "supports the source 'prior'; give it `encode(params, x, y) -> z`, or leave it out to "
+            "use a flow."
         )
 
 

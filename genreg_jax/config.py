@@ -180,9 +180,9 @@ def _check(s: Settings) -> None:
     ):
         raise ConfigError(
             "config.synthetic.loss = 'cross_entropy' needs labels, and the samples that an "
-            "unconditional flow (config.flow.conditional = False) draws from its prior have none; "
-            "set config.synthetic.source to 'renoised' or 'interpolated', whose labels are those of "
-            "real images, or condition the flow.",
+            "unconditional flow (config.flow.conditional = False) draws have none; "
+            "set config.synthetic.source to 'renoised' or 'interpolated', whose labels are those "
+            "of real images, or condition the flow.",
             "config.synthetic.source",
         )
     if s.meta.enabled and s.synthetic.loss == "none":

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from genreg_jax.contract import Model, to_float
 from genreg_jax.data import Split
+from genreg_jax.regularizers.synthetic import latent_diagnostics
 from genreg_jax.state import TrainState
 
 
@@ -137,6 +138,34 @@ def principal_plane(embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
     return points, variances[:2]
 
 
+def search_in_words(spread: float, distance: float) -> str:
+    """What a finder does to its latents, as a sentence for people.
+
+    Args:
+      spread: how different the found latents of a class are, relative to the draws.
+      distance: mean distance from the draw, relative to its norm.
+
+    Example:
+      >>> search_in_words(0.34, 1.2)[:40]
+      'The finder has collapsed: the latents th'
+    """
+    if distance < 0.01:
+        return (
+            f"The finder does nothing: it moves a latent by {distance:.1%} of its length, so that "
+            "the samples are those of the source."
+        )
+    if spread < 0.8:
+        return (
+            f"The finder has collapsed: the latents that it makes of the draws of a class have "
+            f"{spread:.0%} of their spread, so that the samples of a class are nearly one picture. "
+            "A config.meta.radius of 0.3 or less prevents that."
+        )
+    return (
+        f"The finder moves a latent by {distance:.0%} of its length and keeps {spread:.0%} of the "
+        "spread within a class."
+    )
+
+
 def finder_spread(
     find: Callable[..., jax.Array], latent_shape: tuple[int, ...], num_classes: int
 ) -> float:
@@ -155,9 +184,33 @@ def finder_spread(
       >>> finder_spread(lambda z, y: z / 2, (4,), 3)
       0.5
     """
-    z = jax.random.normal(jax.random.key(0), (num_classes * 16, *latent_shape))
-    found = find(z, jnp.repeat(jnp.arange(num_classes), 16))
+    z, y = _draws(latent_shape, num_classes)
     spread = [
-        jnp.sqrt(jnp.mean(jnp.var(a.reshape(num_classes, 16, -1), axis=1))) for a in (found, z)
+        jnp.sqrt(jnp.mean(jnp.var(a.reshape(num_classes, 16, -1), axis=1))) for a in (find(z, y), z)
     ]
     return round(float(spread[0] / spread[1]), 4)
+
+
+def finder_distance(
+    find: Callable[..., jax.Array], latent_shape: tuple[int, ...], num_classes: int
+) -> float:
+    """How far the found latents are from their draws, relative to the draws' norms.
+
+    Args:
+      find: `(z, y) -> z^`.
+      latent_shape: shape of one latent.
+      num_classes: K.
+
+    Example:
+      >>> from genreg_jax.evaluate import finder_distance
+      >>> finder_distance(lambda z, y: z / 2, (4,), 3)
+      0.5
+    """
+    z, y = _draws(latent_shape, num_classes)
+    return round(float(latent_diagnostics(z, find(z, y), y)["distance"]), 4)
+
+
+def _draws(latent_shape: tuple[int, ...], num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """Sixteen draws a class, and their labels."""
+    z = jax.random.normal(jax.random.key(0), (num_classes * 16, *latent_shape))
+    return z, jnp.repeat(jnp.arange(num_classes), 16)

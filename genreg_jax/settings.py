@@ -198,8 +198,8 @@ class MetaSettings:
       search: how. `finder`: a network learns it, by differentiating the outer loss through the step
         (that is MGR). `hard`: one ascent step on the entropy of the classifier's prediction.
         `random`: a step in a random direction.
-      radius: how far: the offset's length relative to that of the latent, a bound for the finder and
-        the length of the others' step. 0 is the source alone. -1 is no bound, for the finder only.
+      radius: how far: the offset's length relative to that of the latent, a bound for the finder
+        and the length of the others' step. 0 is the source alone, -1 no bound, for the finder only.
       mode: how the hypergradient is computed; see `genreg_jax.hypergradient`.
       outer: where the outer batch comes from. `holdout`: a fixed stratified part of the labelled
         images, which the classifier then never trains on. `folds`: in turn, for one epoch each, one

@@ -20,7 +20,14 @@ from genreg_jax.data import Dataset
 from genreg_jax.devices import is_first, largest, on_one_device, own_folder, replicate, shared
 from genreg_jax.epoch import compile_epoch
 from genreg_jax.errors import UserError
-from genreg_jax.evaluate import class_similarity, finder_spread, principal_plane, validate
+from genreg_jax.evaluate import (
+    class_similarity,
+    finder_distance,
+    finder_spread,
+    principal_plane,
+    search_in_words,
+    validate,
+)
 from genreg_jax.flow_run import train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import Clock, MetricWriter, Progress, provenance
@@ -252,13 +259,15 @@ def _run(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "seed": settings.seed,
         "flow": flow_record,
-        "finder_spread": _spread(parts, state, dataset.num_classes),
+        **_finder(parts, state, dataset.num_classes),
         "subset_hash": dataset.subset_hash,
         "config_hash": config_hash(settings, flow_hash=flow_hash),
         **provenance(),
     }
     _write_pictures(workdir, settings, dataset, parts, state, best)
     page = _test_page(dataset, test)
+    if summary["finder_spread"] is not None:
+        page["notes"] = search_in_words(summary["finder_spread"], summary["finder_distance"])
     workdirs.finish(workdir, settings, summary, command=command, **page)
     return summary
 
@@ -364,12 +373,16 @@ def _write_pictures(
         )
 
 
-def _spread(parts: Parts, state: TrainState, num_classes: int) -> float | None:
-    """`finder_spread` of the run's finder, None without one."""
+def _finder(parts: Parts, state: TrainState, num_classes: int) -> dict[str, float | None]:
+    """What has become of the run's finder, None without one."""
     if parts.meta is None or parts.generator is None:
-        return None
+        return {"finder_spread": None, "finder_distance": None}
     find = lambda z, y: parts.find(state.finder_params, z, y)
-    return finder_spread(find, parts.generator.latent_shape, num_classes)
+    shape = parts.generator.latent_shape
+    return {
+        "finder_spread": finder_spread(find, shape, num_classes),
+        "finder_distance": finder_distance(find, shape, num_classes),
+    }
 
 
 def _test_page(dataset: Dataset, test: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,10 +59,8 @@ def test_the_latest_comes_back_bit_for_bit_with_keys_and_types(folder):
         step, tree, extra = checkpoints.restore(make_state(0))
     assert step == 9 and extra == {"epoch": 9, "hash": "abc", "nested": [1]}
     expected = make_state(9)
-    assert jax.tree.structure(tree) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected)):
-        assert a.dtype == b.dtype
-    jax.tree.map(np.testing.assert_array_equal, as_numpy(tree), as_numpy(expected))
+    chex.assert_trees_all_equal_shapes_and_dtypes(tree, expected)
+    chex.assert_trees_all_equal(as_numpy(tree), as_numpy(expected))
     draw = lambda state: jax.random.normal(state.key, (3,))
     np.testing.assert_array_equal(draw(tree[0]), draw(expected[0]))
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,10 +112,8 @@ def test_constant_grads_stand_for_the_part_without_phi(mode):
         regulariser, outer, params, phi, tx, state, mode=mode, constant_grads=jax.grad(fit)(params)
     )
     tolerance = 1e-6 if mode == "finite_difference" else 1e-12
-    for a, b in zip(jax.tree.leaves(whole.grads), jax.tree.leaves(split.grads)):
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-14)
-    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(split.params)):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
+    chex.assert_trees_all_close(whole.grads, split.grads, rtol=tolerance, atol=1e-14)
+    chex.assert_trees_all_close(whole.params, split.params, rtol=1e-12, atol=0)
 
 
 def test_finite_difference_is_right_in_float64_only_to_its_step():

@@ -297,7 +297,7 @@ def reference_step(problem, reading="method"):
         return apply_model(theta, state.model_state, images, rng=rng, train=True)
 
     def f(theta, batch, key_augment, key_model):
-        images = augment_real(key_augment, batch.images / np.float32(255))
+        images = augment_real(key_augment, batch.images.astype(jnp.float32) / 255)
         outputs, new_model_state = classify(theta, images, key_model)
         return cross_entropy(outputs.logits, batch.labels), new_model_state
 
@@ -396,7 +396,7 @@ def test_running_statistics_come_from_the_real_pass_alone():
     base, _ = run_step(problem, synthetic=False, meta=False)
     key = jax.random.fold_in(problem.state.key, problem.state.step)
     key_augment, _, _ = jax.random.split(jax.random.split(key, 3)[0], 3)
-    x = np.asarray(augment_real(key_augment, problem.batch.images / np.float32(255)))
+    x = np.asarray(augment_real(key_augment, problem.batch.images.astype(jnp.float32) / 255))
     h = x.reshape(BATCH, -1) @ np.asarray(problem.state.params["w"])
     mean = 0.9 * problem.state.model_state["mean"] + 0.1 * h.mean(0)
     np.testing.assert_allclose(base.model_state["mean"], mean, rtol=1e-4, atol=1e-6)

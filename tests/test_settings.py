@@ -200,6 +200,7 @@ def all_changed():
             group = group[name]
         group[path[-1]] = changed(hint, default)
     config.data.per_class, config.data.fraction = 7, 1.0
+    config.meta.radius = 0.3
     config.model.name = "resnet18"  # of a table, not any string
     return config
 

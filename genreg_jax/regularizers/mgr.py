@@ -255,25 +255,26 @@ def make_regularizer(
         generator_params: Any,
     ) -> Regularization:
         key_z, key_y, *_ = jax.random.split(key, 5)
-        z, y = constrain(source(key_z, key_y, batch, generator_params))
-        drawn, key_search = z, jax.random.fold_in(key_z, 1)
-        z = search(key_search, state.params, state.model_state, z, y, generator_params)
+        drawn, y = constrain(source(key_z, key_y, batch, generator_params))
+        key_search = jax.random.fold_in(key_z, 1)
+        z = search(key_search, state.params, state.model_state, drawn, y, generator_params)
 
         def inner_loss(params, finder_params):
             return term(params, finder_params, state.model_state, key, z, y, generator_params)
 
         finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
-        metrics, checked = {}, {}
+        metrics, checked, moved = {}, {}, z
         if meta is not None:
             assert outer is not None
             finder_params, finder_opt_state, h = find(state, inner_loss, key_outer, grads, outer)
             norm = optax.tree.norm(h.grads)
             metrics |= {"train/outer_loss": h.outer_loss, "train/hypergradient_norm": norm}
             checked |= {"the outer loss": h.outer_loss, "the hypergradient": norm}
-            z = meta.apply(finder_params, z, y)
+            moved = meta.apply(finder_params, z, y)
         if meta is not None or synthetic.search != "none":
-            moved = latent_diagnostics(drawn, z, y)
-            metrics |= {f"train/search_{name}": value for name, value in moved.items()}
+            diagnostics = latent_diagnostics(drawn, moved, y)
+            metrics["train/search_spread"] = diagnostics["spread"]
+            metrics["train/search_distance"] = diagnostics["distance"]
         value, synthetic_grads = jax.value_and_grad(inner_loss)(state.params, finder_params)
         metrics["train/synthetic_loss"] = value
         checked["the synthetic term"] = value
