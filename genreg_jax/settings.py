@@ -28,7 +28,9 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """The range in words, such as `at least 0 and below 1`."""
+        """The range in words, such as `at least 0 and below 1`, or `from 0 to 1`."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
         bounds = dataclasses.asdict(self).items()
         return " and ".join(
             f"{name.replace('_', ' ')} {bound}" for name, bound in bounds if bound is not None

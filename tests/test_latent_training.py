@@ -312,7 +312,7 @@ def test_a_flow_can_be_trained_on_them(tmp_path, dataset, monkeypatch):
         seen.update(images=images, labels=labels)
         params = flow.init(key, images[:8] / np.float32(255))
         return gr.flows.FlowFit(params, [], best_step=1, bits_per_dim=4.0, seconds=0.0,
-                       compile_seconds=0.0, images_per_second=0.0)  # fmt: skip
+                       compile_seconds=0.0, images_per_second=0.0, steps=1)  # fmt: skip
 
     monkeypatch.setattr("genreg_jax.flow_run.fit", fit)
     flow = {"images": "all", "conditional": False, "levels": 1, "steps": 1, "width": 4}

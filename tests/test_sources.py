@@ -127,7 +127,9 @@ def test_a_mixed_class_of_one_image_is_that_image():
 def test_known_encodings_are_used_and_equal_computed_ones():
     problem = problem_of(source="renoised", low=0.2, high=0.4)
     z = problem.generator.encode(
-        problem.generator.params, problem.batch.images.astype(jnp.float32) / 255, problem.batch.labels
+        problem.generator.params,
+        problem.batch.images.astype(jnp.float32) / 255,
+        problem.batch.labels,
     )
     known = problem._replace(batch=problem.batch._replace(encodings=z))
     a, b = (run_step(p, meta=False)[1]["train/synthetic_loss"] for p in (problem, known))
@@ -232,7 +234,7 @@ def test_a_source_of_real_images_needs_an_encoder():
     ("config", "words"),
     [
         ({"synthetic": {"low": 0.5, "high": 0.2}}, ["config.synthetic.low", "got 0.5"]),
-        ({"synthetic": {"high": 1.5}}, ["config.synthetic.high must be", "at most 1, got 1.5"]),
+        ({"synthetic": {"high": 1.5}}, ["config.synthetic.high must be from 0 to 1, got 1.5"]),
         ({"synthetic": {"strength": -0.1}}, ["config.synthetic.strength", "got -0.1"]),
         ({"synthetic": {"factor": 0}}, ["config.synthetic.factor must be above 0", "got 0.0"]),
         ({"synthetic": {"source": "post"}}, ["prior, renoised, interpolated", "'post'"]),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genreg_jax.data.dataset import validate_images
 from genreg_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -41,8 +42,6 @@ def read_images(path: Path, image_shape: tuple[int, ...], class_names: Sequence[
       UserError: there are no such images, one cannot be read or has another shape, a subfolder is
         no class, or the labels do not fit.
     """
-    from genreg_jax.data import validate_images  # here, so that `data` may import this module
-
     if path.is_dir():
         found = read_folder(path, image_shape, class_names)
     elif path.suffix == ".npz" and path.is_file():
