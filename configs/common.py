@@ -90,9 +90,9 @@ def cifar10(config):
     config.optimizer.schedule = "step"
     config.optimizer.step_epochs, config.optimizer.step_factor = (60, 120, 160), 0.2
     config.train.epochs = 200
-    config.train.batch_size = 128
-    # A pass over 45,000 images, and as many updates where MGR holds some out.
+    # A pass over 45,000 images; as many updates for MGR, which holds a tenth of them out.
     config.train.steps_per_epoch = 351
+    config.train.batch_size = 128
 
     # The samples of methods that draw any.
     config.synthetic.strong = "flip+crop(4)+randaugment(2,9)"

@@ -1,12 +1,15 @@
 """`python -m genreg_jax.augment`: perturbed copies of a folder or an .npz, and what is refused."""
 
+import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import genreg_jax as gr
+from genreg_jax import workdir as workdirs
 from genreg_jax.augment.__main__ import main
 
 
@@ -127,3 +130,34 @@ def test_an_adversarial_perturbation_needs_a_classifier(tmp_path, workdir, folde
     shutil.copytree(workdir / "flow", tmp_path / "flow")
     assert command(tmp_path, folder, tmp_path / "out", "--kind=adversarial") == 1
     assert "holds no trained classifier" in capsys.readouterr().err
+
+
+def test_an_adversarial_perturbation_says_that_a_classifier_is_not_of_this_library(
+    tmp_path, workdir, folder, capsys
+):
+    def apply(params, model_state, x, *, rng, train):
+        embedding = x.reshape(len(x), -1)
+        return gr.Outputs(embedding @ params, embedding), model_state
+
+    model = gr.Model(lambda key, x: (jnp.zeros((x[0].size, 10)), {}), apply)
+    config = json.loads((workdir / "config.json").read_text())
+    config["latent"]["kind"], config["data"]["per_class"] = "none", 8
+    shutil.copytree(workdir / "flow", tmp_path / "own" / "flow")
+    gr.train_and_evaluate(config, tmp_path / "run", model=model)
+    shutil.copytree(tmp_path / "run", tmp_path / "own", dirs_exist_ok=True)
+    assert command(tmp_path / "own", folder, tmp_path / "out", "--kind=adversarial") == 1
+    error = capsys.readouterr().err
+    assert "a classifier that its caller had made" in error and "--kind=random" in error
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_classifier_of_an_earlier_version_is_refused_in_words(tmp_path, workdir, monkeypatch):
+    restore = workdirs.Checkpoints.restore
+
+    def without_record(self, like):
+        step, tree, extra = restore(self, like)
+        return step, tree, {k: v for k, v in extra.items() if k != "run"}
+
+    monkeypatch.setattr(workdirs.Checkpoints, "restore", without_record)
+    with pytest.raises(gr.UserError, match="is of an earlier version"):
+        workdirs.restore_classifier(workdir)

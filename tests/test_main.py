@@ -72,7 +72,11 @@ WRONG = {
     ),
     "out of range": (
         ["--config=configs/mgr_digits.py", "--config.train.epochs=0"],
-        ["config.train.epochs must be at least 1, got 0"],
+        ["config.train.epochs must be at least 1, got 0", "given as --config.train.epochs"],
+    ),
+    "out of range in the file": (
+        ["--config=WRONG.py"],
+        ["config.optimizer.momentum must be at least 0 and below 1, got 1.5", "set by", "WRONG.py"],
     ),
     "no config": ([], ["--config=configs/", "base_digits.py", "mgr_cifar10.py"]),
     "no such config": (
@@ -133,6 +137,12 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_a_user_can_get_wrong_ends_in_one_paragraph(what, cli, tmp_path):
     arguments, words = WRONG[what]
+    if arguments == ["--config=WRONG.py"]:
+        text = "from configs import base_digits\n\n\ndef get_config():\n"
+        text += "    config = base_digits.get_config()\n"
+        text += "    config.optimizer.momentum = 1.5\n    return config\n"
+        (tmp_path / "WRONG.py").write_text(text)
+        arguments = [f"--config={tmp_path / 'WRONG.py'}"]
     start = time.perf_counter()
     status, _, err = cli(*arguments, f"--workdir={tmp_path / 'run'}")
     assert time.perf_counter() - start < 30

@@ -183,8 +183,8 @@ def make_regularizer(
             ]
             return jnp.concatenate(rows)[:total], labels
         z = jnp.concatenate([z] * rounds)[:total]
-        noise = {"low": synthetic.low, "high": synthetic.high}
-        return renoised_latents(key_z, z, temperature=synthetic.temperature, **noise), labels
+        low, high, temperature = synthetic.low, synthetic.high, synthetic.temperature
+        return renoised_latents(key_z, z, low=low, high=high, temperature=temperature), labels
 
     def search(key, params, model_state, z, y, generator_params):
         """What the rivals of a finder make of the latents, constant for all derivatives."""
