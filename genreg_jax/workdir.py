@@ -64,13 +64,14 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
             "choose a new workdir, or undo these settings to continue."
         )
     summary = workdir / "summary.json"
-    if not summary.exists():
-        return None
-    finished = json.loads(summary.read_text())
+    return json.loads(summary.read_text()) if summary.exists() else None
+
+
+def check_finished(summary: dict[str, Any], workdir: Path, settings: Settings) -> None:
+    """Refuses the summary of a finished run whose flow the config no longer names."""
     if settings.flow.workdir and settings.uses_flow:
         with Checkpoints(Path(settings.flow.workdir) / "flow", keep=1) as checkpoints:
-            check_same_flow((finished["flow"] or {}).get("hash"), checkpoints.digest(), workdir)
-    return finished
+            check_same_flow((summary["flow"] or {}).get("hash"), checkpoints.digest(), workdir)
 
 
 def start(workdir: Path, settings: Settings) -> None:
