@@ -18,7 +18,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Where float32 must not meet int32 unasked. Not everywhere: optax's own moments and schedules raise
 # a float to an int32 power.
 STRICT = """
-    test_adapters test_augment test_chunks test_embeddings test_flows test_flows_layers test_latent
+    test_augment test_chunks test_embeddings test_flows test_flows_layers test_latent
     test_mixing test_models test_phantom test_synthetic
 """.split()
 
