@@ -12,6 +12,7 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import flow_run, flows
+from genreg_jax.config import from_config
 from genreg_jax.flows.evaluate import main
 from genreg_jax.flows.measure import evaluate_flow
 from genreg_jax.interrupt import Interrupted
@@ -84,9 +85,9 @@ def test_a_killed_training_continues_to_the_same_end(run, tmp_path, monkeypatch)
     assert metrics[0] == metrics[1]
 
 
-@pytest.mark.parametrize("at", [1, 3, 4])
+@pytest.mark.parametrize("at", [1, 3])
 def test_a_signal_stops_the_training_after_the_update_at_hand(run, tmp_path, monkeypatch, at):
-    """Before the first evaluation, between two, and at one."""
+    """Before the first evaluation, and between two."""
     workdir, summary = run
     fit, asked = flow_run.fit, []
 
@@ -131,15 +132,27 @@ def test_a_training_killed_after_its_last_update_has_no_speed_rather_than_a_nega
     assert again["test_bits_per_dim"] == run[1]["test_bits_per_dim"]
 
 
-def test_only_the_first_process_shows_the_flow_s_progress(tmp_path, monkeypatch, capsys):
-    shown = {**CONFIG, "train": {"progress": True}}
-    monkeypatch.setattr(flow_run, "is_first", lambda: False)
-    gr.train_and_evaluate(shown, tmp_path / "second")
-    quiet = "".join(capsys.readouterr())
-    monkeypatch.setattr(flow_run, "is_first", lambda: True)
-    gr.train_and_evaluate(shown, tmp_path / "first")
-    loud = "".join(capsys.readouterr())
-    assert "step 6/6" in loud and "step 6/6" not in quiet and "bits/dim (mean" not in quiet
+def test_only_the_first_process_shows_the_flow_s_progress(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run[0] / "flow", tmp_path / "flow")
+    data = gr.data.load("digits", per_class=9)
+    settings = from_config({**CONFIG, "train": {"progress": True}})
+    shown = []
+
+    def progress(*args, enabled, **options):
+        shown.append(enabled)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow_run, "Progress", progress)
+    for first in (False, True):
+        monkeypatch.setattr(flow_run, "is_first", lambda first=first: first)
+        with pytest.raises(KeyboardInterrupt):
+            flow_run.trained_flow(settings, data, tmp_path / str(first), augment=lambda key, x: x)
+    assert shown == [False, True]
+    # And the lines of a run that has nothing left to train.
+    for first in (False, True):
+        monkeypatch.setattr(flow_run, "is_first", lambda first=first: first)
+        flow_run.train_flow(settings, data, tmp_path, augment=lambda key, x: x)
+        assert ("bits/dim (mean" in "".join(capsys.readouterr())) == first
 
 
 def test_the_command_never_trains_a_flow(run, tmp_path, monkeypatch, capsys):
@@ -172,10 +185,6 @@ def test_a_finished_run_knows_the_flow_it_used_by_its_hash(run, tmp_path):
     gr.train_and_evaluate({**CONFIG, "flow": flow}, tmp_path / "other")
     with pytest.raises(gr.UserError, match=f"used a flow with the hash {summary['flow']['hash']}"):
         with_flow(tmp_path / "other")
-    # Trained in the workdir itself, it is the settings that identify it.
-    own = gr.train_and_evaluate({**config, "flow": CONFIG["flow"]}, tmp_path / "own")
-    assert own["flow"]["hash"] == summary["flow"]["hash"]
-    assert own["config_hash"] != summary["config_hash"]
 
 
 def test_the_command_prints_what_the_run_measured(run, capsys, tmp_path):
