@@ -1,5 +1,7 @@
 """What is checked of an argument. Values are only looked at outside of `jit`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,17 @@ def is_concrete(x) -> bool:
     return not isinstance(x, Tracer)
 
 
+def at_least_float32(dtype: Any) -> Any:
+    """float32, or a wider floating point type as it is; also where promotion is strict.
+
+    Example:
+      >>> at_least_float32(jnp.bfloat16), at_least_float32(jnp.dtype("float64"))
+      (<class 'jax.numpy.float32'>, dtype('float64'))
+    """
+    wide = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits > 32
+    return dtype if wide else jnp.float32
+
+
 def check_positive(**values) -> None:
     """Checks that each keyword is a positive integer."""
     for name, value in values.items():
@@ -47,7 +60,7 @@ def as_images(x, image_shape, name: str = "x", *, in_range: bool = True) -> jax.
             f"{name} has dtype {x.dtype}; allowed is floating point"
             + (" in [0, 1]: divide 8-bit images by 255." if in_range else ".")
         )
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(at_least_float32(x.dtype))
     if is_concrete(x):
         values = np.asarray(x)  # NumPy, since jnp would trace a constant under jit
         low, high = float(values.min()), float(values.max())

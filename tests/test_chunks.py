@@ -65,7 +65,7 @@ def test_chunks_are_as_equal_as_they_can_be_and_keep_the_order():
 
     def record(key, rows):
         seen.append(rows.shape[0])
-        return rows * jnp.arange(1, 1 + rows.shape[0])
+        return rows * jnp.arange(1.0, 1 + rows.shape[0])
 
     value = chunked_mean(KEY, record, jnp.arange(1.0, 12.0), chunk=4)
     assert set(seen) == {4, 3}

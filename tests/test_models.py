@@ -174,6 +174,7 @@ def test_the_first_running_statistics_are_those_of_the_first_convolution():
     )
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "wide_resnet"])
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_outputs_float32(name):
     options = {"convnet": {"widths": (4, 8)}, "resnet18": {"width": 4}}.get(

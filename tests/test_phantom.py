@@ -458,6 +458,7 @@ def run_step(step_number=3, **options):
     return (*step(state, batch, None, ()), state, batch)
 
 
+@pytest.mark.promotes
 def settings_with(**phantom):
     return from_config({"phantom": phantom})
 

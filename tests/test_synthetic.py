@@ -183,6 +183,7 @@ def test_a_batch_over_eight_devices_gives_what_one_gives():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_shape_and_dtype_are_those_of_the_latents(dtype):
     z = jnp.asarray(normal(9, *SHAPE), dtype)

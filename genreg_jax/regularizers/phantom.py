@@ -33,6 +33,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.checks import at_least_float32
+
 DISTANCES = ("l2", "cosine")
 WEIGHTINGS = ("dirichlet", "uniform")
 READINGS = ("attraction", "separation", "classification", "combination")
@@ -533,7 +535,7 @@ def _mix(weights, pool):
 def _real(leaf):
     """As float32 at least."""
     leaf = jnp.asarray(leaf)
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return leaf.astype(at_least_float32(leaf.dtype))
 
 
 def _matrices(tree):

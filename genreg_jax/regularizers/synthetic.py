@@ -34,7 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import check_number
+from genreg_jax.checks import at_least_float32, check_number
 from genreg_jax.regularizers.phantom import PhantomMemory, phantom_embeddings
 
 SOURCES = ("prior", "renoised", "interpolated")
@@ -331,7 +331,7 @@ def entropy_offset(
                 f"logits_fn returned logits of shape {logits.shape}; allowed: [B, K] with B = "
                 f"{z.shape[0]}, one row for each latent."
             )
-        log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        log_p = jax.nn.log_softmax(logits.astype(at_least_float32(logits.dtype)))
         return -jnp.sum(jnp.exp(log_p) * log_p)
 
     gradient = jax.grad(total_entropy)(jax.lax.stop_gradient(z))
@@ -427,7 +427,7 @@ def latent_diagnostics(
             f"labels has shape {labels.shape} and dtype {labels.dtype}; allowed: integers of shape "
             f"{draws.shape[:1]}, one for each latent."
         )
-    wide = jnp.promote_types(draws.dtype, jnp.float32)
+    wide = at_least_float32(draws.dtype)
     draws, found = (jax.lax.stop_gradient(_rows(a.astype(wide))) for a in (draws, found))
     same = (labels[:, None] == labels[None, :]).astype(wide)
     same = same / jnp.sum(same, axis=1, keepdims=True)
