@@ -458,11 +458,11 @@ def run_step(step_number=3, **options):
     return (*step(state, batch, None, ()), state, batch)
 
 
-@pytest.mark.promotes
 def settings_with(**phantom):
     return from_config({"phantom": phantom})
 
 
+@pytest.mark.promotes
 def test_the_term_is_added_to_the_loss_and_to_the_gradient():
     base, base_metrics, state, batch = run_step()
     seen = {}
