@@ -94,7 +94,8 @@ def imported(folder):
             else:
                 continue
             for name in {module.split(".")[0] for module in modules}:
-                if name not in sys.stdlib_module_names and not (ROOT / name).is_dir():
+                own = (ROOT / name).is_dir() or path.with_name(f"{name}.py").exists()
+                if name not in sys.stdlib_module_names and not own:
                     distribution = DISTRIBUTIONS.get(name, name.replace("_", "-")).lower()
                     found[distribution] = str(path)
     return found
