@@ -207,6 +207,8 @@ WRITTEN = {
     "train/attacked_accuracy": "Accuracy",
     "train/gradient_norm": "Gradient",
     "train/hypergradient_norm": "Hypergradient",
+    "train/search_distance": "Other",
+    "train/search_spread": "Other",
     "train/learning_rate": "Learning rate",
     "train/skipped_updates": "Skipped updates",
     "validation/accuracy": "Accuracy",
