@@ -60,6 +60,7 @@ _PANELS = (
     _Panel("Learning rate", ("learning_rate",), "learning rate"),
     _Panel("Gradient", ("gradient_norm",), "norm", log=True),
     _Panel("Hypergradient", ("hypergradient_norm", "hypergradient"), "norm", log=True),
+    _Panel("Search", ("search_spread", "search_distance"), "relative to the draws"),
     _Panel("Skipped updates", ("skipped_updates",), "updates"),
     _Panel("Other", (".*",), "value"),
     _Panel("Flow", ("bits_per_dim",), "bits per dimension", phase="flow"),
