@@ -37,10 +37,6 @@ import jax.numpy as jnp
 from genreg_jax.checks import at_least_float32, check_number
 from genreg_jax.regularizers.phantom import PhantomMemory, phantom_embeddings
 
-SOURCES = ("prior", "renoised", "interpolated")
-SEARCHES = ("none", "finder", "hard", "random")
-
-
 # ----------------------------------------------------------------------------------------- sources
 
 
