@@ -2,16 +2,19 @@
 
 A study is rows (methods), sizes (labels per class) and seeds. Every run has a folder named by its
 content and is not repeated once it has finished, so a study can be stopped, continued,
-spread over processes with `--shard`, and grow. A line of the results counts only while the study
-has its row and would still run it with the same settings. See `main` for the command line.
+spread over processes with `--shard`, and grow; each line is written when its run has finished. A
+line of the results counts only while the study has its row and would still run it with the same
+settings. See `main` for the command line.
 """
 
 import argparse
 import dataclasses
+import fcntl
 import hashlib
 import importlib
 import json
 import math
+import os
 import pathlib
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +41,8 @@ class Study:
       rows: row name to the settings that make it; the first row is the reference.
       candidates: row name to the list of changes tried in tuning, equally many for each row; empty
         where nothing is tuned.
+      inherits: row name to the tuned rows whose choices it takes, for rows that are not tuned.
+      pairs: further comparisons, each a row and the row that it is compared with.
       sizes: labels per class.
       seeds: of the table.
       tuning_size: labels per class in tuning.
@@ -51,6 +56,19 @@ class Study:
     seeds: Sequence[int]
     tuning_size: int
     tuning_seeds: Sequence[int]
+    inherits: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    pairs: Sequence[tuple[str, str]] = ()
+
+    def changes(self, tuned: Mapping[str, Changes]) -> dict[str, Changes]:
+        """Row name to its settings, with the choices of tuning."""
+        return {
+            row: {
+                **{k: v for source in self.inherits.get(row, ()) for k, v in tuned[source].items()},
+                **fixed,
+                **tuned.get(row, {}),
+            }
+            for row, fixed in self.rows.items()
+        }
 
 
 def shipped(method: str, dataset: str) -> Any:
@@ -112,7 +130,7 @@ def load(settings: Settings) -> data.Dataset:
 KEPT = (
     "test_accuracy validation_accuracy best_step steps train_examples seconds images_per_second "
     "test_intra_class_similarity test_inter_class_similarity parameters seed flow finder_spread "
-    "subset_hash config_hash versions device commit"
+    "finder_distance finder_share subset_hash config_hash versions device commit"
 ).split()
 
 
@@ -147,6 +165,10 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
         "p (paired t) | median seconds |",
         "|---|---|---|---|---|---|---|",
     ]
+    pairs = [
+        "| labels per class | row | compared with | n | paired difference | p (paired t) |",
+        "|---|---|---|---|---|---|",
+    ]
     for size in study.sizes:
         of = {
             row: {
@@ -158,19 +180,30 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
             if not runs:
                 continue
             mean, error = mean_and_error([100 * r["test_accuracy"] for r in runs.values()])
-            paired = sorted(set(runs) & set(of[reference]))
-            gain, p = "", ""
-            if row != reference and len(paired) > 1:
-                a, b = ([100 * of[k][s]["test_accuracy"] for s in paired] for k in (row, reference))
-                gain_mean, gain_error = mean_and_error([x - y for x, y in zip(a, b)])
-                gain = f"{gain_mean:+.2f} ± {gain_error:.2f}"
-                p = f"{scipy.stats.ttest_rel(a, b).pvalue:.3f}"
+            gain, p, _ = ("", "", 0) if row == reference else difference(runs, of[reference])
             seconds = statistics.median(r["seconds"] for r in runs.values())
             lines.append(
                 f"| {size} | {row} | {len(runs)} | {mean:.2f} ± {error:.2f} | {gain} | {p} | "
                 f"{seconds:.0f} |"
             )
-    return "\n".join(lines) + "\n"
+        for row, other in study.pairs:
+            gain, p, n = difference(of[row], of[other])
+            if n > 1:
+                pairs.append(f"| {size} | {row} | {other} | {n} | {gain} | {p} |")
+    return "\n".join(lines + ["", *pairs] * (len(pairs) > 2)) + "\n"
+
+
+def difference(
+    runs: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]
+) -> tuple[str, str, int]:
+    """Paired difference in test accuracy, its p-value, and the number of seeds; "" below two."""
+    seeds = sorted(set(runs) & set(others))
+    if len(seeds) < 2:
+        return "", "", len(seeds)
+    a, b = ([100 * r[seed]["test_accuracy"] for seed in seeds] for r in (runs, others))
+    mean, error = mean_and_error([x - y for x, y in zip(a, b)])
+    p = scipy.stats.ttest_rel(a, b).pvalue
+    return f"{mean:+.2f} ± {error:.2f}", f"{p:.3f}", len(seeds)
 
 
 def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
@@ -211,33 +244,50 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
             parser.error("--seeds, --sizes and --rows are of the table; tuning runs as a whole")
         tune(study, folder, results, args.data_dir, part, parts)
         return
-    tuned = chosen(study, results / "tuned.json", parser.error)
-    changes = {row: {**study.rows[row], **tuned.get(row, {})} for row in study.rows}
-    records = []
+    changes = study.changes(chosen(study, results / "tuned.json", parser.error))
     sizes, rows = args.sizes or study.sizes, args.rows or study.rows
+    path = results / "table.jsonl"
+    text = add_lines(study, changes, path, [])
     for seed in study.seeds[: args.seeds]:
         for size in sizes:
             for row in rows:
                 settings = settings_of(study, changes[row], size, seed, args.data_dir)
                 if seed % parts == part:
-                    summary = run(folder, settings)
-                    records.append(record(row, size, changes[row], summary, settings))
-                    print(json.dumps(records[-1]), flush=True)
-    # Lines of other shards and of earlier calls stay; a line of this call replaces its own.
-    path = results / "table.jsonl"
-    old = read_lines(path)
-    current = [line for line in old if is_current(study, changes, line)]
-    if len(current) < len(old):
-        print(
-            f"{len(old) - len(current)} lines of {path.name} are left out: the study no longer has "
-            "their row, or its settings have changed."
-        )
-    key = lambda r: (r["labels_per_class"], r["seed"], list(study.rows).index(r["row"]))
-    merged = {key(r): r for r in [*current, *records]}
-    write_lines(path, [merged[k] for k in sorted(merged)])
-    text = table(study, list(merged.values()))
-    (results / "table.md").write_text(text)
+                    line = record(row, size, changes[row], run(folder, settings), settings)
+                    print(json.dumps(line), flush=True)
+                    text = add_lines(study, changes, path, [line])
     print(text)
+
+
+def add_lines(
+    study: Study,
+    changes: Mapping[str, Changes],
+    path: pathlib.Path,
+    new: Sequence[Mapping[str, Any]],
+) -> str:
+    """Merges lines into a table's file, and returns the table, which is also written.
+
+    Lines of other shards and of earlier calls stay; a new line replaces its own. Called without new
+    ones it drops those that no longer count. One process at a time.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        old = read_lines(path)
+        current = [line for line in old if new or is_current(study, changes, line)]
+        if len(current) < len(old):
+            print(
+                f"{len(old) - len(current)} lines of {path.name} are left out: the study no longer "
+                "has their row, or its settings have changed."
+            )
+        key = lambda r: (r["labels_per_class"], r["seed"], list(study.rows).index(r["row"]))
+        merged = {key(r): r for r in [*current, *new]}
+        write_lines(path, [merged[k] for k in sorted(merged)])
+        text = table(study, list(merged.values()))
+        path.with_suffix(".md").write_text(text)
+        return text
+    finally:
+        os.close(folder)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -270,14 +320,13 @@ def chosen(study: Study, path: pathlib.Path, error: Callable[[str], Any]) -> dic
     if not study.candidates:
         return {}
     tuned = json.loads(path.read_text()) if path.exists() else {}
-    missing = [
-        row for row in study.rows if tuned.get(row) not in as_read(list(study.candidates[row]))
-    ]
+    rows = [row for row in study.rows if row not in study.inherits]
+    missing = [row for row in rows if tuned.get(row) not in as_read(list(study.candidates[row]))]
     if missing:
         error(
             f"{path.name} has no candidate of the study for {', '.join(missing)}; run --stage=tune"
         )
-    return {row: tuned[row] for row in study.rows}
+    return {row: tuned[row] for row in rows}
 
 
 def is_current(study: Study, changes: Mapping[str, Changes], line: Mapping[str, Any]) -> bool:
@@ -301,7 +350,7 @@ def tune(
     sharding left does not count twice. The shard whose file completes the jobs chooses.
     """
     jobs = []
-    for row in study.rows:
+    for row in study.candidates:
         for candidate in study.candidates[row]:
             for seed in study.tuning_seeds:
                 changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
@@ -335,7 +384,7 @@ def tune(
         return
     tuned = {}
     print("| row | candidate | n | validation accuracy, % |\n|---|---|---|---|")
-    for row in study.rows:
+    for row in study.candidates:
         means = []
         for candidate in study.candidates[row]:
             values = [

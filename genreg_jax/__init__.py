@@ -6,7 +6,9 @@ Three places where a regulariser can act, and what the library has for each:
   `adversarial_latent_perturbation` of images through an exact flow (`genreg_jax.flows`);
 - the embedding: `phantom_embeddings` and the losses that use them, on `Outputs.embedding` of any
   model behind the contract of `genreg_jax.contract`;
-- the feature extractor through synthetic data: `pcr_loss`, `Finder` and `hypergradient`.
+- the feature extractor through synthetic data: `pcr_loss` on samples whose latents come from
+  `renoised_latents` or `interpolated_latents` of real images, and are moved by a `Finder` with
+  `hypergradient`, or by `entropy_offset`; `memorisation_report` says whether they are copies.
 
 `train_and_evaluate(config, workdir)` is the whole training run that the command line calls.
 """
@@ -18,6 +20,7 @@ from genreg_jax.config import default_config
 from genreg_jax.contract import Batch, Generator, Model, Outputs
 from genreg_jax.errors import UserError
 from genreg_jax.hypergradient import Hypergradient, hypergradient
+from genreg_jax.memorisation import memorisation_report
 from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.finder import Finder
 from genreg_jax.objective import make_train_step
@@ -36,6 +39,14 @@ from genreg_jax.regularizers.phantom import (
     combination_loss,
     phantom_embeddings,
     separation_loss,
+)
+from genreg_jax.regularizers.synthetic import (
+    bounded_offset,
+    entropy_offset,
+    interpolated_latents,
+    random_offset,
+    renoised_latents,
+    restore_norm,
 )
 from genreg_jax.state import TrainState
 
@@ -56,10 +67,12 @@ __all__ = [
     "attraction_loss",
     "augment",
     "away_latent_perturbation",
+    "bounded_offset",
     "classification_loss",
     "combination_loss",
     "data",
     "default_config",
+    "entropy_offset",
     "flows",
     "from_equinox",
     "from_haiku",
@@ -67,12 +80,17 @@ __all__ = [
     "from_nnx",
     "hypergradient",
     "image_pgd",
+    "interpolated_latents",
     "latent_interpolation",
     "make_train_step",
+    "memorisation_report",
     "models",
     "pcr_loss",
     "phantom_embeddings",
     "random_latent_perturbation",
+    "random_offset",
+    "renoised_latents",
+    "restore_norm",
     "separation_loss",
     "train_and_evaluate",
 ]

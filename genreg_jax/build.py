@@ -391,6 +391,7 @@ def meta_of(
         tx=optax.adam(s.learning_rate),
         mode=s.mode,
         augment=views["train"],
+        shuffle=s.outer_labels == "shuffled",
     )
     return meta, params
 

@@ -1,6 +1,6 @@
 """Evaluation: of a classifier over a split, of its embeddings, of a finder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,6 @@ from jax.experimental import multihost_utils
 
 from genreg_jax.contract import Model, to_float
 from genreg_jax.data import Split
-from genreg_jax.regularizers.synthetic import latent_diagnostics
 from genreg_jax.state import TrainState
 
 
@@ -138,12 +137,13 @@ def principal_plane(embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
     return points, variances[:2]
 
 
-def search_in_words(spread: float, distance: float) -> str:
-    """What a finder does to its latents, as a sentence for people.
+def search_in_words(spread: float, distance: float, share: float | None = None) -> str:
+    """What a finder does to its latents, in words for people.
 
     Args:
       spread: how different the found latents of a class are, relative to the draws.
       distance: mean distance from the draw, relative to its norm.
+      share: from `finder_share`.
 
     Example:
       >>> search_in_words(0.34, 1.2)[:40]
@@ -160,57 +160,30 @@ def search_in_words(spread: float, distance: float) -> str:
             f"{spread:.0%} of their spread, so that the samples of a class are nearly one picture. "
             "A config.meta.radius of 0.3 or less prevents that."
         )
+    gain = "" if share is None else f" {share:.1%} of the outer loss's decrease is its doing."
     return (
         f"The finder moves a latent by {distance:.0%} of its length and keeps {spread:.0%} of the "
-        "spread within a class."
+        f"spread within a class.{gain}"
     )
 
 
-def finder_spread(
-    find: Callable[..., jax.Array], latent_shape: tuple[int, ...], num_classes: int
-) -> float:
-    """How different the found latents of one class are: 1 as the draws, 0 all the same.
+def finder_share(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    """How much of what a step takes off the outer loss is the finder's doing.
 
-    The ratio of standard deviations, found over drawn. A finder is a deterministic network, and
-    nothing but the length of training keeps it from mapping all draws to the one latent it likes.
+    To first order in the finder's offset; both are summed over the training. None where the outer
+    loss did not fall, or nothing was recorded.
 
     Args:
-      find: `(z, y) -> z^`.
-      latent_shape: shape of one latent.
-      num_classes: K.
+      metrics: lines of `metrics.jsonl`, with `train/search_gain` and `train/outer_decrease`.
 
     Example:
-      >>> from genreg_jax.evaluate import finder_spread
-      >>> finder_spread(lambda z, y: z / 2, (4,), 3)
-      0.5
+      >>> from genreg_jax.evaluate import finder_share
+      >>> line = {"train/search_gain": 0.01, "train/outer_decrease": 0.2}
+      >>> finder_share([line, line])
+      0.05
     """
-    z, y = _draws(latent_shape, num_classes)
-    spread = [
-        jnp.sqrt(jnp.mean(jnp.var(a.reshape(num_classes, 16, -1), axis=1))) for a in (find(z, y), z)
+    sums = [
+        sum(line.get(name) or 0.0 for line in metrics)
+        for name in ("train/search_gain", "train/outer_decrease")
     ]
-    return round(float(spread[0] / spread[1]), 4)
-
-
-def finder_distance(
-    find: Callable[..., jax.Array], latent_shape: tuple[int, ...], num_classes: int
-) -> float:
-    """How far the found latents are from their draws, relative to the draws' norms.
-
-    Args:
-      find: `(z, y) -> z^`.
-      latent_shape: shape of one latent.
-      num_classes: K.
-
-    Example:
-      >>> from genreg_jax.evaluate import finder_distance
-      >>> finder_distance(lambda z, y: z / 2, (4,), 3)
-      0.5
-    """
-    z, y = _draws(latent_shape, num_classes)
-    return round(float(latent_diagnostics(z, find(z, y), y)["distance"]), 4)
-
-
-def _draws(latent_shape: tuple[int, ...], num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Sixteen draws a class, and their labels."""
-    z = jax.random.normal(jax.random.key(0), (num_classes * 16, *latent_shape))
-    return z, jnp.repeat(jnp.arange(num_classes), 16)
+    return round(sums[0] / sums[1], 4) if sums[1] > 0 else None

@@ -27,7 +27,9 @@ from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 from genreg_jax.flows.training import fit
 from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import MetricWriter, Progress, provenance
+from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.report.pictures import write_flow_samples
+from genreg_jax.samples import about_prior
 from genreg_jax.settings import Settings
 
 
@@ -80,6 +82,13 @@ def train_flow(
         if read is not None
     )
     write_flow_samples(jax.random.fold_in(key, 1), workdir, flow, params, dataset, shown)
+    about = None
+    if test is not None or validation is not None:
+        generator = flow_generator(
+            flow, params, dataset.image_shape, conditional=settings.flow.conditional
+        )
+        held_out = (dataset.validation if test is None else dataset.test).images
+        about = about_prior(jax.random.fold_in(key, 2), generator, dataset, settings, held_out)
     summary = {
         "name": settings.name,
         "dataset": dataset.name,
@@ -88,6 +97,7 @@ def train_flow(
         "validation_bits_per_dim": validation and validation["bits_per_dim"],
         "train_bits_per_dim": train["bits_per_dim"],
         **{k: v for k, v in (test or {}).items() if "reconstruction" in k},
+        "generator": about,
         "best_step": trained["best_update"],
         "steps": trained["updates"],
         "train_examples": len(dataset.train),
@@ -102,7 +112,8 @@ def train_flow(
         "config_hash": config_hash(settings),
         **provenance(),
     }
-    workdirs.finish(workdir, settings, summary, command=command)
+    notes = [] if about is None else [memorisation_in_words(about)]
+    workdirs.finish(workdir, settings, summary, command=command, notes=notes)
     return summary
 
 

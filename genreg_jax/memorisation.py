@@ -8,7 +8,7 @@ Everything is computed on the host in float64, block by block, in memory that do
 number of images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -73,13 +73,13 @@ def memorisation_report(
 
     Example:
       >>> import numpy as np
-      >>> from genreg_jax.memorisation import memorisation_report
+      >>> import genreg_jax as gr
       >>> rng = np.random.default_rng(0)
       >>> train, held_out = rng.integers(0, 256, (2, 50, 4, 4, 1), np.uint8)
-      >>> report = memorisation_report(train[:20], train, held_out)
+      >>> report = gr.memorisation_report(train[:20], train, held_out)
       >>> report["synthetic_distance"], report["copies"], report["duplicates"]
       (0.0, 1.0, 1.0)
-      >>> report = memorisation_report(held_out, train, held_out)
+      >>> report = gr.memorisation_report(held_out, train, held_out)
       >>> report["distance_ratio"], report["copies"], report["duplicates"]
       (1.0, 0.06, 0.0)
 
@@ -135,6 +135,34 @@ def memorisation_report(
         report["synthetic_diversity"], report["train_diversity"] = map(float, means)
         report["diversity_ratio"] = _ratio(*means)
     return report
+
+
+def memorisation_in_words(report: Mapping[str, float]) -> str:
+    """What `memorisation_report` found, as sentences for people.
+
+    Example:
+      >>> import numpy as np
+      >>> train, held_out = np.random.default_rng(0).integers(0, 256, (2, 50, 4, 4, 1), np.uint8)
+      >>> print(memorisation_in_words(memorisation_report(train, train, held_out)))
+      Synthetic images are 0.00 times as far from the nearest training image as unseen real ones; \
+100.0% are nearer than nearly all of these, 100.0% the same to 8 bits: the generator returns its \
+training images.
+    """
+    near, same = report["copies"], report.get("duplicates", 0.0)
+    text = (
+        f"Synthetic images are {report['distance_ratio']:.2f} times as far from the nearest "
+        f"training image as unseen real ones; {near:.1%} are nearer than nearly all of these, "
+        f"{same:.1%} the same to 8 bits"
+    )
+    text += ": the generator returns its training images." if same > 0.5 else "."
+    if "label_agreement" in report:
+        text += f" The classifier gives {report['label_agreement']:.0%} of them their label."
+    if np.isfinite(report.get("diversity_ratio", np.nan)):
+        text += (
+            f" Two of a class differ {report['diversity_ratio']:.2f} times as much as two real "
+            "images."
+        )
+    return text
 
 
 def nearest(

@@ -166,15 +166,13 @@ class SyntheticSettings:
       strong: augmentation of the second view.
       temperature: standard deviation of the latents.
       batch_size: synthetic samples that are computed at once; 0 for the real batch's size.
-      source: of the latents. `prior`: drawn from N(0, I), with a class drawn uniformly. `renoised`:
-        encodings of the real batch, partly replaced by noise. `interpolated`: encodings of the real
-        batch, moved towards mixtures of others of their class. The latter two have the labels of
-        the real images, and need a generator that can encode.
+      source: of the latents. `prior`: N(0, I), with a class drawn uniformly; or encodings of the
+        real batch, with its labels, `renoised`: partly replaced by noise, or `interpolated`: moved
+        towards mixtures of others of their class. Those two need a generator that can encode.
       low: least share of noise of `renoised`.
       high: largest share of noise of `renoised`.
       strength: largest share of the way of `interpolated`.
-      factor: expansion: synthetic samples a step, in units of `batch_size`. They are batches of
-        their own, one after another, so that memory does not grow with their number.
+      factor: expansion: synthetic samples a step, in units of `batch_size`, one such after another.
     """
 
     loss: Literal["none", "pcr", "cross_entropy"] = "none"
@@ -208,6 +206,7 @@ class MetaSettings:
         of `folds` parts, which the classifier skips for that epoch. `train`: the training images
         under fresh augmentation, half a pass away from the inner batch; the finder is then rewarded
         for making the regulariser vanish, since that is what lowers a training loss.
+      outer_labels: `true`, or `shuffled` within the outer batch, a control that must not help.
       outer_fraction: size of that part for `holdout`.
       folds: number of parts for `folds`.
       outer_batch_size: 0 for the real batch's size.
@@ -225,6 +224,7 @@ class MetaSettings:
         "forward_over_reverse", "reverse_over_forward", "reverse", "finite_difference"
     ] = "forward_over_reverse"
     outer: Literal["holdout", "folds", "train"] = "holdout"
+    outer_labels: Literal["true", "shuffled"] = setting("true", added=True)
     outer_fraction: float = setting(0.1, above=0, below=1)
     folds: int = setting(5, at_least=2)
     outer_batch_size: int = setting(0, at_least=0)

@@ -22,17 +22,18 @@ from genreg_jax.epoch import compile_epoch
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import (
     class_similarity,
-    finder_distance,
-    finder_spread,
+    finder_share,
     principal_plane,
     search_in_words,
     validate,
 )
 from genreg_jax.flow_run import train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
-from genreg_jax.logs import Clock, MetricWriter, Progress, provenance
+from genreg_jax.logs import Clock, MetricWriter, Progress, provenance, read_metrics
+from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.objective import CHECKED
 from genreg_jax.report.pictures import write_perturbed, write_samples
+from genreg_jax.samples import Samples, about_samples, draw_samples
 from genreg_jax.settings import Settings
 from genreg_jax.state import Best, TrainState
 
@@ -239,6 +240,11 @@ def _run(
         split = dataset.test
         test = parts.evaluate(best.params, best.model_state, split.images, split.labels)
         similarity = class_similarity(test["embeddings"], split.labels)
+    samples, about = None, None
+    if parts.generator is not None:
+        key, finder_params = jax.random.fold_in(parts.root, 4), on_one_device(state.finder_params)
+        samples = draw_samples(key, parts, dataset, finder_params)
+        about = about_samples(samples, parts, best, dataset, settings)
     state, best = on_one_device((state, best))
     summary = {
         "name": settings.name,
@@ -260,15 +266,23 @@ def _run(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "seed": settings.seed,
         "flow": flow_record,
-        **_finder(parts, state, dataset.num_classes),
+        **_finder(samples, workdir),
+        "generator": about,
         "subset_hash": dataset.subset_hash,
         "config_hash": config_hash(settings, flow_hash=flow_hash),
         **provenance(),
     }
-    _write_pictures(workdir, settings, dataset, parts, state, best)
+    _write_pictures(workdir, settings, dataset, parts, best, samples)
     page = _test_page(dataset, test)
+    page["notes"] = []
     if summary["finder_spread"] is not None:
-        page["notes"] = search_in_words(summary["finder_spread"], summary["finder_distance"])
+        page["notes"] += [
+            search_in_words(
+                summary["finder_spread"], summary["finder_distance"], summary["finder_share"]
+            )
+        ]
+    if about is not None:
+        page["notes"] += [memorisation_in_words(about)]
     workdirs.finish(workdir, settings, summary, command=command, **page)
     return summary
 
@@ -340,23 +354,17 @@ def _write_pictures(
     settings: Settings,
     dataset: Dataset,
     parts: Parts,
-    state: TrainState,
     best: Best,
+    samples: Samples | None,
 ) -> None:
-    """The PNGs of the run; `state` and `best` lie on one device."""
-    generator, flow = parts.generator, on_one_device(parts.flow)
-    if generator is not None:
-        generator = generator._replace(params=on_one_device(generator.params))
-    synthetic, find = parts.synthetic, None
-    if parts.meta is not None:
-        find = lambda z, y: parts.find(state.finder_params, z, y)
+    """The PNGs of the run; `best` lies on one device."""
+    synthetic = parts.synthetic
     write_samples(
-        jax.random.fold_in(parts.root, 4),
+        jax.random.fold_in(parts.root, 6),
         workdir,
         dataset,
-        generator=generator,
-        temperature=synthetic.temperature if synthetic else 1.0,
-        find=find,
+        samples=samples,
+        source=settings.synthetic.source,
         views=(synthetic.weak, synthetic.strong) if synthetic and synthetic.loss == "pcr" else None,
     )
     if settings.uses_latent:
@@ -369,21 +377,18 @@ def _write_pictures(
             best.model_state,
             build.perturbation_of(settings, ratio=1.0),
             kind=settings.latent.kind,
-            flow=flow,
+            flow=on_one_device(parts.flow),
             predicted_labels=settings.latent.labels == "predicted",
         )
 
 
-def _finder(parts: Parts, state: TrainState, num_classes: int) -> dict[str, float | None]:
+def _finder(samples: Samples | None, workdir: Path) -> dict[str, float | None]:
     """What has become of the run's finder, None without one."""
-    if parts.meta is None or parts.generator is None:
-        return {"finder_spread": None, "finder_distance": None}
-    find = lambda z, y: parts.find(state.finder_params, z, y)
-    shape = parts.generator.latent_shape
-    return {
-        "finder_spread": finder_spread(find, shape, num_classes),
-        "finder_distance": finder_distance(find, shape, num_classes),
-    }
+    names = ("finder_spread", "finder_distance", "finder_share")
+    if samples is None or samples.search is None:
+        return dict.fromkeys(names)
+    search, share = samples.search, finder_share(read_metrics(workdir))
+    return dict(zip(names, (round(search["spread"], 4), round(search["distance"], 4), share)))
 
 
 def _test_page(dataset: Dataset, test: dict[str, Any]) -> dict[str, Any]:

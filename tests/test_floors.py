@@ -12,7 +12,7 @@ FLOORS = [
     "errors interrupt hypergradient contract state checks",
     "models regularizers settings augment logs flows devices chunks",
     "objective config optimizers data batches checkpoint",
-    "build evaluate epoch memorisation",
+    "build evaluate epoch memorisation samples",
     "workdir report",
     "perturb flow_run",
     "train",

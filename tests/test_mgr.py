@@ -384,11 +384,47 @@ def test_the_comparison_above_tells_wrong_readings_apart(reading):
 def test_every_mode_makes_the_same_step(mode):
     problem = make_problem()
     other = problem._replace(meta=dataclasses.replace(problem.meta, mode=mode))
-    (a, _), (b, _) = run_step(problem), run_step(other)
+    (a, wanted), (b, metrics) = run_step(problem), run_step(other)
     tolerance = 0.5 if mode == "finite_difference" else 1e-3
     assert (
         distance_between(b.finder_params, a.finder_params, problem.state.finder_params) < tolerance
     )
+    gain = "train/search_gain"
+    np.testing.assert_allclose(metrics[gain], wanted[gain], rtol=tolerance)
+
+
+def test_the_gain_of_a_finder_is_the_slope_of_the_outer_loss_in_the_length_of_its_offset():
+    problem = make_problem()
+
+    def outer_loss(length):
+        apply = lambda phi, z, y: z + length * (problem.meta.apply(phi, z, y) - z)
+        scaled = problem._replace(meta=dataclasses.replace(problem.meta, apply=apply))
+        return float(run_step(scaled)[1]["train/outer_loss"])
+
+    _, metrics = run_step(problem)
+    slope = (outer_loss(1.01) - outer_loss(0.99)) / 0.02
+    assert abs(slope) > 1e-4
+    np.testing.assert_allclose(metrics["train/search_gain"], -slope, rtol=0.05)
+    # An optimiser that does not move shows the outer loss before the step.
+    still = optax.GradientTransformation(
+        problem.tx.init, lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), state)
+    )
+    before = run_step(problem._replace(tx=still))[1]["train/outer_loss"]
+    decrease = before - metrics["train/outer_loss"]
+    np.testing.assert_allclose(metrics["train/outer_decrease"], decrease, rtol=1e-4)
+    assert abs(decrease) > 1e-3
+
+
+def test_shuffled_outer_labels_are_those_of_the_outer_batch_in_another_order():
+    problem = make_problem()
+    key = jax.random.split(jax.random.fold_in(problem.state.key, problem.state.step), 3)[2]
+    labels = jax.random.permutation(jax.random.fold_in(key, 2), problem.outer.labels)
+    assert not jnp.array_equal(labels, problem.outer.labels)
+    written_out = problem._replace(outer=problem.outer._replace(labels=labels))
+    shuffled = problem._replace(meta=dataclasses.replace(problem.meta, shuffle=True))
+    (a, _), (b, _) = run_step(written_out), run_step(shuffled)
+    jax.tree.map(np.testing.assert_array_equal, a.finder_params, b.finder_params)
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
 def test_running_statistics_come_from_the_real_pass_alone():

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import genreg_jax as gr
 from genreg_jax import data, logs, report
@@ -20,6 +21,7 @@ from genreg_jax.errors import UserError
 from genreg_jax.evaluate import class_similarity
 from genreg_jax.report import charts, page, pictures
 from genreg_jax.report.images import grid, read_caption, save_png
+from genreg_jax.samples import Samples
 
 EVIL = "<script>alert('$x_1$ & \"y\"')</script>"
 
@@ -58,8 +60,6 @@ class _Page(HTMLParser):
         self.text += data
 
     def pictures(self):
-        from PIL import Image
-
         for reference in self.references:
             if reference.startswith("data:"):
                 head, data = reference.split(",", 1)
@@ -355,16 +355,15 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
 def test_pictures_of_a_run_are_those_it_has_something_for(tmp_path):
     dataset = data.load("digits", per_class=8)
 
-    def apply(params, z, y):
-        return jax.nn.sigmoid(z @ params + y[:, None]).reshape(len(z), 8, 8, 1)
-
-    generator = gr.Generator(apply, jax.random.normal(jax.random.key(0), (5, 64)), (5,))
+    # Nine of a class, of which eight are shown.
+    drawn, found = np.random.default_rng(0).integers(0, 256, (2, 90, 8, 8, 1), np.uint8)
+    samples = Samples(np.repeat(np.arange(10), 9), drawn)
     weaken, darken = (lambda key, x: x), (lambda key, x: x / 2)
     cases = {
         "real": {},
-        "generated": {"generator": generator},
-        "found": {"generator": generator, "find": lambda z, y: -z},
-        "views": {"generator": generator, "views": (weaken, darken), "temperature": 0.5},
+        "generated": {"samples": samples},
+        "found": {"samples": samples._replace(found=found)},
+        "views": {"samples": samples, "views": (weaken, darken)},
     }
     written = {}
     for name, arguments in cases.items():
@@ -376,9 +375,13 @@ def test_pictures_of_a_run_are_those_it_has_something_for(tmp_path):
         ["1_real.png", "2_generated.png", "3_found.png"],
         ["1_real.png", "2_generated.png", "4_views.png"],
     ]
-    generated = [written[name]["2_generated.png"] for name in ("generated", "found", "views")]
-    assert generated[0] == generated[1] != generated[2], "the same draws, but for the temperature"
-    assert written["found"]["3_found.png"] != generated[0]
+    assert len({written[name]["2_generated.png"] for name in ("generated", "found", "views")}) == 1
+    shown = np.arange(90).reshape(10, 9)[:, :8].ravel()
+    names = list(dataset.class_names)
+    for images, file in ((drawn, "2_generated.png"), (found, "3_found.png")):
+        with Image.open(tmp_path / "found" / "samples" / file) as picture:
+            expected = grid(images[shown] / 255, columns=8, row_labels=names)
+            np.testing.assert_array_equal(np.asarray(picture), expected.squeeze())
 
 
 @pytest.mark.parametrize("predicted", [False, True])

@@ -229,7 +229,6 @@ def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
         studies = value if isinstance(value, dict) else {name.lower(): value}
         for folder, study in studies.items():
             folder = results if name == "STUDY" else results / folder
-            tuned = runner.chosen(study, folder / "tuned.json", pytest.fail)
-            changes = {row: {**study.rows[row], **tuned.get(row, {})} for row in study.rows}
+            changes = study.changes(runner.chosen(study, folder / "tuned.json", pytest.fail))
             found = runner.read_lines(folder / "table.jsonl")
             assert found and all(runner.is_current(study, changes, line) for line in found)

@@ -24,7 +24,7 @@ from test_mgr import (
 import genreg_jax as gr
 from genreg_jax import build
 from genreg_jax.config import from_config
-from genreg_jax.evaluate import search_in_words
+from genreg_jax.evaluate import finder_share, search_in_words
 from genreg_jax.objective import make_train_step
 from genreg_jax.regularizers.mgr import make_regularizer
 from genreg_jax.regularizers.synthetic import interpolated_latents, renoised_latents
@@ -294,7 +294,9 @@ def test_a_bounded_finder_keeps_its_spread_and_a_free_one_reports_its_collapse(t
     bounded, metrics, report = digits_run(tmp_path, "bounded", updates=60, radius=0.3, **fast)
     assert bounded["finder_spread"] > 0.8 and 0.01 < bounded["finder_distance"] <= 0.3
     assert metrics["train/search_spread"] > 0.8
-    assert "The finder moves a latent by" in report
+    assert "The finder moves a latent by" in report and "outer loss&#x27;s decrease" in report
+    gains = [metrics["train/search_gain"], metrics["train/outer_decrease"]]
+    assert bounded["finder_share"] == round(gains[0] / gains[1], 4)
     free, metrics, report = digits_run(tmp_path, "free", updates=60, **fast)
     assert free["finder_spread"] < 0.8 < bounded["finder_spread"]
     assert free["finder_distance"] > bounded["finder_distance"]
@@ -303,6 +305,14 @@ def test_a_bounded_finder_keeps_its_spread_and_a_free_one_reports_its_collapse(t
 
 def test_words_for_a_finder_that_does_nothing():
     assert search_in_words(1.0, 0.001).startswith("The finder does nothing")
+
+
+def test_a_share_is_of_the_whole_training_and_there_is_none_without_a_decrease():
+    line = lambda gain, fall: {"train/search_gain": gain, "train/outer_decrease": fall}
+    assert finder_share([line(0.3, 1.0), line(-0.1, 1.0), {"flow/loss": 1.0}]) == 0.1
+    assert finder_share([line(0.3, 1.0), line(0.1, None)]) == 0.4
+    assert finder_share([line(0.3, -1.0)]) is None and finder_share([]) is None
+    assert "10.0% of the outer loss's decrease is its doing" in search_in_words(0.9, 0.2, 0.1)
 
 
 def test_runs_draw_on_cached_encodings(tmp_path, monkeypatch):

@@ -1,8 +1,9 @@
-"""How good a trained flow is: bits per dimension, and how exactly it inverts.
+"""How good a trained flow is: bits per dimension, how exactly it inverts, and whether it copies.
 
     python -m genreg_jax.flows.evaluate --workdir=DIR
 
-prints both over the whole test set, for the flow of a run of `genreg_jax.main`.
+prints the first two over the whole test set, for the flow of a run of `genreg_jax.main`, and
+compares 512 of its samples with the images that it was trained on and with those of the test set.
 """
 
 import argparse
@@ -11,15 +12,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from genreg_jax.errors import UserError
 from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 
 
-def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, float]]:
+def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, float], str]:
     # Imported here: `--help` needs neither data sets nor checkpoints.
     from genreg_jax import data
     from genreg_jax import workdir as workdirs
+    from genreg_jax.build import flow_generator
     from genreg_jax.config import from_config
+    from genreg_jax.memorisation import memorisation_in_words
+    from genreg_jax.samples import about_prior
 
     path = workdir / "config.json"
     if not path.exists():
@@ -35,7 +43,21 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     workdirs.check_same_data(trained.subset_hash, dataset, workdir)
     test, key = dataset.test, test_key(settings.seed)
     labels = test.labels if settings.flow.conditional else None
-    return len(test), evaluate_flow(trained.flow, trained.params, test.images, labels, key=key)
+    result = evaluate_flow(trained.flow, trained.params, test.images, labels, key=key)
+
+    classify = None
+    if settings.model.name != "none" and (workdir / "summary.json").exists():
+        logits = workdirs.restore_classifier(workdir).logits
+        classify = lambda x: np.asarray(logits(jnp.asarray(x / np.float32(255)))).argmax(axis=-1)
+    generator = flow_generator(
+        trained.flow,
+        trained.params,
+        dataset.image_shape,
+        conditional=settings.flow.conditional,
+    )
+    key = jax.random.fold_in(key, 2)
+    about = about_prior(key, generator, dataset, settings, test.images, classify)
+    return len(test), result, memorisation_in_words(about)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,11 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", default="", help="TFDS data directory, where it has moved")
     args = parser.parse_args(argv)
     try:
-        count, result = _evaluate_workdir(args.workdir, args.data_dir)
+        count, result, about = _evaluate_workdir(args.workdir, args.data_dir)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     print_result(count, result)
+    print(about)
     return 0
 
 

@@ -98,12 +98,14 @@ class Meta:
       tx: the finder's optimiser.
       mode: see `genreg_jax.hypergradient.hypergradient`.
       augment: augmentation of the outer batch.
+      shuffle: permute the labels of the outer batch, a control.
     """
 
     apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
     tx: optax.GradientTransformation
     mode: str
     augment: Augment
+    shuffle: bool = False
 
 
 class Regularization(NamedTuple):
@@ -172,19 +174,7 @@ def make_regularizer(
         if z is None:
             assert generator.encode is not None
             z = generator.encode(generator_params, to_float(batch.images), labels)
-        rounds = -(-total // len(labels))
-        labels = jnp.tile(labels, rounds)[:total]
-        if synthetic.source == "interpolated":
-            rows = [
-                interpolated_latents(
-                    jax.random.fold_in(key_z, i), z, batch.labels, strength=synthetic.strength
-                )
-                for i in range(rounds)
-            ]
-            return jnp.concatenate(rows)[:total], labels
-        z = jnp.concatenate([z] * rounds)[:total]
-        low, high, temperature = synthetic.low, synthetic.high, synthetic.temperature
-        return renoised_latents(key_z, z, low=low, high=high, temperature=temperature), labels
+        return source_latents(key_z, synthetic, z, labels, total)
 
     def search(key, params, model_state, z, y, generator_params):
         """What the rivals of a finder make of the latents, constant for all derivatives."""
@@ -199,14 +189,18 @@ def make_regularizer(
             offset = entropy_offset(logits_fn, z, radius=synthetic.radius)
         return restore_norm(z + offset, z) if synthetic.keep_norm else z + offset
 
-    def term(params, finder_params, model_state, key, z, y, generator_params):
-        """Lambda times the mean loss, a function of the classifier and of the finder."""
+    def term(params, finder_params, model_state, key, z, y, generator_params, gate=None):
+        """Lambda times the mean loss, a function of the classifier and of the finder.
+
+        The derivative in `gate`, at 1, is that in the length of the finder's offset.
+        """
 
         def losses_fn(key, rows):
             _, _, key_weak, key_strong, key_model = jax.random.split(key, 5)
             z, y = rows
             if meta is not None:
-                z = meta.apply(finder_params, z, y)
+                found = meta.apply(finder_params, z, y)
+                z = found if gate is None else found + (gate - 1) * (found - z)
             images = generator.apply(generator_params, z, y)
             weak = synthetic.weak(key_weak, images)
             if synthetic.loss == "cross_entropy":
@@ -219,31 +213,40 @@ def make_regularizer(
         mean = chunked_mean(key, losses_fn, (z, y), chunk=synthetic.batch_size)
         return synthetic.weight * mean
 
-    def find(state: TrainState, inner_loss, key, grads, outer: Batch):
-        """Lines 1 to 3: the finder after its step, its optimiser's state, the hypergradient."""
+    def find(state: TrainState, gated_loss, key, grads, outer: Batch):
+        """Lines 1 to 3: the finder after its step, its optimiser's state, metrics."""
         assert meta is not None
-        augment = meta.augment
+        augment, labels = meta.augment, outer.labels
+        if meta.shuffle:
+            labels = jax.random.permutation(jax.random.fold_in(key, 2), labels)
 
         def outer_loss(params):
             key_augment, key_model = jax.random.split(key)
             images = augment(key_augment, to_float(outer.images))
             outputs, _ = forward(params, state.model_state, images, key_model)
             return jnp.mean(
-                optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, outer.labels)
+                optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
             )
 
         h = hypergradient(
-            inner_loss,
+            lambda params, searched: gated_loss(params, *searched),
             outer_loss,
             state.params,
-            state.finder_params,
+            (state.finder_params, jnp.float32(1)),
             tx,
             state.opt_state,
             mode=meta.mode,
             constant_grads=grads,
         )
-        updates, opt_state = meta.tx.update(h.grads, state.finder_opt_state, state.finder_params)
-        return optax.apply_updates(state.finder_params, updates), opt_state, h
+        grads, slope = h.grads
+        updates, opt_state = meta.tx.update(grads, state.finder_opt_state, state.finder_params)
+        metrics = {
+            "train/outer_loss": h.outer_loss,
+            "train/outer_decrease": outer_loss(state.params) - h.outer_loss,
+            "train/search_gain": -slope,
+            "train/hypergradient_norm": optax.tree.norm(grads),
+        }
+        return optax.apply_updates(state.finder_params, updates), opt_state, metrics
 
     def regularize(
         state: TrainState,
@@ -259,17 +262,18 @@ def make_regularizer(
         key_search = jax.random.fold_in(key_z, 1)
         z = search(key_search, state.params, state.model_state, drawn, y, generator_params)
 
-        def inner_loss(params, finder_params):
-            return term(params, finder_params, state.model_state, key, z, y, generator_params)
+        def inner_loss(params, finder_params, gate=None):
+            return term(params, finder_params, state.model_state, key, z, y, generator_params, gate)
 
         finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
         metrics, checked, moved = {}, {}, z
         if meta is not None:
             assert outer is not None
-            finder_params, finder_opt_state, h = find(state, inner_loss, key_outer, grads, outer)
-            norm = optax.tree.norm(h.grads)
-            metrics |= {"train/outer_loss": h.outer_loss, "train/hypergradient_norm": norm}
-            checked |= {"the outer loss": h.outer_loss, "the hypergradient": norm}
+            finder_params, finder_opt_state, metrics = find(
+                state, inner_loss, key_outer, grads, outer
+            )
+            checked["the outer loss"] = metrics["train/outer_loss"]
+            checked["the hypergradient"] = metrics["train/hypergradient_norm"]
             moved = meta.apply(finder_params, z, y)
         if meta is not None or synthetic.search != "none":
             diagnostics = latent_diagnostics(drawn, moved, y)
@@ -284,6 +288,31 @@ def make_regularizer(
         )
 
     return regularize
+
+
+def source_latents(
+    key: jax.Array, synthetic: Synthetic, z: jax.Array, labels: jax.Array, total: int
+) -> tuple[jax.Array, jax.Array]:
+    """Latents of a source of real images, and their labels.
+
+    Args:
+      key: of the draws.
+      synthetic: whose `source` is `renoised` or `interpolated`.
+      z: encodings of real images `[B, ...]`.
+      labels: theirs, int `[B]`.
+      total: number of latents; the images are gone through again where there are more.
+    """
+    rounds = -(-total // len(labels))
+    repeated = jnp.tile(labels, rounds)[:total]
+    if synthetic.source == "interpolated":
+        rows = [
+            interpolated_latents(jax.random.fold_in(key, i), z, labels, strength=synthetic.strength)
+            for i in range(rounds)
+        ]
+        return jnp.concatenate(rows)[:total], repeated
+    z = jnp.concatenate([z] * rounds)[:total]
+    low, high, temperature = synthetic.low, synthetic.high, synthetic.temperature
+    return renoised_latents(key, z, low=low, high=high, temperature=temperature), repeated
 
 
 def pcr_loss(

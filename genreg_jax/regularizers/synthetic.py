@@ -76,13 +76,12 @@ def renoised_latents(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import genreg_jax as gr
-      >>> from genreg_jax.regularizers.synthetic import renoised_latents
       >>> z = jax.random.normal(jax.random.key(0), (4, 50))
-      >>> near = renoised_latents(jax.random.key(1), z, low=0.1, high=0.2)
-      >>> far = renoised_latents(jax.random.key(1), z, low=0.7, high=0.9)
+      >>> near = gr.renoised_latents(jax.random.key(1), z, low=0.1, high=0.2)
+      >>> far = gr.renoised_latents(jax.random.key(1), z, low=0.7, high=0.9)
       >>> bool(jnp.sum((near - z) ** 2) < jnp.sum((far - z) ** 2))
       True
-      >>> bool(jnp.all(renoised_latents(jax.random.key(1), z, low=0.0, high=0.0) == z))
+      >>> bool(jnp.all(gr.renoised_latents(jax.random.key(1), z, low=0.0, high=0.0) == z))
       True
 
     Source: partly re-noised real images, Yamaguchi et al., ACML 2024, through a diffusion model; an
@@ -148,9 +147,8 @@ def interpolated_latents(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import genreg_jax as gr
-      >>> from genreg_jax.regularizers.synthetic import interpolated_latents
       >>> z, labels = jnp.array([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]), jnp.array([0, 0, 1])
-      >>> mixed = interpolated_latents(jax.random.key(0), z, labels, strength=0.5)
+      >>> mixed = gr.interpolated_latents(jax.random.key(0), z, labels, strength=0.5)
       >>> jnp.linalg.norm(mixed[:2], axis=1).round(4).tolist(), mixed[2].tolist()
       ([1.0, 1.0], [5.0, 5.0])
 
@@ -215,11 +213,11 @@ def bounded_offset(z: jax.Array, offset: jax.Array, *, radius: float) -> jax.Arr
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from genreg_jax.regularizers.synthetic import bounded_offset
+      >>> import genreg_jax as gr
       >>> z, offset = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 2.0]])
-      >>> print(bounded_offset(z, offset, radius=0.3))  # 2 * 1.5 / sqrt(4 + 2.25)
+      >>> print(gr.bounded_offset(z, offset, radius=0.3))  # 2 * 1.5 / sqrt(4 + 2.25)
       [[0.  1.2]]
-      >>> print(bounded_offset(z, 1e6 * offset, radius=0.3))
+      >>> print(gr.bounded_offset(z, 1e6 * offset, radius=0.3))
       [[0.  1.5]]
 
     Source: none.
@@ -265,8 +263,8 @@ def restore_norm(moved: jax.Array, z: jax.Array) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from genreg_jax.regularizers.synthetic import restore_norm
-      >>> restore_norm(jnp.array([[6.0, 8.0]]), jnp.array([[0.0, 5.0]])).tolist()
+      >>> import genreg_jax as gr
+      >>> gr.restore_norm(jnp.array([[6.0, 8.0]]), jnp.array([[0.0, 5.0]])).tolist()
       [[3.0, 4.0]]
 
     Source: none; StyleGAN, the generator of arXiv:2307.13899, normalises its latents itself.
@@ -308,10 +306,10 @@ def entropy_offset(
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from genreg_jax.regularizers.synthetic import entropy_offset
+      >>> import genreg_jax as gr
       >>> z = jnp.array([[2.0, 0.0], [-3.0, 4.0]])  # the first number decides the class
       >>> logits = lambda z: jnp.stack([z[:, 0], -z[:, 0]], axis=1)
-      >>> print(entropy_offset(logits, z, radius=0.5))
+      >>> print(gr.entropy_offset(logits, z, radius=0.5))
       [[-1.   0. ]
        [ 2.5  0. ]]
 
@@ -358,9 +356,9 @@ def random_offset(
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from genreg_jax.regularizers.synthetic import random_offset
+      >>> import genreg_jax as gr
       >>> z = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 10.0]])
-      >>> offset = random_offset(jax.random.key(0), z, radius=0.2)
+      >>> offset = gr.random_offset(jax.random.key(0), z, radius=0.2)
       >>> jnp.linalg.norm(offset, axis=1).round(4).tolist()
       [1.0, 2.0]
 

@@ -12,13 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genreg_jax.contract import Augment, Generator, Model, to_float
+from genreg_jax.contract import Augment, Model, to_float
 from genreg_jax.data import Dataset, Split
 from genreg_jax.flows import Flow
 from genreg_jax.report.images import captioned, grid, save_png
+from genreg_jax.samples import Samples
 
 _COLUMNS = 8
 _MOST_CLASSES = 10
+_SOURCES = {
+    "prior": "Generated from uniformly drawn latents.",
+    "renoised": "Generated from latents of training images, partly replaced by noise.",
+    "interpolated": "Generated from latents of training images, moved towards others of the class.",
+}
 _TEMPERATURES = (0.5, 0.7, 1.0)  # of a flow's samples
 
 
@@ -27,20 +33,18 @@ def write_samples(
     workdir: Path,
     dataset: Dataset,
     *,
-    generator: Generator | None = None,
-    temperature: float = 1.0,
-    find: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    samples: Samples | None = None,
+    source: str = "prior",
     views: tuple[Augment, Augment] | None = None,
 ) -> None:
     """Writes real images and, where there is a generator, what it makes; one class a row.
 
     Args:
-      key: of the latents and the views.
+      key: of the views.
       workdir: of the run; the pictures go to its `samples`.
       dataset: whose training images are shown, where each class has enough of them.
-      generator: of synthetic samples.
-      temperature: standard deviation of the latents.
-      find: the trained finder, `(z, y) -> z^`; its samples are shown beside those of the draws.
+      samples: of the run's generator.
+      source: of their latents, for the caption.
       views: the weak and the strong augmentation, to show pairs of views of the samples.
 
     Example:
@@ -55,24 +59,25 @@ def write_samples(
     names = list(dataset.class_names[:classes])
     save = partial(_save, workdir)
 
-    real = [np.flatnonzero(dataset.train.labels == c)[:_COLUMNS] for c in range(classes)]
+    def rows_of(labels):
+        return [np.flatnonzero(labels == c)[:_COLUMNS] for c in range(classes)]
+
+    real = rows_of(dataset.train.labels)
     if min(len(rows) for rows in real) == _COLUMNS:
         images = dataset.train.images[np.concatenate(real)] / 255.0
         save("1_real", images, "Real training images, one class a row.", row_labels=names)
-    if generator is None:
+    if samples is None:
         return
-    key_z, key_weak, key_strong = jax.random.split(key, 3)
-    y = jnp.repeat(jnp.arange(classes), _COLUMNS)
-    z = temperature * jax.random.normal(key_z, (len(y), *generator.latent_shape))
-    images = generator.apply(generator.params, z, y)
-    save("2_generated", images, "Generated from uniformly drawn latents.", row_labels=names)
-    if find is not None:
-        images = generator.apply(generator.params, find(z, y), y)
-        caption = "Generated from the latents that the finder makes of the same draws."
-        save("3_found", images, caption, row_labels=names)
+    rows = np.concatenate(rows_of(samples.labels))
+    save("2_generated", samples.drawn[rows] / 255.0, _SOURCES[source], row_labels=names)
+    if samples.found is not None:
+        caption = "Generated from the latents that the finder makes of the same ones."
+        save("3_found", samples.found[rows] / 255.0, caption, row_labels=names)
     if views is not None:
-        weak, strong = views[0](key_weak, images), views[1](key_strong, images)
-        pairs = np.stack([weak, strong], axis=1)[: 4 * _COLUMNS].reshape(-1, *images.shape[1:])
+        images = jnp.asarray(samples.used[rows[: 2 * _COLUMNS]] / np.float32(255))
+        pairs = zip(jax.random.split(key), views)
+        weak, strong = (view(key, images) for key, view in pairs)
+        pairs = np.stack([weak, strong], axis=1).reshape(-1, *images.shape[1:])
         save("4_views", pairs, "The two views of synthetic samples, side by side.")
 
 
