@@ -1,10 +1,10 @@
 """Runs a study: tune every row on validation images, then run paired seeds and read the test set.
 
 A study is rows (methods), sizes (labels per class) and seeds. Every run has a folder named by its
-content and is not repeated once it has finished, so a study can be stopped, continued,
-spread over processes with `--shard`, and grow; each line is written when its run has finished. A
-line of the results counts only while the study has its row and would still run it with the same
-settings. See `main` for the command line.
+content and is not repeated once it has finished, nor one whose line is in the table, so a study can
+be stopped, continued on another machine, spread over processes with `--shard`, and grow; each line
+is written when its run has finished. A line of the results counts only while the study has its row
+and would still run it with the same settings. See `main` for the command line.
 """
 
 import argparse
@@ -231,6 +231,9 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these labels per class")
     parser.add_argument("--rows", nargs="+", choices=study.rows, help="only these rows")
+    parser.add_argument(
+        "--again", action="store_true", help="repeat runs whose lines are in the table"
+    )
     args = parser.parse_args()
     part, parts = args.shard
     # Seeds share their compiled programs, and studies the runs that they have in common.
@@ -247,16 +250,17 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     changes = study.changes(chosen(study, results / "tuned.json", parser.error))
     sizes, rows = args.sizes or study.sizes, args.rows or study.rows
     path = results / "table.jsonl"
-    text = add_lines(study, changes, path, [])
+    lines = add_lines(study, changes, path, [])
+    there = {(line["labels_per_class"], line["seed"], line["row"]) for line in lines}
     for seed in study.seeds[: args.seeds]:
         for size in sizes:
             for row in rows:
                 settings = settings_of(study, changes[row], size, seed, args.data_dir)
-                if seed % parts == part:
+                if seed % parts == part and (args.again or (size, seed, row) not in there):
                     line = record(row, size, changes[row], run(folder, settings), settings)
                     print(json.dumps(line), flush=True)
-                    text = add_lines(study, changes, path, [line])
-    print(text)
+                    lines = add_lines(study, changes, path, [line])
+    print(table(study, lines))
 
 
 def add_lines(
@@ -264,8 +268,8 @@ def add_lines(
     changes: Mapping[str, Changes],
     path: pathlib.Path,
     new: Sequence[Mapping[str, Any]],
-) -> str:
-    """Merges lines into a table's file, and returns the table, which is also written.
+) -> list[Mapping[str, Any]]:
+    """Merges lines into a table's file, writes the table, and returns all of its lines.
 
     Lines of other shards and of earlier calls stay; a new line replaces its own. Called without new
     ones it drops those that no longer count. One process at a time.
@@ -282,10 +286,10 @@ def add_lines(
             )
         key = lambda r: (r["labels_per_class"], r["seed"], list(study.rows).index(r["row"]))
         merged = {key(r): r for r in [*current, *new]}
-        write_lines(path, [merged[k] for k in sorted(merged)])
-        text = table(study, list(merged.values()))
-        path.with_suffix(".md").write_text(text)
-        return text
+        lines = [merged[k] for k in sorted(merged)]
+        write_lines(path, lines)
+        path.with_suffix(".md").write_text(table(study, lines))
+        return lines
     finally:
         os.close(folder)
 

@@ -1,5 +1,6 @@
 """The runner of studies: which lines count, in tuning and in the table. `run` is a fake."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import scipy.stats
 
 from genreg_jax.config import default_config, from_config
 
@@ -174,6 +176,61 @@ def test_the_table_does_not_mix_old_settings_with_new(command, capsys):
     assert len(lines(results, "table.jsonl")) == 3
     command(study(**{"train.epochs": 7}), "--seeds=1")
     assert len(lines(results, "table.jsonl")) == 2
+
+
+def test_a_table_goes_on_from_its_lines_and_repeats_them_when_asked(command):
+    command(study(), "--stage=tune")
+    results = command(study(), "--seeds=1")
+    command.commit = "b"
+    command(study(), "--seeds=2")
+    commits = lambda: [line["commit"] for line in lines(results, "table.jsonl")]
+    assert commits() == ["a", "a", "b", "b"]
+    command(study(), "--seeds=1", "--rows", "base", "--again")
+    assert commits() == ["b", "a", "b", "b"]
+
+
+def test_a_table_has_each_line_as_soon_as_its_run_is_done(command):
+    command(study(), "--stage=tune")
+
+    def stop_at_the_third(settings):
+        if settings.seed == 1:
+            raise KeyboardInterrupt
+        return 0.5
+
+    command.accuracy = stop_at_the_third
+    with pytest.raises(KeyboardInterrupt):
+        command(study())
+    results = command(study(), "--rows", "base", "--seeds=1")
+    assert [line["row"] for line in lines(results, "table.jsonl")] == ["base", "other"]
+
+
+def test_rows_that_are_not_tuned_take_the_choices_of_others(command):
+    base = study(rows=("base", "other"))
+    rows = {**base.rows, "both": {"augment.label_smoothing": 0.2}}
+    more = dataclasses.replace(
+        base,
+        rows=rows,
+        inherits={"both": ("base", "other")},
+        candidates={**base.candidates, "other": [{"optimizer.weight_decay": d} for d in (0, 1)]},
+        pairs=[("both", "other"), ("both", "base")],
+    )
+    command.accuracy = lambda s: s.optimizer.learning_rate + s.augment.label_smoothing * s.seed
+    command(more, "--stage=tune")
+    results = command(more)
+    (changes,) = {
+        json.dumps(line["changes"], sort_keys=True)
+        for line in lines(results, "table.jsonl")
+        if line["row"] == "both"
+    }
+    assert json.loads(changes) == {
+        "augment.label_smoothing": 0.2,
+        "optimizer.learning_rate": 0.3,
+        "optimizer.weight_decay": 0,
+    }
+    # Seeds 0, 1, 2: differences of 0, 20 and 40 points to base.
+    text = (results / "table.md").read_text()
+    expected = scipy.stats.ttest_1samp([0, 20, 40], 0).pvalue
+    assert f"| 10 | both | base | 3 | +20.00 ± 11.55 | {expected:.3f} |" in text
 
 
 def test_lines_without_a_settings_hash_count_by_their_changes(command):

@@ -478,13 +478,14 @@ connect(os.environ["JAX_COORDINATOR_ADDRESS"], 2, int(os.environ["JAX_PROCESS_ID
 for workdir, config in json.loads(sys.argv[1]).items():
     gr.train_and_evaluate(config, workdir)
 """
-    runs = {str(tmp_path / part): eight_by_eight(part, 0) for part in PARTS}
+    parts = [part for part in PARTS if part != "mgr"]  # of which the test above is
+    runs = {str(tmp_path / part): eight_by_eight(part, 0) for part in parts}
     two = processes(2, tmp_path, "-c", program, json.dumps(runs))
-    for part in PARTS:
+    for part in parts:
         gr.train_and_evaluate(eight_by_eight(part, 1), tmp_path / "one" / part)
     outputs = [process.communicate(timeout=300)[0] for process in two]
     assert [process.returncode for process in two] == [0, 0], outputs
-    for part in PARTS:
+    for part in parts:
         same_losses(tmp_path / "one" / part, tmp_path / part)
 
 
