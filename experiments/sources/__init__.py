@@ -1,0 +1,1 @@
+"""Sources of MGR's samples, on FashionMNIST."""

@@ -3,9 +3,9 @@
 python -m experiments.sources.run --data_dir=DIR --stage=tune    # validation images only
 python -m experiments.sources.run --data_dir=DIR                 # the table; resumes
 
-FashionMNIST with few labels. A row is a method and a source of samples, with four candidates of its own. Rows on top of
-RandAugment, and the controls of the finder, are not tuned: they take what was chosen for their
-parts.
+FashionMNIST with few labels. A row is a method and a source of samples, with four candidates of its
+own. Rows on top of RandAugment, and the controls of the finder, are not tuned: they take what was
+chosen for their parts.
 """
 
 import pathlib
