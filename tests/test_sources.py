@@ -295,6 +295,8 @@ def test_a_bounded_finder_keeps_its_spread_and_a_free_one_reports_its_collapse(t
     assert bounded["finder_spread"] > 0.8 and 0.01 < bounded["finder_distance"] <= 0.3
     assert metrics["train/search_spread"] > 0.8
     assert "The finder moves a latent by" in report and "outer loss&#x27;s decrease" in report
+    assert "from the nearest training image as unseen real ones" in report
+    assert bounded["generator"]["distance_ratio"] > 0
     gains = [metrics["train/search_gain"], metrics["train/outer_decrease"]]
     assert bounded["finder_share"] == round(gains[0] / gains[1], 4)
     free, metrics, report = digits_run(tmp_path, "free", updates=60, **fast)
