@@ -208,6 +208,8 @@ WRITTEN = {
     "train/gradient_norm": "Gradient",
     "train/hypergradient_norm": "Hypergradient",
     "train/search_distance": "Search",
+    "train/outer_decrease": "Outer loss",
+    "train/search_gain": "Outer loss",
     "train/search_spread": "Search",
     "train/learning_rate": "Learning rate",
     "train/skipped_updates": "Skipped updates",

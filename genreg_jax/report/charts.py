@@ -61,6 +61,7 @@ _PANELS = (
     _Panel("Gradient", ("gradient_norm",), "norm", log=True),
     _Panel("Hypergradient", ("hypergradient_norm", "hypergradient"), "norm", log=True),
     _Panel("Search", ("search_spread", "search_distance"), "relative to the draws"),
+    _Panel("Outer loss", ("outer_decrease", "search_gain"), "decrease in a step"),
     _Panel("Skipped updates", ("skipped_updates",), "updates"),
     _Panel("Other", (".*",), "value"),
     _Panel("Flow", ("bits_per_dim",), "bits per dimension", phase="flow"),
