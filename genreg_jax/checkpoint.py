@@ -7,7 +7,9 @@ module adds a checksum per leaf, verified at every restore, and that walk.
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +21,34 @@ from genreg_jax.devices import from_first, is_first, is_key, on_one_device, shar
 from genreg_jax.errors import UserError
 
 
-class Checkpoints:
-    """The checkpoints of one directory: a pytree of arrays and a JSON dict per step.
+# Of several processes only the first one saves and reads, and does not wait for the others.
+def _alone() -> Any:
+    options: dict[str, Any] = {"active_processes": {0}} if jax.process_count() > 1 else {}
+    return ocp.options.MultiprocessingOptions(primary_host=0, **options)
 
-    Of several processes the first one writes and reads, and the others have what it reads. Saving
-    is asynchronous; leaving the context waits for it. Restoring walks from the newest step to the
-    oldest until one verifies; a damaged one is moved to `<directory>_damaged` and named
+
+class CheckpointReader:
+    """The checkpoints of one directory, read only: a pytree of arrays and a JSON dict per step.
+
+    Nothing in the directory is changed, and its writer may be at work: what it deletes meanwhile is
+    passed over. Of several processes the first one reads, and the others have what it reads.
+    Restoring walks from the newest step to the oldest until one verifies; a damaged one is named
     with `note`.
 
     Args:
-      directory: created when the first checkpoint is saved.
-      keep: number of most recent checkpoints kept.
+      directory: may be missing.
       note: called with lines for people.
-
-    Example:
-      >>> import tempfile, jax.numpy as jnp
-      >>> from genreg_jax.checkpoint import Checkpoints
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     with Checkpoints(folder) as checkpoints:
-      ...         checkpoints.save(3, {"w": jnp.arange(2)}, {"note": "third"})
-      ...     with Checkpoints(folder) as checkpoints:
-      ...         step, tree, extra = checkpoints.restore({"w": jnp.zeros(2, jnp.int32)})
-      >>> step, tree["w"].tolist(), extra
-      (3, [0, 1], {'note': 'third'})
     """
 
-    def __init__(
-        self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = print
-    ):
+    def __init__(self, directory: str | Path, *, note: Callable[[str], None] = print):
         self._directory = Path(directory).absolute()
         self._note = note
-        if not is_first():
-            return
-        alone = {0} if jax.process_count() > 1 else None
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=False,
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=True,
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=0, active_processes=alone
-                ),
-            ),
-        )
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
-        if not is_first():
-            return
-        try:
-            self._manager.close()
-        except Exception as error:
-            if kind is None:
-                raise self._not_written(error) from error
-
-    def save(self, step: int, tree: Any, extra: dict[str, Any]) -> None:
-        """Saves `tree` and `extra` under `step`.
-
-        Raises:
-          UserError: it, or the save before it, could not be written; what was saved earlier is
-            whole.
-        """
-        if not is_first():
-            return
-        tree = on_one_device(tree)
-        record = {"extra": extra, "leaves": _fingerprints(tree)}
-        tree = jax.tree.map(np.asarray, _with_key_data(tree))
-        try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    tree=ocp.args.StandardSave(tree),
-                    record=ocp.args.JsonSave({**record, "digest": _digest(record)}),
-                ),
-            )
-        except Exception as error:
-            raise self._not_written(error) from error
-
-    def wait(self) -> None:
-        """Returns once everything saved is on disk."""
-        if not is_first():
-            return
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._not_written(error) from error
+    def __exit__(self, *_):
+        pass
 
     def extra(self) -> dict[str, Any] | None:
         """The JSON dict of the newest checkpoint whose record is whole, None without one."""
@@ -118,7 +59,7 @@ class Checkpoints:
             record = self._record(step)
             if record is not None:
                 return record["extra"]
-            self._set_aside(step, "its record cannot be read")
+            self._damaged(step, "its record cannot be read")
         return None
 
     def digest(self) -> str | None:
@@ -168,48 +109,56 @@ class Checkpoints:
         for step in self._steps():
             record = self._record(step)
             if record is None:
-                self._set_aside(step, "its record cannot be read")
+                self._damaged(step, "its record cannot be read")
                 continue
             if like is not None:
                 self._check_same_arrays(step, record["leaves"], like)
             try:
-                args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
-                tree = self._manager.restore(step, args=args)["tree"]
+                tree = self._read(step, tree=ocp.args.StandardRestore(abstract))["tree"]
             except Exception as error:
-                self._set_aside(step, f"orbax cannot read it ({_line(error)})")
+                self._damaged(step, f"orbax cannot read it ({_line(error)})")
                 continue
             found = {name: leaf[2] for name, leaf in _fingerprints(tree).items()}
             changed = [n for n, leaf in record["leaves"].items() if found.get(n) != leaf[2]]
             if changed:
-                self._set_aside(step, f"the checksum of {changed[0]} is wrong")
+                self._damaged(step, f"the checksum of {changed[0]} is wrong")
                 continue
             return step, tree if like is None else _with_keys(tree, like), record["extra"]
         return None
 
-    def _steps(self) -> list[int]:
-        return sorted(self._manager.all_steps(), reverse=True)
+    def _steps(self) -> Iterator[int]:
+        """Steps from the newest on, each once, as they are in the directory at that moment."""
+        seen = set()
+        # A step that is being written has a longer name, until all of it is there.
+        while left := {int(n) for n in _names(self._directory) if n.isdecimal()} - seen:
+            seen.add(max(left))
+            yield max(left)
+
+    def _read(self, step: int, **items: Any) -> Any:
+        """What orbax reads of a step."""
+        options = {"multiprocessing_options": _alone()}
+        composite = ocp.CompositeOptions(**options)
+        handler = ocp.CompositeCheckpointHandler(composite_options=composite)
+        with ocp.Checkpointer(handler, **options) as reader:
+            return reader.restore(self._directory / str(step), args=ocp.args.Composite(**items))
 
     def _record(self, step: int) -> dict[str, Any] | None:
         """The verified record of a step, None if it is damaged."""
         try:
-            args = ocp.args.Composite(record=ocp.args.JsonRestore())
-            record = dict(self._manager.restore(step, args=args)["record"])
+            record = dict(self._read(step, record=ocp.args.JsonRestore())["record"])
             return record if record.pop("digest") == _digest(record) else None
         except Exception:
             return None
 
-    def _set_aside(self, step: int, reason: str) -> None:
-        target = self._directory.with_name(f"{self._directory.name}_damaged") / str(step)
-        while target.exists():
-            target = target.with_name(f"{target.name}_again")
-        target.parent.mkdir(exist_ok=True)
-        (self._directory / str(step)).rename(target)
-        self._manager.reload()
-        self._note(
-            f"The checkpoint of step {step} in {self._directory} is damaged: {reason}. It was "
-            f"moved to {target}; "
-            + ("the one before it is tried." if self._steps() else "there is none before it.")
-        )
+    def _damaged(self, step: int, reason: str) -> None:
+        folder = self._directory / str(step)
+        if folder.exists():
+            time.sleep(0.5)  # its writer may be at deleting it
+        if folder.exists():
+            self._note(
+                f"The checkpoint of step {step} in {self._directory} is damaged: {reason}. It is "
+                "left as it is, and the one before it is tried."
+            )
 
     def _check_same_arrays(self, step: int, saved: dict[str, list], like: Any) -> None:
         wanted = {name: _type(leaf) for name, leaf in _named(like)}
@@ -224,12 +173,119 @@ class Checkpoints:
                 "workdir."
             )
 
+
+class Checkpoints(CheckpointReader):
+    """The checkpoints of one directory, for the one program that writes them.
+
+    Saving is asynchronous; leaving the context waits for it. What an earlier program left
+    unfinished is removed, and a damaged checkpoint is moved to `<directory>_damaged` and named with
+    `note`.
+
+    Args:
+      directory: created when the first checkpoint is saved.
+      keep: number of most recent checkpoints kept.
+      note: called with lines for people.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> from genreg_jax.checkpoint import Checkpoints
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with Checkpoints(folder) as checkpoints:
+      ...         checkpoints.save(3, {"w": jnp.arange(2)}, {"note": "third"})
+      ...     with Checkpoints(folder) as checkpoints:
+      ...         step, tree, extra = checkpoints.restore({"w": jnp.zeros(2, jnp.int32)})
+      >>> step, tree["w"].tolist(), extra
+      (3, [0, 1], {'note': 'third'})
+    """
+
+    def __init__(
+        self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = print
+    ):
+        super().__init__(directory, note=note)
+        if not is_first():
+            return
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=False,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+                multiprocessing_options=_alone(),
+            ),
+        )
+
+    def __exit__(self, kind, *_):
+        if not is_first():
+            return
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:
+                raise self._not_written(error) from error
+
+    def save(self, step: int, tree: Any, extra: dict[str, Any]) -> None:
+        """Saves `tree` and `extra` under `step`.
+
+        Raises:
+          UserError: it, or the save before it, could not be written; what was saved earlier is
+            whole.
+        """
+        if not is_first():
+            return
+        tree = on_one_device(tree)
+        record = {"extra": extra, "leaves": _fingerprints(tree)}
+        tree = jax.tree.map(np.asarray, _with_key_data(tree))
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    tree=ocp.args.StandardSave(tree),
+                    record=ocp.args.JsonSave({**record, "digest": _digest(record)}),
+                ),
+            )
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def wait(self) -> None:
+        """Returns once everything saved is on disk."""
+        if not is_first():
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def _damaged(self, step: int, reason: str) -> None:
+        target = self._directory.with_name(f"{self._directory.name}_damaged") / str(step)
+        while target.exists():
+            target = target.with_name(f"{target.name}_again")
+        target.parent.mkdir(exist_ok=True)
+        (self._directory / str(step)).rename(target)
+        self._manager.reload()
+        self._note(
+            f"The checkpoint of step {step} in {self._directory} is damaged: {reason}. It was "
+            f"moved to {target}; "
+            + (
+                "there is none before it."
+                if next(self._steps(), None) is None
+                else "the one before it is tried."
+            )
+        )
+
     def _not_written(self, error: Exception) -> UserError:
         return UserError(
             f"A checkpoint could not be written to {self._directory}: {_line(error)}. Earlier "
             "checkpoints are whole; make room, or make the folder writable, and run the same "
             "command again to continue from the last one."
         )
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _line(error: Exception) -> str:

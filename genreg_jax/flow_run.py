@@ -17,7 +17,7 @@ import jax
 from genreg_jax import flows
 from genreg_jax import workdir as workdirs
 from genreg_jax.build import flow_generator, flow_of
-from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.checkpoint import CheckpointReader, Checkpoints
 from genreg_jax.config import config_hash, differences
 from genreg_jax.contract import Augment, Generator
 from genreg_jax.data import Dataset, Split
@@ -177,7 +177,8 @@ def trained_flow(
         "subset_hash": dataset.subset_hash,
     }
     folder = Path(s.workdir or workdir) / "flow"
-    with Checkpoints(folder, keep=1) as checkpoints:
+    # The flow of another run is only read.
+    with CheckpointReader(folder) if s.workdir else Checkpoints(folder, keep=1) as checkpoints:
         found, restored = checkpoints.extra(), None
         if found is not None:
             _same(found["trained_with"], wanted, folder)
@@ -201,6 +202,7 @@ def trained_flow(
                 "image_shape": list(dataset.image_shape),
                 "class_names": list(dataset.class_names),
             }
+            assert isinstance(checkpoints, Checkpoints)
             checkpoints.save(extra["updates"], params, extra)
             checkpoints.wait()
             shutil.rmtree(unfinished, ignore_errors=True)  # five times the flow's own size

@@ -1,7 +1,9 @@
 """The one training loop; `train_and_evaluate` is what the command line calls."""
 
+import contextlib
 import math
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,10 @@ def train_and_evaluate(
         return finished
     own = {"model": model, "generator": generator, "flow": flow, "embedding_term": embedding_term}
     try:
-        with own_folder(Path(workdir)) as folder:
-            return _run(settings, folder, dataset, own, command)
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(own_folder(Path(workdir)))
+            start = lambda: stack.enter_context(workdirs.start(folder, settings))
+            return _run(settings, folder, dataset, own, command, start)
     except OSError as error:
         raise UserError(
             f"A file could not be written or read ({error}). What was saved in {workdir} before is "
@@ -112,8 +116,9 @@ def _run(
     dataset: Dataset | None,
     own: dict[str, Any],
     command: str | None,
+    start: Callable[[], Any],
 ) -> dict[str, Any]:
-    """The run of `train_and_evaluate`, in a workdir that has been claimed; `own` are its parts."""
+    """The run of `train_and_evaluate`: `own` are the caller's parts, `start` opens the workdir."""
     show = settings.train.progress and is_first()
     note = print if show else (lambda text: None)
 
@@ -122,12 +127,12 @@ def _run(
         dataset = data.from_settings(settings.data, settings.seed)
     views = build.views_of(settings, dataset.image_shape)
     if settings.flow_only:
-        workdirs.start(workdir, settings)
+        start()
         return train_flow(settings, dataset, workdir, augment=views["flow"], command=command)
     plan = BatchPlan(settings, dataset.train.labels)
     build.check_flow(own["flow"], dataset)
     build.check_generator(settings, own["generator"])
-    workdirs.start(workdir, settings)
+    start()
     note(
         f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "
         f"{len(dataset.validation.labels)} validation and {len(dataset.test.labels)} test images "

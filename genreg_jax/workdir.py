@@ -6,10 +6,15 @@ checkpoints/<step>/      the state, the best model so far, and what the run know
 flow/<step>/             the trained flow; flow_training/ while it is being trained
 samples/*.png, report.*  for people
 summary.json             the result, written last: its presence means that all is done
+.lock                    held by the program that writes here, and says which one
 """
 
+import contextlib
+import datetime
 import json
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +23,10 @@ import jax.numpy as jnp
 
 from genreg_jax import flows
 from genreg_jax.build import classifier, flow_of
-from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.checkpoint import CheckpointReader
 from genreg_jax.config import differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
+from genreg_jax.devices import shared
 from genreg_jax.errors import UserError
 from genreg_jax.logs import write_json
 from genreg_jax.report import write_report
@@ -41,7 +47,7 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
             "another one."
         ) from None
     if not used:
-        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        if workdir.exists() and (not workdir.is_dir() or _files(workdir)):
             raise UserError(
                 f"The workdir {workdir} exists and is not the workdir of a run: it has no "
                 "config.json. Nothing in it was changed; choose a new or empty folder."
@@ -55,7 +61,7 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
             "a new workdir, or put the file back."
         ) from None
     lines = differences(found, identity(settings))
-    if lines and all(other == path for other in workdir.iterdir()):
+    if lines and _files(workdir) == [path]:
         return None  # a start that failed before anything was made
     if lines:
         raise UserError(
@@ -67,22 +73,76 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
     return json.loads(summary.read_text()) if summary.exists() else None
 
 
+def _files(workdir: Path) -> list[Path]:
+    """What is in a workdir, but for hidden files: the lock, and what a killed write has left."""
+    return [path for path in workdir.iterdir() if not path.name.startswith(".")]
+
+
 def check_finished(summary: dict[str, Any], workdir: Path, settings: Settings) -> None:
     """Refuses the summary of a finished run whose flow the config no longer names."""
     if settings.flow.workdir and settings.uses_flow:
-        with Checkpoints(Path(settings.flow.workdir) / "flow", keep=1) as checkpoints:
+        with CheckpointReader(Path(settings.flow.workdir) / "flow") as checkpoints:
             check_same_flow((summary["flow"] or {}).get("hash"), checkpoints.digest(), workdir)
 
 
-def start(workdir: Path, settings: Settings) -> None:
-    """Makes the workdir and writes its config."""
+def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
+    """Makes the workdir, takes its lock and writes its config; to be left when the run ends.
+
+    Every process of a run calls it with the folder of its own; the first one's is locked.
+
+    Raises:
+      UserError: the workdir cannot be written, another program writes to it, or one has used or
+        finished it since it was claimed.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def prepare():
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_lock(workdir))
+                if claim(workdir, settings) is not None:
+                    raise UserError(
+                        f"Another program has just finished the run in {workdir}; the same command "
+                        "shows its result."
+                    )
+                write_json(workdir / "config.json", to_dict(settings))
+            except OSError as error:
+                raise UserError(
+                    f"The workdir {workdir} cannot be written ({error.strerror}); choose another "
+                    "one."
+                ) from None
+
+        shared(prepare)
+        return stack.pop_all()
+
+
+@contextlib.contextmanager
+def _lock(workdir: Path) -> Iterator[None]:
+    """Holds the lock of a workdir, which the operating system lets go of when its process ends."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", to_dict(settings))
-    except OSError as error:
-        raise UserError(
-            f"The workdir {workdir} cannot be written ({error.strerror}); choose another one."
-        ) from None
+        import fcntl
+    except ImportError:  # Windows, where a file that is open cannot be replaced anyway
+        yield
+        return
+    with open(workdir / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"Another program writes to the workdir {workdir}: {file.read() or 'unknown'}. "
+                "Nothing was changed. Wait until it has ended, or stop it (Ctrl-C there saves the "
+                "update at hand) and run this command again; or choose another workdir."
+            ) from None
+        except OSError:
+            yield  # a file system without locks
+            return
+        file.truncate(0)
+        now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}")
+        file.flush()
+        yield
+        file.truncate(0)
 
 
 def finish(
@@ -162,7 +222,7 @@ def restore_classifier(workdir: str | Path) -> Classifier:
     """
     workdir, restored = Path(workdir), None
     if (workdir / "config.json").exists():
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
+        with CheckpointReader(workdir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(None)
     if restored is None:
         raise UserError(
@@ -220,7 +280,7 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
       UserError: there is no trained flow.
     """
     folder = Path(workdir) / "flow"
-    with Checkpoints(folder, keep=1) as checkpoints:
+    with CheckpointReader(folder) as checkpoints:
         extra = checkpoints.extra()
         if extra is None or "images" not in extra:
             raise _no_flow(workdir)

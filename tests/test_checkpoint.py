@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.checkpoint import CheckpointReader, Checkpoints
 from genreg_jax.errors import UserError
 from genreg_jax.state import Best, TrainState
 
@@ -153,6 +153,69 @@ def test_every_step_damaged_is_as_none(folder, tmp_path):
         assert checkpoints.restore(make_state(0)) is None
         checkpoints.save(9, make_state(9), {})
     assert len(notes) == 2 and "none before it" in notes[1]
+
+
+def listing(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_a_reader_passes_damage_over_and_changes_nothing(folder, tmp_path):
+    copy, notes = tmp_path / "run", []
+    shutil.copytree(folder, copy)
+    data = max((p for p in (copy / "9").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    flip_a_bit(data, data.stat().st_size // 2)
+    (copy / "12.orbax-checkpoint-tmp").mkdir()  # what a save that is at work looks like
+    (copy / "12.orbax-checkpoint-tmp" / "half").write_bytes(b"written")
+    before = listing(tmp_path)
+    with CheckpointReader(copy, note=notes.append) as checkpoints:
+        step, tree, extra = checkpoints.restore(make_state(0))
+        assert step == extra["epoch"] == 4
+        # The record of the newest is whole, whatever its arrays are.
+        assert checkpoints.extra()["epoch"] == 9 and checkpoints.digest() is not None
+    jax.tree.map(np.testing.assert_array_equal, as_numpy(tree), as_numpy(make_state(4)))
+    assert listing(tmp_path) == before
+    assert len(notes) == 1 and "step 9" in notes[0] and "left as it is" in notes[0]
+    assert not hasattr(CheckpointReader, "save")
+
+
+def test_a_reader_of_nothing_makes_nothing(tmp_path):
+    with CheckpointReader(tmp_path / "none") as checkpoints:
+        assert checkpoints.restore(None) is checkpoints.extra() is checkpoints.digest() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_beside_a_writer_reads_whole_steps_and_disturbs_none(tmp_path):
+    program = """
+import sys
+import jax.numpy as jnp
+from genreg_jax.checkpoint import Checkpoints
+with Checkpoints(sys.argv[1], keep=1) as checkpoints:
+    for step in range(1, 61):
+        checkpoints.save(step, {"w": jnp.full(50_000, step)}, {"step": step})
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    steps, notes = [], []
+    while writer.poll() is None:
+        with CheckpointReader(tmp_path / "run", note=notes.append) as checkpoints:
+            found = checkpoints.restore({"w": jnp.zeros(50_000, jnp.int32)})
+        if found is not None:
+            step, tree, extra = found
+            assert extra == {"step": step} and np.all(tree["w"] == step)
+            steps.append(step)
+    assert writer.returncode == 0, writer.communicate()[0]
+    assert steps == sorted(steps) and len(set(steps)) > 3 and notes == []
+    with CheckpointReader(tmp_path / "run") as checkpoints:
+        assert checkpoints.restore({"w": jnp.zeros(50_000, jnp.int32)})[0] == 60
 
 
 def test_another_model_is_refused_and_nothing_is_set_aside(folder):

@@ -189,8 +189,14 @@ def test_a_finished_run_knows_the_flow_it_used_by_its_hash(run, tmp_path):
 
 def test_the_command_prints_what_the_run_measured(run, capsys, tmp_path):
     workdir, summary = run
+    files = [path for path in workdir.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
     assert main([f"--workdir={workdir}"]) == 0
+    assert [path for path in workdir.rglob("*") if path.is_file()] == files
+    assert before == {path: path.read_bytes() for path in files}, "a reader changes nothing"
     out = capsys.readouterr().out
+    about = summary["generator"]
+    assert f"Synthetic images are {about['distance_ratio']:.2f} times as far" in out
     assert f"500 images: {summary['test_bits_per_dim']:.4f}" in out
     assert f"flow: max {summary['reconstruction_error_max']:.2e}" in out
     assert f"frozen flow: max {summary['frozen_reconstruction_error_max']:.2e}" in out

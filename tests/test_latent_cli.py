@@ -49,6 +49,11 @@ def command(workdir, images, output, *options):
     return main([f"--flow={workdir}", f"--input={images}", f"--output={output}", *options])
 
 
+def contents(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
 def pictures(folder):
     files = sorted(folder.rglob("*.png"))
     return {str(f.relative_to(folder)): np.asarray(Image.open(f)) for f in files}
@@ -72,8 +77,9 @@ def test_a_folder_comes_back_perturbed_under_the_same_names(tmp_path, workdir, f
 def test_an_npz_comes_back_as_an_npz(tmp_path, workdir, digits, kind):
     images, labels = digits
     np.savez(tmp_path / "in.npz", images=images, labels=labels)
-    out = tmp_path / "out"
+    out, before = tmp_path / "out", contents(workdir)
     assert command(workdir, tmp_path / "in.npz", out, f"--kind={kind}", "--copies=2") == 0
+    assert contents(workdir) == before, "a reader changes nothing"
     with np.load(out / "images.npz") as result:
         assert result["images"].shape == (40, 8, 8, 1) and result["images"].dtype == np.uint8
         np.testing.assert_array_equal(result["labels"], np.tile(labels, 2))

@@ -1,0 +1,69 @@
+"""A workdir has one writer at a time."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from genreg_jax import workdir as workdirs
+from genreg_jax.config import from_config
+from genreg_jax.errors import UserError
+
+SETTINGS = from_config({"data": {"name": "digits"}})
+HOLD = """
+import sys
+from pathlib import Path
+from genreg_jax import workdir as workdirs
+from genreg_jax.config import from_config
+with workdirs.start(Path(sys.argv[1]), from_config({"data": {"name": "digits"}})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_second_writer_is_refused_with_the_first_one_s_name_and_changes_nothing(tmp_path):
+    with workdirs.start(tmp_path / "run", SETTINGS):
+        before = contents(tmp_path / "run")
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .*, since 20\d\d-.*Ctrl-C"):
+            workdirs.start(tmp_path / "run", SETTINGS)
+        assert contents(tmp_path / "run") == before
+        with workdirs.start(tmp_path / "other", SETTINGS):
+            pass
+    with workdirs.start(tmp_path / "run", SETTINGS):
+        pass
+
+
+def test_a_killed_writer_holds_nothing(tmp_path):
+    program = [sys.executable, "-c", HOLD, tmp_path / "run"]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(program, **pipes) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on"):
+            workdirs.start(tmp_path / "run", SETTINGS)
+        process.kill()
+        process.wait()
+        with workdirs.start(tmp_path / "run", SETTINGS):
+            assert f"process {os.getpid()} on" in (tmp_path / "run" / ".lock").read_text()
+
+
+def test_a_run_that_another_program_finished_meanwhile_is_not_run_again(tmp_path):
+    with workdirs.start(tmp_path, SETTINGS):
+        pass
+    assert workdirs.claim(tmp_path, SETTINGS) is None
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="Another program has just finished"):
+        workdirs.start(tmp_path, SETTINGS)
+
+
+def test_what_a_killed_start_leaves_does_not_make_a_folder_foreign(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.123.tmp").write_text("{")
+    assert workdirs.claim(tmp_path, SETTINGS) is None
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is not the workdir of a run"):
+        workdirs.claim(tmp_path, SETTINGS)
