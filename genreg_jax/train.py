@@ -94,7 +94,7 @@ def train_and_evaluate(
     settings = from_config(config)
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
     if finished is not None:
-        workdirs.check_finished(finished, Path(workdir), settings)
+        workdirs.check_finished(finished, Path(workdir), settings, dataset)
         return finished
     own = {"model": model, "generator": generator, "flow": flow, "embedding_term": embedding_term}
     try:

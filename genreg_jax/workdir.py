@@ -78,8 +78,23 @@ def _files(workdir: Path) -> list[Path]:
     return [path for path in workdir.iterdir() if not path.name.startswith(".")]
 
 
-def check_finished(summary: dict[str, Any], workdir: Path, settings: Settings) -> None:
-    """Refuses the summary of a finished run whose flow the config no longer names."""
+def check_finished(
+    summary: dict[str, Any], workdir: Path, settings: Settings, dataset: Dataset | None = None
+) -> None:
+    """Refuses the summary of a finished run for images or a flow that it was not trained with.
+
+    Args:
+      summary: of the finished run.
+      workdir: of that run.
+      settings: which may name another run's flow.
+      dataset: images of the caller's own.
+    """
+    if dataset is not None and dataset.subset_hash != summary["subset_hash"]:
+        raise UserError(
+            f"The run in {workdir} is finished, and was trained on other images: its training and "
+            f"validation images have the hash {summary['subset_hash'][:12]}, those given "
+            f"{dataset.subset_hash[:12]}. Nothing was changed; choose a new workdir for these."
+        )
     if settings.flow.workdir and settings.uses_flow:
         with CheckpointReader(Path(settings.flow.workdir) / "flow") as checkpoints:
             check_same_flow((summary["flow"] or {}).get("hash"), checkpoints.digest(), workdir)

@@ -273,6 +273,8 @@ def test_per_class_may_be_what_the_error_says_and_no_more():
     [
         ({"class_names": ["cat"]}, r"run from 0 to 1; with 1 classes they must lie in 0\.\.0"),
         ({"train_labels": np.array([0, -1, 0, 1])}, "run from -1 to 1"),
+        ({"train_labels": np.array([0, 2**32 + 1, 0, 1])}, "has the label 4294967297"),
+        ({"test_labels": np.array([0, 1, 2**63], np.uint64)}, "has the label 9223372036854775808"),
         ({"train_labels": np.array([0, 1])}, "4 images but 2 labels"),
         ({"train_labels": np.eye(4)}, "One-hot labels"),
         ({"test_images": np.zeros((4, 3, 2, 1), np.uint8)}, "they must be the same"),

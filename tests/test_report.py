@@ -3,6 +3,8 @@
 import ast
 import base64
 import io
+import json
+import os
 import re
 import subprocess
 import sys
@@ -346,6 +348,19 @@ def test_unfinished_and_damaged_runs(workdir, capsys):
         report.regenerate(workdir)
     with pytest.raises(UserError, match="gone.png"):
         _write(workdir, figures=[("gone", workdir / "gone.png")])
+
+
+def test_a_report_written_again_shows_no_picture_from_outside(workdir, tmp_path_factory):
+    _write(workdir)
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    save_png(secret, np.zeros((4, 4), np.uint8))
+    (workdir / "link.png").symlink_to(secret)
+    (workdir / "summary.json").write_text("{}")
+    written = json.loads((workdir / "report.json").read_text())
+    for name in (str(secret), os.path.relpath(secret, workdir), "link.png"):
+        (workdir / "report.json").write_text(json.dumps({**written, "figures": [["", name]]}))
+        with pytest.raises(UserError, match="which is not in the workdir"):
+            report.regenerate(workdir)
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

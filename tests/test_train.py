@@ -772,6 +772,18 @@ def test_a_finished_run_gives_its_summary_without_training(uninterrupted, monkey
     assert hashes(uninterrupted.workdir) == before
 
 
+def test_a_finished_run_is_not_the_result_for_other_images(uninterrupted):
+    before = hashes(uninterrupted.workdir)
+    images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), np.uint8)
+    other = gr.data.from_arrays(images, np.arange(100) % 10, images, np.arange(100) % 10)
+    with pytest.raises(gr.UserError, match=r"is finished, and was trained on other images"):
+        gr.train_and_evaluate(uninterrupted.config, uninterrupted.workdir, dataset=other)
+    s = from_config(uninterrupted.config)
+    same = gr.data.from_settings(s.data, s.seed)
+    summary = gr.train_and_evaluate(uninterrupted.config, uninterrupted.workdir, dataset=same)
+    assert summary == uninterrupted.summary and hashes(uninterrupted.workdir) == before
+
+
 def test_another_config_is_refused_with_all_that_differs_and_changes_nothing(uninterrupted):
     before = hashes(uninterrupted.workdir)
     other = {

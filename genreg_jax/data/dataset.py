@@ -223,7 +223,13 @@ def _as_labels(labels: Any, name: str) -> np.ndarray:
             f"{name} has the shape {labels.shape} and the type {labels.dtype}; it must be one "
             "integer class index an image, [N]. One-hot labels: labels.argmax(-1)."
         )
-    return labels.astype(np.int32)
+    narrow = labels.astype(np.int32)
+    if np.any(narrow != labels):
+        raise UserError(
+            f"{name} has the label {labels[narrow != labels][0]}; labels are class indices, 0 for "
+            "the first class."
+        )
+    return narrow
 
 
 def make_dataset(

@@ -148,7 +148,9 @@ def regenerate(workdir: str | os.PathLike) -> Path:
     if summary is None:
         extras = {"title": extras["title"], "notes": _UNFINISHED}
     elif extras.get("figures"):
-        extras["figures"] = [(caption, workdir / file) for caption, file in extras["figures"]]
+        extras["figures"] = [
+            (caption, _inside(workdir, file)) for caption, file in extras["figures"]
+        ]
     config = _read_json(workdir / "config.json") or {}
     return write_report(workdir, summary=summary or {}, config=config, **extras)
 
@@ -170,6 +172,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _inside(workdir: Path, file: str) -> Path:
+    """A picture that `report.json` names, which may not be any file of this machine."""
+    path = workdir / file
+    if not path.resolve().is_relative_to(workdir.resolve()):
+        raise UserError(
+            f"{workdir / 'report.json'} names the picture {file!r}, which is not in the workdir. "
+            "Copy it there, or take it out of that file."
+        )
+    return path
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
