@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genreg_jax.door import through
+
 
 class Finding(NamedTuple):
     """One line of the report: `ok`, `note` (works, could be better) or `wrong`."""
@@ -168,31 +170,35 @@ def check_training() -> Iterator[Finding]:
     )
 
 
-def main() -> None:
-    """Prints the findings; exits with 1 if one of them is `wrong`."""
+def main() -> int:
+    """Prints the findings; returns 1 if one of them is `wrong`."""
     parser = argparse.ArgumentParser(prog="python -m genreg_jax.doctor", description=__doc__)
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     args = parser.parse_args()
-    versions = installed()
-    wrong = 0
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        lambda: check_versions(versions, sys.version_info[:2]),
-        check_devices,
-        check_distrax,
-        lambda: check_data(args.data_dir),
-        check_training,
-    ]
-    for check in checks:
-        try:
-            for finding in check():
-                print(f"{finding.level:6}{finding.text}", flush=True)
-                wrong += finding.level == "wrong"
-        except Exception as error:
-            print(f"wrong {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
-            wrong += 1
-    print("Nothing is wrong." if not wrong else f"{wrong} thing(s) to put right, see above.")
-    sys.exit(bool(wrong))
+
+    def command() -> int:
+        versions = installed()
+        wrong = 0
+        checks: list[Callable[[], Iterator[Finding]]] = [
+            lambda: check_versions(versions, sys.version_info[:2]),
+            check_devices,
+            check_distrax,
+            lambda: check_data(args.data_dir),
+            check_training,
+        ]
+        for check in checks:
+            try:
+                for finding in check():
+                    print(f"{finding.level:6}{finding.text}", flush=True)
+                    wrong += finding.level == "wrong"
+            except Exception as error:
+                print(f"wrong {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+                wrong += 1
+        print("Nothing is wrong." if not wrong else f"{wrong} thing(s) to put right, see above.")
+        return int(wrong > 0)
+
+    return through(command)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

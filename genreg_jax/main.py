@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from genreg_jax.door import say, through
 from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.interrupt import Interrupted
 
@@ -28,7 +29,7 @@ _NOT_READ = "config.train.evaluate_test is False"
 
 
 def _stop(message: object, *, status: int = 1) -> NoReturn:
-    print(" ".join(str(message).split()), file=sys.stderr)
+    say(message)
     sys.exit(status)
 
 
@@ -114,6 +115,10 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     command = shlex.join(["python", "-m", "genreg_jax.main", *sys.argv[1:]])
     try:
+        workdir = workdir.expanduser()
+    except RuntimeError as error:
+        _stop(f"--workdir={_WORKDIR.value}: {error} Give a folder that exists.")
+    try:
         coordinator = _given(_COORDINATOR, "JAX_COORDINATOR_ADDRESS", "")
         if coordinator:
             connect(
@@ -137,7 +142,8 @@ def main(argv: list[str]) -> None:
             f"is whole: {workdir}."
         )
     except KeyboardInterrupt:
-        _stop(f"Interrupted. The same command continues from the last checkpoint in {workdir}.")
+        message = f"Interrupted. The same command continues from the last checkpoint in {workdir}."
+        _stop(message, status=130)
     if not is_first():
         return
     print(f"report: {workdir / 'report.html'}")
@@ -154,7 +160,7 @@ def main(argv: list[str]) -> None:
 
 def console() -> None:
     """Entry point of the installed command `genreg-jax`."""
-    app.run(main, flags_parser=_parse_flags)
+    sys.exit(through(lambda: app.run(main, flags_parser=_parse_flags)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from genreg_jax.errors import UserError
+from genreg_jax.door import through
 from genreg_jax.perturb import EPSILON, augment
 
 
@@ -44,13 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args(argv))
     flow, images, output = (options.pop(name) for name in ("flow", "input", "output"))
-    try:
+
+    def command() -> None:
         count = augment(flow, images, output, **options)
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    print(f"{count} images in {output}")
-    return 0
+        print(f"{count} images in {output}")
+
+    return through(command)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genreg_jax.data.tfds import tfds_root
+from genreg_jax.door import through
 from genreg_jax.errors import UserError
 
 # No official file comes near this, so it only stops a wrong file from filling the memory.
@@ -431,7 +432,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--url", help="another address to download from")
     parser.add_argument("--sha256", help="expected SHA-256, comma-separated where several files")
     args = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         target = prepare(
             args.dataset,
             args.data_dir,
@@ -439,11 +441,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             url=args.url,
             sha256=args.sha256.split(",") if args.sha256 else None,
         )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{args.dataset} is ready in {target}")
-    return 0
+        print(f"{args.dataset} is ready in {target}")
+
+    return through(command)
 
 
 if __name__ == "__main__":

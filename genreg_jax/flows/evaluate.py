@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genreg_jax.door import through
 from genreg_jax.errors import UserError
 from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 
@@ -73,14 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", required=True, type=Path, help="directory of the run")
     parser.add_argument("--data_dir", default="", help="TFDS data directory, where it has moved")
     args = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         count, result, about = _evaluate_workdir(args.workdir, args.data_dir)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print_result(count, result)
-    print(about)
-    return 0
+        print_result(count, result)
+        print(about)
+
+    return through(command)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genreg_jax.door import through
 from genreg_jax.errors import UserError
 from genreg_jax.logs import format_seconds, read_metrics, to_json, write_atomically, write_json
 from genreg_jax.report.charts import draw_confusion, draw_curves, draw_embeddings
@@ -166,12 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m genreg_jax.report", description=__doc__)
     parser.add_argument("--workdir", required=True, help="directory of the run")
-    try:
-        print(regenerate(parser.parse_args(argv).workdir))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    workdir = parser.parse_args(argv).workdir
+    return through(lambda: print(regenerate(workdir)))
 
 
 def _inside(workdir: Path, file: str) -> Path:

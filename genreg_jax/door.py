@@ -1,0 +1,95 @@
+"""The door of every command: what a user or a terminal can do ends in words and a status."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from genreg_jax.errors import UserError
+from genreg_jax.interrupt import Interrupted
+
+
+def through(command: Callable[[], Any]) -> int:
+    """Runs a command.
+
+    A reader of its output that leaves, as `| head` does, a full device and a closed stream stop
+    what is shown and not the command. What an ASCII terminal cannot show is a question mark.
+
+    Args:
+      command: returns its exit status, or None for 0.
+
+    Returns:
+      The exit status: the command's; 1 after a `UserError`, whose paragraph is printed; 128 and the
+      signal's number after a signal.
+
+    Example:
+      >>> from genreg_jax.door import through
+      >>> through(lambda: print("done"))
+      done
+      0
+    """
+    with _patient_streams():
+        try:
+            return command() or 0
+        except UserError as error:
+            say(error)
+            return 1
+        except Interrupted as stopped:
+            say(stopped)
+            return 128 + stopped.signum
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            return 130
+
+
+def say(message: object) -> None:
+    """Prints a message about the command as one line of stderr."""
+    print(" ".join(str(message).split()), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _patient_streams() -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    streams: Any = [_Stream(stream) for stream in before]
+    sys.stdout, sys.stderr = streams
+    try:
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Stream:
+    """A text stream that drops what cannot be written."""
+
+    def __init__(self, stream: TextIO | None):  # None where the shell has closed it
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")
+
+    def write(self, text: str) -> int:
+        try:
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError as error:
+                shown = text.encode(error.encoding, "replace").decode(error.encoding)
+                self._stream.write(shown)
+        except OSError:
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _drop(self) -> None:
+        nowhere = open(os.devnull, "w", encoding="utf-8")
+        with contextlib.suppress(OSError, ValueError):
+            # What the stream still holds goes there too, when it is flushed at the very end.
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+        self._stream = nowhere

@@ -1,0 +1,70 @@
+"""Every command ends in words and a status, whatever becomes of its streams."""
+
+import subprocess
+import sys
+
+import pytest
+
+from genreg_jax.door import through
+from genreg_jax.errors import UserError
+from genreg_jax.interrupt import Interrupted
+
+PROGRAM = """
+import pathlib, sys
+from genreg_jax.door import through
+def command():
+    for i in range(20000):
+        print(i, "to ± be read")
+    print("a word", file=sys.stderr, flush=True)
+    pathlib.Path(sys.argv[1]).write_text("reached")
+    return 3
+sys.exit(through(command))
+"""
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 4, 4, ""),
+        (raising(UserError("Two\n lines.")), 1, "Two lines.\n"),
+        (raising(Interrupted("Stopped by SIGTERM.", 15)), 143, "Stopped by SIGTERM.\n"),
+        (raising(KeyboardInterrupt()), 130, "Interrupted.\n"),
+    ],
+)
+def test_what_a_user_can_do_ends_in_a_line_and_a_status(command, status, words, capsys):
+    streams = sys.stdout, sys.stderr
+    assert through(command) == status
+    assert capsys.readouterr().err == words and (sys.stdout, sys.stderr) == streams
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        through(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("shell", "shown"),
+    [
+        ("{} | head -1", "0 to ± be read\n"),
+        ("{} > /dev/full", ""),
+        ("{} >&-", ""),
+        ("{} 2>&- | tail -1", "19999 to ± be read\n"),
+        ("PYTHONIOENCODING=ascii {} | head -1", "0 to ? be read\n"),
+    ],
+)
+def test_a_stream_that_cannot_be_written_stops_nothing(tmp_path, shell, shown):
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    command = f"{sys.executable} {tmp_path / 'program.py'} {tmp_path / 'file'}"
+    shell = f"set -o pipefail; {shell.format(command)}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60)
+    assert (tmp_path / "file").read_text() == "reached"
+    assert done.stdout.decode() == shown and done.returncode == 3
+    assert done.stderr in (b"a word\n", b"")
