@@ -178,7 +178,7 @@ def test_an_interrupt_says_how_to_continue(cli, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "train_and_evaluate", interrupt)
     status, _, err = cli(*TINY, f"--workdir={tmp_path}")
-    assert status == 1 and "same command continues" in err and str(tmp_path) in err
+    assert status == 130 and "same command continues" in err and str(tmp_path) in err
 
 
 def test_too_large_a_model_ends_in_a_paragraph(cli, tmp_path):
