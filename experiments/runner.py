@@ -243,9 +243,10 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     if args.stage == "tune":
         if not study.candidates:
             parser.error("nothing is tuned in this study")
-        if args.seeds is not None or args.sizes or args.rows:
-            parser.error("--seeds, --sizes and --rows are of the table; tuning runs as a whole")
-        tune(study, folder, results, args.data_dir, part, parts)
+        if args.seeds is not None or args.sizes:
+            parser.error("--seeds and --sizes are of the table; tuning runs as a whole")
+        rows = [row for row in study.candidates if row in (args.rows or study.rows)]
+        tune(study, rows, folder, results, args.data_dir, part, parts)
         return
     changes = study.changes(chosen(study, results / "tuned.json", parser.error))
     sizes, rows = args.sizes or study.sizes, args.rows or study.rows
@@ -346,15 +347,23 @@ def is_current(study: Study, changes: Mapping[str, Changes], line: Mapping[str, 
 
 
 def tune(
-    study: Study, folder: pathlib.Path, results: pathlib.Path, data_dir: str, part: int, parts: int
+    study: Study,
+    rows: Sequence[str],
+    folder: pathlib.Path,
+    results: pathlib.Path,
+    data_dir: str,
+    part: int,
+    parts: int,
 ) -> None:
-    """Tries every candidate of every row on the tuning seeds and keeps the best on validation.
+    """Tries every candidate of these rows on the tuning seeds and keeps the best on validation.
+
+    The other rows keep what was chosen for them, and their lines.
 
     Job `k` belongs to shard `k % parts`, and only that shard's file is read for it: what another
     sharding left does not count twice. The shard whose file completes the jobs chooses.
     """
     jobs = []
-    for row in study.candidates:
+    for row in rows:
         for candidate in study.candidates[row]:
             for seed in study.tuning_seeds:
                 changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
@@ -371,11 +380,16 @@ def tune(
         return {k: lines[key] for k, key in keys.items() if key in lines}
 
     own = found(part)
+    others = [
+        line
+        for line in read_lines(files[part])
+        if line["row"] in study.candidates and line["row"] not in rows
+    ]
     for k in range(part, len(jobs), parts):
         row, candidate, seed, settings = jobs[k]
         summary = run(folder / "tuning", settings)
         own[k] = record(row, study.tuning_size, candidate, summary, settings)
-        write_lines(files[part], [own[k] for k in sorted(own)])
+        write_lines(files[part], [*others, *(own[k] for k in sorted(own))])
         print(row, candidate, seed, summary["validation_accuracy"], flush=True)
     lines = {k: line for i in range(parts) for k, line in found(i).items()}
     for path in sorted(set(results.glob("tuning-*.jsonl")) - set(files)):
@@ -386,9 +400,11 @@ def tune(
     if len(lines) < len(jobs):
         print(f"{len(lines)} of {len(jobs)} runs are there; the last shard to finish chooses.")
         return
-    tuned = {}
+    path = results / "tuned.json"
+    tuned = json.loads(path.read_text()) if path.exists() else {}
+    tuned = {row: choice for row, choice in tuned.items() if row in study.candidates}
     print("| row | candidate | n | validation accuracy, % |\n|---|---|---|---|")
-    for row in study.candidates:
+    for row in rows:
         means = []
         for candidate in study.candidates[row]:
             values = [
@@ -400,4 +416,4 @@ def tune(
             means.append(mean)
             print(f"| {row} | {candidate} | {len(values)} | {mean:.2f} ± {error:.2f} |")
         tuned[row] = study.candidates[row][means.index(max(means))]
-    (results / "tuned.json").write_text(json.dumps(tuned, indent=2) + "\n")
+    path.write_text(json.dumps(tuned, indent=2) + "\n")

@@ -178,6 +178,16 @@ def test_the_table_does_not_mix_old_settings_with_new(command, capsys):
     assert len(lines(results, "table.jsonl")) == 2
 
 
+def test_rows_can_be_tuned_alone_and_the_others_keep_their_choice_and_lines(command):
+    command(study(rows=("base",)), "--stage=tune")
+    command.accuracy = worse
+    results = command(study(), "--stage=tune", "--rows", "other")
+    assert tuned(results) == {"base": 0.3, "other": 0.1}
+    assert [line["row"] for line in lines(results, "tuning-0.jsonl")] == 6 * ["base"] + 6 * [
+        "other"
+    ]
+
+
 def test_a_table_goes_on_from_its_lines_and_repeats_them_when_asked(command):
     command(study(), "--stage=tune")
     results = command(study(), "--seeds=1")
@@ -250,7 +260,7 @@ def test_lines_without_a_settings_hash_count_by_their_changes(command):
     [
         (["--shard=2/2"], "'2/2' is not i/n"),
         (["--shard=1"], "'1' is not i/n"),
-        (["--stage=tune", "--rows", "base"], "tuning runs as a whole"),
+        (["--stage=tune", "--seeds=1"], "tuning runs as a whole"),
         ([], "no candidate of the study for base, other; run --stage=tune"),
     ],
 )
