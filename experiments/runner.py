@@ -59,15 +59,18 @@ class Study:
     inherits: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
 
+    def sources(self, row: str) -> Sequence[str]:
+        """The tuned rows whose choices a row takes; itself where it is tuned."""
+        return self.inherits.get(row, (row,) if self.candidates else ())
+
     def changes(self, tuned: Mapping[str, Changes]) -> dict[str, Changes]:
-        """Row name to its settings, with the choices of tuning."""
+        """Row name to its settings with the choices of tuning, for the rows that have theirs."""
         return {
-            row: {
-                **{k: v for source in self.inherits.get(row, ()) for k, v in tuned[source].items()},
-                **fixed,
-                **tuned.get(row, {}),
-            }
+            row: {**{k: v for s in self.sources(row) for k, v in tuned[s].items()}, **fixed}
+            if row in self.inherits
+            else {**fixed, **tuned.get(row, {})}
             for row, fixed in self.rows.items()
+            if all(source in tuned for source in self.sources(row))
         }
 
 
@@ -248,8 +251,8 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
         rows = [row for row in study.candidates if row in (args.rows or study.rows)]
         tune(study, rows, folder, results, args.data_dir, part, parts)
         return
-    changes = study.changes(chosen(study, results / "tuned.json", parser.error))
-    sizes, rows = args.sizes or study.sizes, args.rows or study.rows
+    sizes, rows = args.sizes or study.sizes, args.rows or list(study.rows)
+    changes = study.changes(chosen(study, results / "tuned.json", rows, parser.error))
     path = results / "table.jsonl"
     lines = add_lines(study, changes, path, [])
     there = {(line["labels_per_class"], line["seed"], line["row"]) for line in lines}
@@ -320,18 +323,25 @@ def as_read(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def chosen(study: Study, path: pathlib.Path, error: Callable[[str], Any]) -> dict[str, Changes]:
-    """The settings that tuning chose; `error` is called where a row has none that still count."""
-    if not study.candidates:
-        return {}
+def chosen(
+    study: Study, path: pathlib.Path, rows: Iterable[str], error: Callable[[str], Any]
+) -> dict[str, Changes]:
+    """The settings that tuning chose, of the rows that have one that still counts.
+
+    `error` is called where one of `rows` has none.
+    """
     tuned = json.loads(path.read_text()) if path.exists() else {}
-    rows = [row for row in study.rows if row not in study.inherits]
-    missing = [row for row in rows if tuned.get(row) not in as_read(list(study.candidates[row]))]
+    tuned = {
+        row: choice
+        for row, choice in tuned.items()
+        if choice in as_read(list(study.candidates.get(row, ())))
+    }
+    missing = {source: row for row in rows for source in study.sources(row) if source not in tuned}
     if missing:
         error(
             f"{path.name} has no candidate of the study for {', '.join(missing)}; run --stage=tune"
         )
-    return {row: tuned[row] for row in rows}
+    return tuned
 
 
 def is_current(study: Study, changes: Mapping[str, Changes], line: Mapping[str, Any]) -> bool:

@@ -67,7 +67,10 @@ STUDY = Study(
             *({"optimizer.learning_rate": r} for r in (0.05, 0.1)),
             *({"optimizer.weight_decay": w} for w in (2e-3, 1e-2)),
         ],
-        **{f"gda {s}": [{"synthetic.weight": w} for w in (0.03, 0.1, 0.3, 1.0)] for s in SOURCES},
+        # On real images cross-entropy wants a larger weight, and harms at it on draws of the prior.
+        "gda prior": [{"synthetic.weight": w} for w in (0.03, 0.1, 0.3, 1.0)],
+        "gda renoised": [{"synthetic.weight": w} for w in (0.1, 0.3, 1.0, 3.0)],
+        "gda interpolated": [{"synthetic.weight": w} for w in (0.1, 0.3, 1.0, 3.0)],
         **{f"pcr {s}": [{"synthetic.weight": w} for w in (0.5, 1.0, 2.0, 5.0)] for s in SOURCES},
         "mgr prior": searches(0.3, -1.0),
         "mgr renoised": searches(0.1, 0.3),
@@ -81,6 +84,8 @@ STUDY = Study(
     pairs=[
         *((f"mgr {s}", f"pcr {s}") for s in SOURCES),
         *((f"mgr {s}", f"gda {s}") for s in SOURCES),
+        *((f"gda {s}", "gda prior") for s in SOURCES[1:]),
+        *((f"pcr {s}", "pcr prior") for s in SOURCES[1:]),
         *((f"mgr {BEST}", f"{other} {BEST}") for other in ("hard", "random")),
         *((f"mgr {BEST}", control) for control in CONTROLS),
         *((f"{row} + randaugment", "randaugment") for row in METHODS),
