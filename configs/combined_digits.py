@@ -18,5 +18,5 @@ def get_config(arg=None):
     common.digits(config)
     phantom_digits.method(config)
     latent_adversarial_digits.method(config)
-    mgr_digits.method(config)
+    mgr_digits.as_published(config)
     return common.with_options(config, arg)

@@ -17,5 +17,5 @@ def get_config(arg=None):
     config = common.new("latent_mgr")
     common.digits(config)
     latent_adversarial_digits.method(config)
-    mgr_digits.method(config)
+    mgr_digits.as_published(config)
     return common.with_options(config, arg)

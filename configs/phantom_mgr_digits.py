@@ -17,5 +17,5 @@ def get_config(arg=None):
     config = common.new("phantom_mgr")
     common.digits(config)
     phantom_digits.method(config)
-    mgr_digits.method(config)
+    mgr_digits.as_published(config)
     return common.with_options(config, arg)
