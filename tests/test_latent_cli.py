@@ -158,12 +158,12 @@ def test_an_adversarial_perturbation_says_that_a_classifier_is_not_of_this_libra
 
 
 def test_a_classifier_of_an_earlier_version_is_refused_in_words(tmp_path, workdir, monkeypatch):
-    restore = workdirs.Checkpoints.restore
+    restore = workdirs.CheckpointReader.restore
 
     def without_record(self, like):
         step, tree, extra = restore(self, like)
         return step, tree, {k: v for k, v in extra.items() if k != "run"}
 
-    monkeypatch.setattr(workdirs.Checkpoints, "restore", without_record)
+    monkeypatch.setattr(workdirs.CheckpointReader, "restore", without_record)
     with pytest.raises(gr.UserError, match="is of an earlier version"):
         workdirs.restore_classifier(workdir)
