@@ -577,3 +577,39 @@ def test_wrong_losses_are_named_with_their_value():
         gr.PhantomMemory.empty(e, size=0)
     with pytest.raises(ValueError, match="reading must be one of .*attraction.* got 'repulsion'"):
         phantom_term("repulsion", num_classes=2)
+
+
+# ------------------------------------------------------------------------- what takes no part
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+@pytest.mark.parametrize("loss", ["attraction", "separation", "memory"])
+def test_rows_that_take_no_part_may_hold_anything(loss, distance, value):
+    """Loss and gradients of the others are those without such rows."""
+    e, labels = normal(3, 7, 5), np.array([0, 1, 0, 2, 1, 0, 2])
+    strange = np.full((2, 5), value, np.float32)
+    outside = {"attraction": [-1, -1], "separation": [CLASSES, -1], "memory": [-1, CLASSES + 2]}
+    options = {"weighting": "uniform"}
+
+    def losses(e, labels, memory=None):
+        if loss == "attraction":
+            phantoms, where = gr.phantom_embeddings(KEY, e, labels, **options)
+            return gr.attraction_loss(e, phantoms, distance=distance, where=where)
+        draws = dict(options, num_classes=CLASSES, distance=distance, memory=memory)
+        return gr.separation_loss(KEY, e, labels, **draws)
+
+    def value_and_grad(e, labels, memory=None):
+        value, pull_back = jax.vjp(lambda e: losses(e, labels, memory), jnp.asarray(e))
+        return value, pull_back(jnp.ones(len(labels)))[0]
+
+    expected, expected_grad = value_and_grad(e, labels)
+    if loss == "memory":
+        memory = gr.PhantomMemory(jnp.asarray(strange), jnp.asarray(outside[loss], jnp.int32))
+        found, grad = value_and_grad(e, labels, memory)
+    else:
+        together = np.concatenate([e, strange]), np.concatenate([labels, outside[loss]])
+        found, grad = value_and_grad(*together)
+        assert not found[7:].any() and not grad[7:].any()
+    np.testing.assert_allclose(found[:7], expected, rtol=1e-6)
+    np.testing.assert_allclose(grad[:7], expected_grad, rtol=1e-5, atol=1e-7)

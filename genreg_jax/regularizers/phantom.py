@@ -261,10 +261,10 @@ def separation_loss(
     others = _mix(weights, pool)
 
     measure = _DISTANCES[distance]
-    to_own = attraction_loss(embeddings, own, distance=distance)
+    to_own = attraction_loss(embeddings, own, distance=distance, where=where)
     to_others = _mean(
         [
-            measure(e[:, None, :], p[None, :, :])
+            measure(_only(where, e)[0][:, None, :], p[None, :, :])
             for e, p in zip(_matrices(embeddings), _matrices(others))
         ]
     )
@@ -521,8 +521,11 @@ def _draw_weights(key, rows, partners, subset_size, weighting):
 
 
 def _mix(weights, pool):
+    taken = jnp.any(weights > 0, axis=0)
+
     def mixed(leaf):
-        rows = leaf.reshape(len(leaf), -1)
+        # What nobody takes may be anything, and 0 times NaN is NaN.
+        rows = jnp.where(taken[:, None], leaf.reshape(len(leaf), -1), 0.0)
         product = jnp.matmul(weights.astype(leaf.dtype), rows, precision="highest")
         return product.reshape(len(weights), *leaf.shape[1:])
 
