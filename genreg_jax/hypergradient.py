@@ -72,7 +72,10 @@ def hypergradient(
       meta_params: pytree to be differentiated, phi.
       tx: any optax transformation whose update is differentiable in the gradient: sgd, momentum,
         Nesterov, weight decay, Adam, chains with clipping. Adam's square root has no derivative
-        where the second moment is exactly 0 (dead units): give it a small `eps_root`.
+        where the second moment is exactly 0 (dead units): give it a small `eps_root`. Clipping is
+        differentiated right also where the gradient is exactly 0. The sign of `optax.lion` and
+        `optax.sign_sgd` has a derivative of 0, so has the hypergradient through it. Line searches
+        and others whose update takes more than `(grads, state, params)` are refused.
       opt_state: the state of `tx` before the step; it is not advanced.
       mode: how the mixed product is computed.
         `forward_over_reverse` (default): derivative along `w` of the gradient in phi. Exact, and
@@ -89,7 +92,8 @@ def hypergradient(
       A `Hypergradient`.
 
     Raises:
-      ValueError: unknown `mode`, or `epsilon` not positive.
+      ValueError: unknown `mode`, `epsilon` not positive, `constant_grads` that are not like
+        `params`, or a `tx` whose update needs further arguments.
 
     Gradients flow: the result is itself differentiable in the three exact modes.
 
@@ -111,11 +115,29 @@ def hypergradient(
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon!r}.")
 
+    if constant_grads is not None:
+        _check_alike("constant_grads", constant_grads, params)
+
+    def descend(grads):
+        try:
+            updates, _ = tx.update(grads, opt_state, params)
+        except TypeError as error:
+            if "required keyword-only" not in str(error):
+                raise
+            raise ValueError(
+                "tx must be an optimiser whose update takes (grads, state, params) alone, got one "
+                f"that needs more: {error}. There is no inner step to differentiate without them."
+            ) from None
+        return optax.apply_updates(params, updates)
+
     def inner_step(grads):
         if constant_grads is not None:
             grads = jax.tree.map(jnp.add, grads, constant_grads)
-        updates, _ = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates)
+        # The derivative is taken beside zero, where a norm, as in clipping, has none; the value is
+        # that of the gradient as it is.
+        beside = descend(jax.tree.map(_beside_zero, grads))
+        back = jax.tree.map(lambda a, b: jax.lax.stop_gradient(a - b), descend(grads), beside)
+        return jax.tree.map(jnp.add, beside, back)
 
     inner_value_and_grad = jax.value_and_grad(inner_loss)
 
@@ -169,3 +191,15 @@ def hypergradient(
         forward, backward = meta_grad_at(step), meta_grad_at(-step)
         grads = jax.tree.map(lambda f, b: (f - b) / (2 * step), forward, backward)
     return Hypergradient(grads, outer_value, inner_value, new_params)
+
+
+def _beside_zero(g):
+    """The gradient, with a tiny number in the place of zeros; the derivative is 1."""
+    tiny = jnp.asarray(float(jnp.finfo(g.dtype).tiny) ** 0.4, g.dtype)  # its square can be summed
+    return g + jax.lax.stop_gradient(jnp.where(g == 0, tiny, jnp.zeros_like(g)))
+
+
+def _check_alike(name, tree, params):
+    shapes = jax.tree.map(jnp.shape, tree), jax.tree.map(jnp.shape, params)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{name} must be like params, of shapes {shapes[1]}, got {shapes[0]}.")

@@ -152,3 +152,43 @@ def test_bad_arguments_are_named(kwargs):
             lambda p, m: p * m, lambda p: p, 1.0, 1.0, optax.sgd(0.1), optax.sgd(0.1).init(1.0),
             **kwargs,
         )  # fmt: skip
+
+
+CLIPPED = {
+    "global norm": optax.clip_by_global_norm(0.5),
+    "block rms": optax.clip_by_block_rms(0.5),
+    "adaptive": optax.adaptive_grad_clip(0.5),
+    "none": optax.identity(),
+}
+
+
+@pytest.mark.parametrize("mode", EXACT)
+@pytest.mark.parametrize("name", CLIPPED)
+def test_an_inner_gradient_of_zero_is_differentiated_through_clipping(name, mode):
+    """Example weights that start at 0, the usual recipe of reweighting; a closed form."""
+    rng = np.random.default_rng(2)
+    x, y, v = (jnp.asarray(rng.normal(size=s)) for s in ((6, 4), (6,), (4,)))
+    theta = {"w": jnp.asarray(rng.normal(size=4)), "unused": jnp.ones((3, 2))}
+    inner = lambda t, weights: jnp.sum(weights * (x @ t["w"] - y) ** 2)
+    outer = lambda t: t["w"] @ v
+    tx = optax.chain(CLIPPED[name], optax.sgd(0.1))
+    h = gr.hypergradient(inner, outer, theta, jnp.zeros(6), tx, tx.init(theta), mode=mode)
+    expected = -0.1 * 2 * (x @ theta["w"] - y) * (x @ v)
+    np.testing.assert_allclose(h.grads, expected, rtol=1e-12)
+    np.testing.assert_array_equal(h.params["w"], theta["w"])
+
+
+def test_optimisers_that_need_more_than_gradients_are_refused():
+    theta = jnp.ones(3)
+    tx = optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5))
+    with pytest.raises(ValueError, match=r"takes \(grads, state, params\) alone.*value"):
+        gr.hypergradient(lambda t, p: p * t.sum(), jnp.sum, theta, 1.0, tx, tx.init(theta))
+
+
+def test_constant_grads_do_not_broadcast():
+    theta, tx = jnp.ones(3), optax.sgd(0.1)
+    with pytest.raises(ValueError, match=r"constant_grads must be like params.*\(3,\).*\(3, 1\)"):
+        gr.hypergradient(
+            lambda t, p: p * t.sum(), jnp.sum, theta, 1.0, tx, tx.init(theta),
+            constant_grads=jnp.ones((3, 1)),
+        )  # fmt: skip
