@@ -1,5 +1,7 @@
-"""What is checked of an argument. Values are only looked at outside of `jit`."""
+"""What is checked of an argument, and of a setting. Arrays are looked at outside of `jit` only."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -11,12 +13,21 @@ from jax.core import Tracer
 _TOLERANCE = 1e-3
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite real number, of Python's or NumPy's, and not a bool."""
+    kinds = (int, float, np.integer, np.floating)
+    try:
+        return (
+            isinstance(value, kinds) and not isinstance(value, bool) and np.isfinite(float(value))
+        )
+    except OverflowError:
+        return False
+
+
 def check_number(name, value, *, minimum=0, maximum=None, integer=False):
     """Raises a `ValueError` unless `value` is a finite number (or an integer) within the bounds."""
-    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
-    is_number = isinstance(value, kinds) and not isinstance(value, bool)
-    in_range = is_number and minimum <= value < np.inf and (maximum is None or value <= maximum)
-    if not in_range:
+    right = is_number(value) and (not integer or isinstance(value, (int, np.integer)))
+    if not right or value < minimum or (maximum is not None and value > maximum):
         kind = "an integer" if integer else "a number"
         bounds = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name} is {value!r}; allowed: {kind} {bounds}.")
@@ -39,9 +50,10 @@ def at_least_float32(dtype: Any) -> Any:
 
 
 def check_positive(**values) -> None:
-    """Checks that each keyword is a positive integer."""
+    """Checks that each keyword is a positive integer, and none that only a slip can have meant."""
     for name, value in values.items():
-        if int(value) != value or value < 1:
+        whole = is_number(value) and isinstance(value, (int, np.integer))
+        if not whole or not 1 <= value < 2**31:
             raise ValueError(f"{name}={value!r} must be a positive integer.")
 
 
@@ -89,7 +101,7 @@ def as_labels(y, batch: int, num_classes: int | None, name: str = "y") -> jax.Ar
     if y.shape != (batch,) or not jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(
             f"{name} has shape {y.shape} and dtype {y.dtype}; allowed are integer labels of shape "
-            f"({batch},)."
+            f"({batch},). One-hot labels: {name}.argmax(-1)."
         )
     if is_concrete(y):
         values = np.asarray(y)
@@ -101,6 +113,20 @@ def as_labels(y, batch: int, num_classes: int | None, name: str = "y") -> jax.Ar
     return y
 
 
+def check_batch(images, labels, num_classes: int, name: str) -> None:
+    """Checks a batch of a training step: images uint8 or floating point, labels integers `[B]`.
+
+    That they lie in their ranges is checked outside of `jit` alone.
+    """
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise ValueError(
+            f"{name}.images has shape {images.shape}; allowed is [B, H, W, C] with B >= 1."
+        )
+    if images.dtype != jnp.uint8:
+        as_images(images, images.shape[1:], f"{name}.images")
+    as_labels(labels, images.shape[0], num_classes, f"{name}.labels")
+
+
 def as_split(images, labels, image_shape, num_classes: int | None, *, prefix: str = ""):
     """A whole split: images on the device, uint8 or floating point in [0, 1], and their labels."""
     images, name = jnp.asarray(images), f"{prefix}images"
@@ -109,3 +135,60 @@ def as_split(images, labels, image_shape, num_classes: int | None, *, prefix: st
     else:
         images = as_images(images, image_shape, name)
     return images, as_labels(labels, images.shape[0], num_classes, f"{prefix}labels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may have; of a tuple, each of its elements.
+
+    `limit` is far above what is of use: beyond it a program takes hours to compile, or all memory,
+    before anything is said. It is spoken of only to who has gone beyond.
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    limit: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        """Whether a number is allowed."""
+        return (
+            value <= self.limit
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """The range in words, such as `at least 0 and below 1`, or `from 0 to 1`."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
+        bounds = {name: getattr(self, name) for name in ("at_least", "above", "at_most", "below")}
+        return " and ".join(
+            f"{name.replace('_', ' ')} {bound}"
+            for name, bound in bounds.items()
+            if bound is not None
+        )
+
+
+def setting(default: Any, *, added: bool = False, **bounds: float) -> Any:
+    """A field with a range.
+
+    Args:
+      default: its value where none is given.
+      added: it came after runs had been published: where it has its default it is left out of what
+        identifies a run, so that their hashes stay.
+      **bounds: of `Range`: `at_least`, `above`, `at_most`, `below`, `limit`.
+
+    Example:
+      >>> import dataclasses
+      >>> from genreg_jax.settings import TrainSettings
+      >>> field = next(f for f in dataclasses.fields(TrainSettings) if f.name == "epochs")
+      >>> str(field.metadata["range"])
+      'at least 1'
+    """
+    return dataclasses.field(
+        default=default, metadata={"range": Range(**bounds) if bounds else None, "added": added}
+    )

@@ -25,6 +25,7 @@ _NOT_IDENTITY = (
     ("train", "progress"),
     ("train", "devices"),
     ("train", "nonfinite"),
+    ("train", "environment"),
 )
 _ADDED = tuple(
     (group.name, field.name, field.default)
@@ -128,9 +129,16 @@ def _check(s: Settings) -> None:
                 value = getattr(value, name)
             raise ConfigError(f"config.{path} must be {rule}, got {value!r}.", f"config.{path}")
 
+    need(len(s.name) <= 200 and s.name.isprintable(), "name", "up to 200 characters to print")
     known = ("none", *models.MODELS)
     need(s.model.name in known, "model.name", f"one of {', '.join(known)}")
-    need(bool(s.model.widths), "model.widths", "at least one number")
+    need(1 <= len(s.model.widths) <= 64, "model.widths", "1 to 64 numbers")
+    need(len(s.meta.hidden) <= 64, "meta.hidden", "at most 64 numbers")
+    need(
+        s.train.epochs * max(s.train.steps_per_epoch, 1) < 2**31,
+        "train.epochs",
+        "below 2**31 updates in all",
+    )
     if s.model.name == "wide_resnet":
         fits = s.model.depth >= 10 and (s.model.depth - 4) % 6 == 0
         need(fits, "model.depth", "6n + 4 for a wide_resnet (10, 16, 22, 28, ...)")
@@ -201,8 +209,11 @@ def _check_ranges(group: Any, path: str) -> None:
             continue
         allowed = field.metadata.get("range")
         values = value if isinstance(value, tuple) else (value,)
-        if allowed is not None and not all(v in allowed for v in values):
-            raise ConfigError(f"{where} must be {allowed}, got {value!r}.", where)
+        if allowed is None or all(v in allowed for v in values):
+            continue
+        beyond = max(values) > allowed.limit
+        rule = f"at most {allowed.limit}" if beyond else allowed
+        raise ConfigError(f"{where} must be {rule}, got {value!r}.", where)
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.checks import check_batch
 from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.regularizers.latent import Latent, make_perturb
 from genreg_jax.regularizers.mgr import Meta, Synthetic, make_regularizer
@@ -79,7 +80,9 @@ def make_train_step(
       it is 0.
 
     Raises:
-      ValueError: `synthetic` without `generator`, or `meta` without `synthetic`.
+      ValueError: `synthetic` without `generator`, or `meta` without `synthetic`. When the step is
+        traced: images that are not `[B, H, W, C]`, uint8 or floating point, or labels that are not
+        integers `[B]`; without `jit` also values out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -146,6 +149,9 @@ def make_train_step(
         generator_params: Any = (),
         flow: Any = None,
     ):
+        check_batch(batch.images, batch.labels, num_classes, "batch")
+        if outer is not None:
+            check_batch(outer.images, outer.labels, num_classes, "outer")
         batch, outer = constrain((batch, outer))
         key_real, key_synthetic, key_outer = jax.random.split(
             jax.random.fold_in(state.key, state.step), 3

@@ -6,56 +6,9 @@ holds between two settings is checked there.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """The numbers that a setting may have; of a tuple, each of its elements."""
-
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        """Whether a number is allowed."""
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        """The range in words, such as `at least 0 and below 1`, or `from 0 to 1`."""
-        if self.at_least is not None and self.at_most is not None:
-            return f"from {self.at_least} to {self.at_most}"
-        bounds = dataclasses.asdict(self).items()
-        return " and ".join(
-            f"{name.replace('_', ' ')} {bound}" for name, bound in bounds if bound is not None
-        )
-
-
-def setting(default: Any, *, added: bool = False, **bounds: float) -> Any:
-    """A field with a range.
-
-    Args:
-      default: its value where none is given.
-      added: it came after runs had been published: where it has its default it is left out of what
-        identifies a run, so that their hashes stay.
-      **bounds: of `Range`: `at_least`, `above`, `at_most`, `below`.
-
-    Example:
-      >>> import dataclasses
-      >>> from genreg_jax.settings import TrainSettings
-      >>> field = next(f for f in dataclasses.fields(TrainSettings) if f.name == "epochs")
-      >>> str(field.metadata["range"])
-      'at least 1'
-    """
-    return dataclasses.field(
-        default=default, metadata={"range": Range(**bounds) if bounds else None, "added": added}
-    )
+from genreg_jax.checks import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,23 +16,31 @@ class DataSettings:
     """Which images, and how many of their labels.
 
     Attributes:
-      name: `digits`, `synthetic`, `cifar10`, `cifar100`, `fashion_mnist` or another TFDS data set.
-      dir: TFDS data directory; empty for TFDS's own default.
+      name: `digits`, `synthetic`, `cifar10`, `cifar100`, `fashion_mnist` or another TFDS data set;
+        or `folder`, pictures of one's own.
+      dir: TFDS data directory; empty for TFDS's own default. For `folder` where the pictures are: a
+        folder with a subfolder for each class, a `.csv` or an `.npz`; see `data.from_folder`.
       per_class: labelled training images per class; 0 for all.
       fraction: fraction of the training images to keep, stratified; 1 for all.
       validation_fraction: fraction of the training split held out, before the labelled subset is
         drawn, to choose the best epoch and settings. Nothing is trained on it.
       download: prepare cifar10, cifar100 or fashion_mnist by download where it is missing.
       unreadable: `refuse` a data set with an image that cannot be decoded, or `skip` such images.
+      image_size: of `folder`: side of the square that pictures are brought to; 0 for their own.
+      resize: how: `crop` (short side scaled, centre cut out) or `pad` (long side scaled, on black).
+      test_fraction: of `folder`: share of every class held out where there is no test split.
     """
 
     name: str = "digits"
     dir: str = ""
-    per_class: int = setting(0, at_least=0)
+    per_class: int = setting(0, at_least=0, limit=10**7)
     fraction: float = setting(1.0, above=0, at_most=1)
     validation_fraction: float = setting(0.1, at_least=0, below=1)
     download: bool = True
     unreadable: Literal["refuse", "skip"] = "refuse"
+    image_size: int = setting(0, at_least=0, limit=4096, added=True)
+    resize: Literal["crop", "pad"] = setting("crop", added=True)
+    test_fraction: float = setting(0.2, above=0, below=1, added=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +59,11 @@ class ModelSettings:
     """
 
     name: str = "convnet"
-    widths: tuple[int, ...] = setting((32, 64, 128), at_least=1)
+    widths: tuple[int, ...] = setting((32, 64, 128), at_least=1, limit=2**20)
     pooling: Literal["stride", "max"] = "stride"
-    depth: int = setting(28, at_least=1)
-    width: int = setting(64, at_least=1)
-    widening: int = setting(10, at_least=1, added=True)
+    depth: int = setting(28, at_least=1, limit=1000)
+    width: int = setting(64, at_least=1, limit=2**20)
+    widening: int = setting(10, at_least=1, limit=100, added=True)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -125,15 +86,15 @@ class OptimizerSettings:
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: float = setting(0.05, at_least=0)
+    learning_rate: float = setting(0.05, at_least=0, limit=1e6)
     momentum: float = setting(0.9, at_least=0, below=1)
     nesterov: bool = True
-    weight_decay: float = setting(5e-4, at_least=0)
+    weight_decay: float = setting(5e-4, at_least=0, limit=1e6)
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    warmup_epochs: float = setting(0.0, at_least=0)
-    step_epochs: tuple[int, ...] = (60, 120, 160)
-    step_factor: float = setting(0.2, above=0)
-    grad_clip: float = setting(0.0, at_least=0)
+    warmup_epochs: float = setting(0.0, at_least=0, limit=10**9)
+    step_epochs: tuple[int, ...] = setting((60, 120, 160), at_least=0, limit=10**9)
+    step_factor: float = setting(0.2, above=0, limit=1e6)
+    grad_clip: float = setting(0.0, at_least=0, limit=1e9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +111,7 @@ class AugmentSettings:
 
     train: str = "none"
     mix: Literal["none", "mixup", "cutmix"] = "none"
-    mix_alpha: float = setting(1.0, at_least=0)
+    mix_alpha: float = setting(1.0, at_least=0, limit=1e6)
     label_smoothing: float = setting(0.0, at_least=0, below=1)
 
 
@@ -176,12 +137,12 @@ class SyntheticSettings:
     """
 
     loss: Literal["none", "pcr", "cross_entropy"] = "none"
-    weight: float = setting(1.0, at_least=0)
+    weight: float = setting(1.0, at_least=0, limit=1e6)
     distance: Literal["cosine", "l2"] = "cosine"
     weak: str = "none"
     strong: str = "randaugment(2,9)"
-    temperature: float = setting(1.0, above=0)
-    batch_size: int = setting(0, at_least=0)
+    temperature: float = setting(1.0, above=0, limit=1e6)
+    batch_size: int = setting(0, at_least=0, limit=2**20)
     source: Literal["prior", "renoised", "interpolated"] = setting("prior", added=True)
     low: float = setting(0.0, at_least=0, at_most=1, added=True)
     high: float = setting(0.2, at_least=0, at_most=1, added=True)
@@ -219,17 +180,17 @@ class MetaSettings:
 
     enabled: bool = False
     search: Literal["finder", "hard", "random"] = setting("finder", added=True)
-    radius: float = setting(-1.0, at_least=-1, added=True)
+    radius: float = setting(-1.0, at_least=-1, limit=1e6, added=True)
     mode: Literal[
         "forward_over_reverse", "reverse_over_forward", "reverse", "finite_difference"
     ] = "forward_over_reverse"
     outer: Literal["holdout", "folds", "train"] = "holdout"
     outer_labels: Literal["true", "shuffled"] = setting("true", added=True)
     outer_fraction: float = setting(0.1, above=0, below=1)
-    folds: int = setting(5, at_least=2)
-    outer_batch_size: int = setting(0, at_least=0)
-    learning_rate: float = setting(1e-3, at_least=0)
-    hidden: tuple[int, ...] = setting((256, 256), at_least=1)
+    folds: int = setting(5, at_least=2, limit=1000)
+    outer_batch_size: int = setting(0, at_least=0, limit=2**20)
+    learning_rate: float = setting(1e-3, at_least=0, limit=1e6)
+    hidden: tuple[int, ...] = setting((256, 256), at_least=1, limit=2**20)
     conditional: bool = True
     residual: bool = True
     keep_norm: bool = True
@@ -252,12 +213,12 @@ class PhantomSettings:
     """
 
     loss: Literal["none", "attraction", "separation", "classification", "combination"] = "none"
-    weight: float = setting(1.0, at_least=0)
+    weight: float = setting(1.0, at_least=0, limit=1e6)
     warmup: float = setting(0.0, at_least=0, at_most=1)
-    subset_size: int = setting(0, at_least=0)
+    subset_size: int = setting(0, at_least=0, limit=2**20)
     weighting: Literal["dirichlet", "uniform"] = "dirichlet"
     distance: Literal["l2", "cosine"] = "l2"
-    temperature: float = setting(1.0, above=0)
+    temperature: float = setting(1.0, above=0, limit=1e6)
     ratio: float = setting(0.5, at_least=0, at_most=1)
     stop_gradient: bool = False
 
@@ -288,16 +249,16 @@ class LatentSettings:
     """
 
     kind: Literal["none", "random", "away", "adversarial", "pgd", "interpolation"] = "none"
-    epsilon: float = setting(1.0, at_least=0)
+    epsilon: float = setting(1.0, at_least=0, limit=1e6)
     norm: Literal["l2", "linf", "none"] = "l2"
     relative: bool = False
-    step_size: float = setting(0.5, at_least=0)
-    num_steps: int = setting(3, at_least=1)
+    step_size: float = setting(0.5, at_least=0, limit=1e6)
+    num_steps: int = setting(3, at_least=1, limit=200)
     random_start: bool = True
     labels: Literal["predicted", "true"] = "predicted"
     ratio: float = setting(1.0, at_least=0, at_most=1)
     mix: float = setting(0.0, at_least=0, at_most=1)
-    clip: float = setting(0.0, at_least=0)
+    clip: float = setting(0.0, at_least=0, limit=1e6)
     clip_norm: Literal["linf", "l2"] = "linf"
     cache: bool = True
     augment_after: str = "none"
@@ -334,20 +295,20 @@ class FlowSettings:
     kind: Literal["glow", "realnvp"] = "glow"
     images: Literal["labelled", "all"] = "labelled"
     workdir: str = ""
-    levels: int = setting(2, at_least=1)
-    steps: int = setting(4, at_least=1)
-    width: int = setting(32, at_least=1)
+    levels: int = setting(2, at_least=1, limit=8)
+    steps: int = setting(4, at_least=1, limit=256)
+    width: int = setting(32, at_least=1, limit=2**20)
     dropout: float = setting(0.0, at_least=0, below=1)
     conditional: bool = True
-    updates: int = setting(1000, at_least=1)
-    batch_size: int = setting(64, at_least=1)
+    updates: int = setting(1000, at_least=1, limit=10**9)
+    batch_size: int = setting(64, at_least=1, limit=2**20)
     optimizer: Literal["adam", "adamax"] = "adam"
-    learning_rate: float = setting(1e-3, above=0)
-    weight_decay: float = setting(1e-4, at_least=0)
-    warmup: int = setting(100, at_least=0)
-    grad_clip: float = setting(1.0, above=0)
+    learning_rate: float = setting(1e-3, above=0, limit=1e6)
+    weight_decay: float = setting(1e-4, at_least=0, limit=1e6)
+    warmup: int = setting(100, at_least=0, limit=10**9)
+    grad_clip: float = setting(1.0, above=0, limit=1e9)
     ema_decay: float = setting(0.99, at_least=0, below=1)
-    eval_every: int = setting(100, at_least=1)
+    eval_every: int = setting(100, at_least=1, limit=10**9)
     augment: str = "none"
     scan: bool = True
     remat: bool = False
@@ -370,19 +331,23 @@ class TrainSettings:
         as divide the batches evenly. It does not change what is computed.
       nonfinite: `stop` ends the run at the first update whose loss, gradient or new parameters are
         not finite, and saves the state before it; `skip` leaves such updates out and counts them.
+      environment: `same` refuses to continue a run with other versions of JAX and its neighbours,
+        on another platform or with other numerical settings of JAX than it was begun with; `any`
+        goes on, and the summary says from which update on.
       evaluate_test: read the test set at the end; False for tuning runs.
       progress: show progress.
     """
 
-    epochs: int = setting(30, at_least=1)
-    steps_per_epoch: int = setting(0, at_least=0)
-    batch_size: int = setting(64, at_least=1)
+    epochs: int = setting(30, at_least=1, limit=10**9)
+    steps_per_epoch: int = setting(0, at_least=0, limit=10**9)
+    batch_size: int = setting(64, at_least=1, limit=2**20)
     balanced: bool = False
-    eval_batch_size: int = setting(256, at_least=1)
-    patience: int = setting(0, at_least=0)
-    checkpoint_every: int = setting(1, at_least=1)
-    devices: int = setting(0, at_least=0)
+    eval_batch_size: int = setting(256, at_least=1, limit=2**20)
+    patience: int = setting(0, at_least=0, limit=10**9)
+    checkpoint_every: int = setting(1, at_least=1, limit=10**9)
+    devices: int = setting(0, at_least=0, limit=2**20)
     nonfinite: Literal["stop", "skip"] = "stop"
+    environment: Literal["same", "any"] = "same"
     evaluate_test: bool = True
     progress: bool = True
 

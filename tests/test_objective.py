@@ -261,3 +261,39 @@ def test_schedules_in_epochs_of_ten_steps(settings, expected):
     schedule = make_schedule(settings, total_steps=100, steps_per_epoch=10)
     for step, rate in expected.items():
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": jnp.zeros((5, 1), jnp.int32)}, r"batch.labels has shape \(5, 1\)"),
+        ({"labels": jnp.eye(5, CLASSES)}, r"batch.labels has .*argmax"),
+        ({"labels": jnp.zeros(4, jnp.int32)}, r"allowed are integer labels of shape \(5,\)"),
+        ({"labels": jnp.zeros(5)}, "batch.labels has .*float32"),
+        ({"images": jnp.ones((5, 2, 2, 1), jnp.int32)}, "batch.images has dtype int32"),
+        ({"images": jnp.ones((5, 2, 2, 1), bool)}, "batch.images has dtype bool"),
+        ({"images": jnp.ones((5, 4), jnp.uint8)}, r"batch.images has shape \(5, 4\)"),
+        ({"images": jnp.zeros((0, 2, 2, 1))}, r"batch.images has shape \(0, 2, 2, 1\)"),
+    ],
+)
+def test_a_batch_of_other_types_and_shapes_is_refused_when_the_step_is_traced(
+    change, message, jitted
+):
+    tx = optax.sgd(0.1)
+    step = make_train_step(linear(), tx, num_classes=CLASSES, augment=lambda key, x: x)
+    with pytest.raises(ValueError, match=message):
+        (jax.jit(step) if jitted else step)(make_state(tx), make_batch()._replace(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": jnp.array([1, 2, 3, 1, 2])}, r"labels in \[1, 3\]; allowed is \[0, 2\]"),
+        ({"labels": jnp.array([0, 2, -1, 1, 2])}, r"labels in \[-1, 2\]"),
+        ({"images": jnp.full((5, 2, 2, 1), 200.0)}, r"values in \[200, 200\]; allowed is \[0, 1\]"),
+    ],
+)
+def test_values_out_of_range_are_refused_where_they_can_be_seen(change, message):
+    with pytest.raises(ValueError, match=message):
+        step_with(optax.sgd(0.1), make_state(optax.sgd(0.1)), make_batch()._replace(**change))

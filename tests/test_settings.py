@@ -41,6 +41,7 @@ UNCONSTRAINED = {  # what a run does not depend on, and may therefore change bet
     "train.progress",
     "train.devices",
     "train.nonfinite",
+    "train.environment",
 }
 
 

@@ -108,6 +108,7 @@ _TERMS = {
     "randaugment": (_randaugment, 2),
     "trivialaugment": (lambda image_shape: transforms.trivialaugment, 0),
 }
+_MOST_TERMS = 32
 _TERM = re.compile(r"([a-z_0-9]+)(?:\(([^()]*)\))?")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _ALLOWED = (
@@ -129,6 +130,11 @@ def _split(spec):
     if not isinstance(spec, str) or not spec.strip():
         raise UserError(f"The augmentation is {spec!r}; {_ALLOWED}")
     terms = re.sub(r"\s", "", spec).split("+")
+    if len(terms) > _MOST_TERMS:
+        raise UserError(
+            f"The augmentation {spec[:60]!r}... has {len(terms)} terms; at most {_MOST_TERMS} are "
+            "compiled in a reasonable time."
+        )
     return [] if terms == ["none"] else terms
 
 

@@ -199,7 +199,7 @@ def randaugment(key, x, *, num_ops=2, magnitude=9, indices=None):
     Source: Cubuk et al., arXiv:1909.13719; ranges of `torchvision.transforms.RandAugment`.
     """
     x = check_images(x)
-    check_number("num_ops", num_ops, integer=True)
+    check_number("num_ops", num_ops, maximum=32, integer=True)
     check_number("magnitude", magnitude, maximum=MAX_MAGNITUDE)
     height, width = x.shape[1:3]
     largest = _largest_levels(

@@ -2,19 +2,24 @@
 
 import numpy as np
 
-from genreg_jax.checks import check_positive
+from genreg_jax.checks import check_positive, is_number
+
+_MOST_STEPS = 1000  # more take hours to compile
 
 
 def check_image_shape(image_shape, levels: int, *, squeezes: int) -> tuple[int, int, int]:
     """Checks that `image_shape` is `(H, W, C)` with sides divisible by `2 ** squeezes`."""
-    if len(tuple(image_shape)) != 3 or any(int(n) != n or n < 1 for n in image_shape):
+    try:
+        height, width, channels = image_shape
+        check_positive(height=height, width=width, channels=channels)
+    except (TypeError, ValueError):
         raise ValueError(
             f"image_shape={image_shape!r} must be (height, width, channels), three positive "
             "integers."
-        )
-    height, width, channels = (int(n) for n in image_shape)
-    if levels < 1 or int(levels) != levels:
-        raise ValueError(f"levels={levels!r} must be a positive integer.")
+        ) from None
+    height, width, channels = int(height), int(width), int(channels)
+    check_positive(levels=levels)
+    squeezes = min(squeezes, 64)  # more are refused below, whatever their number
     if height % 2 or width % 2:
         raise ValueError(
             f"image_shape={image_shape!r} has an odd side; a flow needs even ones. Pad the images "
@@ -34,11 +39,13 @@ def check_image_shape(image_shape, levels: int, *, squeezes: int) -> tuple[int, 
 def check_architecture(steps, width, num_classes, scale, dropout, num_bins) -> None:
     """Checks what `glow` and `realnvp` share."""
     check_positive(steps=steps, width=width)
+    if steps > _MOST_STEPS:
+        raise ValueError(f"steps={steps!r} must be at most {_MOST_STEPS}.")
     if num_classes is not None:
         check_positive(num_classes=num_classes)
-    if not scale > 0:
+    if not (is_number(scale) and scale > 0):
         raise ValueError(f"scale={scale!r} must be positive.")
-    if not 0 <= dropout < 1:
+    if not (is_number(dropout) and 0 <= dropout < 1):
         raise ValueError(f"dropout={dropout!r} must be in [0, 1).")
-    if int(num_bins) != num_bins or num_bins < 2:
-        raise ValueError(f"num_bins={num_bins!r} must be an integer of at least 2.")
+    if not is_number(num_bins) or int(num_bins) != num_bins or not 2 <= num_bins <= 2**24:
+        raise ValueError(f"num_bins={num_bins!r} must be an integer of at least 2, at most 2**24.")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from genreg_jax.checks import check_positive
 from genreg_jax.contract import Model, Outputs, standardized
 from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.convnet import ConvNet
@@ -82,7 +83,7 @@ def make(name: str, *, num_classes: int, dtype: Any = "float32", **options: Any)
       A `Model` for standardised images `[B, H, W, C]`.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name or option, or a size that is not a positive integer.
 
     Example:
       >>> from genreg_jax import models
@@ -90,5 +91,13 @@ def make(name: str, *, num_classes: int, dtype: Any = "float32", **options: Any)
     """
     if name not in MODELS:
         raise ValueError(f"name must be one of {sorted(MODELS)}, got {name!r}.")
-    module = MODELS[name].module(num_classes=num_classes, dtype=jnp.dtype(dtype), **options)
+    check_positive(num_classes=num_classes)
+    for option, value in options.items():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if not isinstance(number, str):
+                check_positive(**{option: number})
+    try:
+        module = MODELS[name].module(num_classes=num_classes, dtype=jnp.dtype(dtype), **options)
+    except TypeError as error:
+        raise ValueError(f"The model {name!r} cannot be made: {error}.") from None
     return module if isinstance(module, Model) else from_linen(module)
