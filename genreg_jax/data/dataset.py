@@ -15,6 +15,8 @@ import numpy as np
 from genreg_jax.data import subsets
 from genreg_jax.errors import UserError
 
+_MOST_CLASSES = 100_000
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -134,6 +136,12 @@ def from_arrays(
     test = as_split(test_images, test_labels, "test")
     if class_names is None:
         num_classes = 1 + max(int(split.labels.max(initial=-1)) for split in (train, test))
+        if num_classes > _MOST_CLASSES:
+            raise UserError(
+                f"The largest label is {num_classes - 1}; labels are class indices from 0, at most "
+                f"{_MOST_CLASSES - 1} where class_names is not given. Number the classes that "
+                "there are: np.unique(labels, return_inverse=True)."
+            )
         class_names = [str(c) for c in range(num_classes)]
     return make_dataset(
         name,
@@ -242,6 +250,7 @@ def make_dataset(
     fraction: float,
     validation_fraction: float,
     seed: int,
+    validation: Split | None = None,
 ) -> Dataset:
     """Draw the validation set and the labelled subset from whole splits.
 
@@ -254,6 +263,7 @@ def make_dataset(
       fraction: labelled share of the training images left after validation, in (0, 1].
       validation_fraction: share of every class of the training split, in [0, 1).
       seed: non-negative integer, the seed of the draw.
+      validation: where the source has a validation split; none is drawn then.
 
     Returns:
       A `Dataset`.
@@ -262,6 +272,9 @@ def make_dataset(
       UserError: if the splits do not fit each other, or are too small for the draw.
     """
     _check_splits(name, train, test, class_names)
+    if validation is not None:
+        _check_splits(name, train, validation, class_names, "validation")
+        validation_fraction = 0.0
     digests = subsets.content_digests(train.images, train.labels)
     order = subsets.random_order(digests, seed)
     train_positions, validation_positions = subsets.draw_subset(
@@ -272,7 +285,8 @@ def make_dataset(
         validation_fraction=validation_fraction,
     )
     train_subset = take(train, subsets.shuffle(order[train_positions], seed))
-    validation = take(train, subsets.shuffle(order[validation_positions], seed))
+    if validation is None:
+        validation = take(train, subsets.shuffle(order[validation_positions], seed))
     kept = np.delete(order, validation_positions)
     test_digests = subsets.content_digests(test.images, test.labels)
     return Dataset(
@@ -302,6 +316,16 @@ def _count_in_both(name: str, train: Split, test: Split) -> int:
             "pixel by pixel; the test accuracy may be too good."
         )
     return count
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Refuse names that a report could not be written with."""
+    for name in names:
+        if not isinstance(name, str) or len(name) > 500 or not name.isprintable():
+            raise UserError(
+                f"{what} have {name[:60] if isinstance(name, str) else name!r} among them; a name "
+                "is a text of at most 500 characters that can be printed."
+            )
 
 
 def note(text: str) -> None:
@@ -337,8 +361,10 @@ def _fingerprint(image_shape: tuple[int, ...], *split_digests: list[bytes]) -> s
     return sha256.hexdigest()
 
 
-def _check_splits(name: str, train: Split, test: Split, class_names: tuple[str, ...]) -> None:
-    for split_name, split in (("training", train), ("test", test)):
+def _check_splits(
+    name: str, train: Split, test: Split, class_names: tuple[str, ...], other: str = "test"
+) -> None:
+    for split_name, split in (("training", train), (other, test)):
         if len(split.images) != len(split.labels):
             raise UserError(
                 f"The {split_name} data of {name!r} has {len(split.images)} images but "
@@ -350,13 +376,16 @@ def _check_splits(name: str, train: Split, test: Split, class_names: tuple[str, 
                 f"The {split_name} labels of {name!r} run from {low} to {high}; with "
                 f"{len(class_names)} classes they must lie in 0..{len(class_names) - 1}."
             )
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(
+            f"The training images of {name!r} have the shape {train.images.shape[1:]} and the "
+            f"{other} images {test.images.shape[1:]}; they must be the same."
+        )
+    if other != "test":
+        return
+    check_names(class_names, f"The class names of {name!r}")
     counts = np.bincount(train.labels, minlength=len(class_names))
     for number, text in ((0, "no training image"), (1, "a single training image")):
         few = [class_names[c] for c in np.flatnonzero(counts == number)]
         if few:
             note(f"{name}: there is {text} of {listed(few)}.")
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise UserError(
-            f"The training images of {name!r} have the shape {train.images.shape[1:]} and the "
-            f"test images {test.images.shape[1:]}; they must be the same."
-        )

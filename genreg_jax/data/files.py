@@ -1,16 +1,38 @@
-"""Images and labels of one's own: a folder of pictures, or an `.npz`."""
+"""Images of one's own: a folder of pictures, a table of them, or an `.npz`.
 
+    PATH/<class>/**/*.png                         a subfolder a class, nested as one likes
+    PATH/{train,test[,validation]}/<class>/**     the same, already split
+    PATH.csv                                      columns file, label[, split]
+    PATH.npz                                      images, labels[, test_images, test_labels]
+
+`read` is a row of `data.sources.SOURCES`; `read_images` reads what is to be predicted or perturbed.
+"""
+
+import csv
+import math
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from genreg_jax.data.dataset import validate_images
+from genreg_jax.data import subsets
+from genreg_jax.data.dataset import Split, note, take, validate_images
+from genreg_jax.data.pictures import (
+    FORMATS,
+    find,
+    fit_array,
+    most_bytes,
+    read_pictures,
+    shown,
+)
 from genreg_jax.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+# One seed for all: the images held out for the test are the same for every seed of a run.
+_TEST_SEED = 8_128_496
+_SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 
 
 class Images(NamedTuple):
@@ -27,37 +49,231 @@ class Images(NamedTuple):
     names: list[Path] | None
 
 
-def read_images(path: Path, image_shape: tuple[int, ...], class_names: Sequence[str]) -> Images:
-    """Reads a folder of pictures or an `.npz` with `images` and, where there are any, `labels`.
+# ---------------------------------------------------------------------------------- as a data set
+
+
+def read(
+    *,
+    data_dir: str | os.PathLike[str],
+    image_size: int = 0,
+    resize: str = "crop",
+    test_fraction: float = 0.2,
+    unreadable: str = "refuse",
+    **options: Any,
+) -> tuple[Any, ...]:
+    """Reads a data set of one's own.
 
     Args:
-      path: of the folder, with a subfolder for each class where there are labels, or of the `.npz`.
-      image_shape: `(H, W, C)` that a flow is for.
+      data_dir: a folder, a `.csv` or an `.npz`, as at the top of this module.
+      image_size: side of the square that pictures are brought to; 0 for their own size, which must
+        then be the same for all.
+      resize: `crop` (short side scaled, centre cut out) or `pad` (long side scaled, on black).
+      test_fraction: share of every class that is held out where there is no test split; the same
+        images for every seed.
+      unreadable: `refuse` where a picture cannot be read, or `skip` such pictures; both name them.
+      **options: of other readers.
+
+    Returns:
+      The training and the test `Split`, the class names, and the validation `Split`, or None.
+
+    Raises:
+      UserError: there is nothing to read, or it is not what a data set needs.
+    """
+    path = Path(os.path.expanduser(data_dir)) if data_dir else None
+    if path is None or not path.exists():
+        what = f"There is no {str(path)!r}." if path else "Which folder? config.data.dir is empty."
+        raise UserError(
+            f"{what} Give --config.data.dir a folder with a subfolder of pictures for each class, "
+            "a .csv with the columns file and label, or an .npz with images and labels."
+        )
+    if path.is_file() and path.suffix == ".npz":
+        splits, class_names = _read_arrays(path)
+    else:
+        rows = _table(path) if path.is_file() else _folder(path)
+        splits, class_names = _read_rows(path, rows, image_size, resize, unreadable)
+    if splits.get("test") is None:
+        splits["train"], splits["test"] = _hold_out(splits["train"], test_fraction, class_names)
+    return splits["train"], splits["test"], class_names, splits.get("validation")
+
+
+class _Row(NamedTuple):
+    """A picture of a data set: where it lies, what it is of, and which split it belongs to."""
+
+    file: Path
+    label: str
+    split: str  # "" where there is no split
+
+
+def _folder(path: Path) -> list[_Row]:
+    files, left_out = find(path)
+    names = [file.relative_to(path).parts for file in files]
+    tops = {parts[0] for parts in names if len(parts) > 1}
+    if "train" in tops and tops <= set(_SPLITS):
+        rows = [
+            _Row(file, parts[1], _SPLITS[parts[0]])
+            for file, parts in zip(files, names)
+            if len(parts) > 2
+        ]
+        loose = [file for file, parts in zip(files, names) if len(parts) <= 2]
+    else:
+        rows = [_Row(f, parts[0], "") for f, parts in zip(files, names) if len(parts) > 1]
+        loose = [file for file, parts in zip(files, names) if len(parts) == 1]
+    left_out += [f"{file.relative_to(path)} (in no class's folder)" for file in loose]
+    if left_out:
+        note(f"{path}: {len(left_out)} files are left out: {shown(left_out)}.")
+    if not rows:
+        raise UserError(
+            f"There is no picture in a class's folder in {str(path)!r}; a data set is "
+            f"{path}/<class>/*.png, or {path}/train/<class>/*.png with test beside train. Known "
+            f"are {', '.join(FORMATS)}."
+        )
+    return rows
+
+
+def _table(path: Path) -> list[_Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}.") from None
+    if not lines or not {"file", "label"} <= lines[0].keys():
+        raise UserError(
+            f"{path} must be a table whose first line names the columns file and label, and, where "
+            "there is a split, split; each further line is a picture."
+        )
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        name, label, split = (line.get(key) or "" for key in ("file", "label", "split"))
+        if not name or not label or (split and split not in _SPLITS):
+            raise UserError(
+                f"Line {number} of {path} has the file {name!r}, the label {label!r} and the split "
+                f"{split!r}; a file and a label are needed, and a split is one of "
+                f"{', '.join(_SPLITS)}."
+            )
+        rows.append(_Row(path.parent / name, label, _SPLITS.get(split, "")))
+    if len({bool(row.split) for row in rows}) > 1:
+        raise UserError(f"{path} gives some of its pictures a split and others none.")
+    return rows
+
+
+def _read_rows(
+    path: Path, rows: list[_Row], image_size: int, resize: str, unreadable: str
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    class_names = tuple(sorted({row.label for row in rows}, key=_natural))
+    if len(class_names) < 2:
+        raise UserError(
+            f"{str(path)!r} has one class, {rows[0].label!r}; a classifier needs two or more."
+        )
+    size = (image_size, image_size) if image_size else None
+    images, kept = read_pictures([row.file for row in rows], size, resize, unreadable)
+    rows = [rows[i] for i in kept]
+    place = {name: i for i, name in enumerate(class_names)}
+    labels = np.array([place[row.label] for row in rows], np.int32)
+    whole = Split(images, labels)
+    names = dict.fromkeys(row.split for row in rows)
+    which = {name: np.array([row.split == name for row in rows]) for name in names}
+    splits = {name or "train": take(whole, np.flatnonzero(mask)) for name, mask in which.items()}
+    if "train" not in splits:
+        raise UserError(f"{str(path)!r} has no training pictures; there is only {list(splits)}.")
+    return splits, class_names
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Numbers in their order, before names."""
+    number = name.isdecimal() and name.isascii() and len(name) < 10
+    return not number, int(name) if number else 0, name
+
+
+def _hold_out(whole: Split, fraction: float, class_names: Sequence[str]) -> tuple[Split, Split]:
+    count = round(fraction * len(whole))
+    if not 0 < count < len(whole):
+        raise UserError(
+            f"config.data.test_fraction = {fraction} of {len(whole)} images is no test set; give a "
+            "test folder beside train, or another fraction."
+        )
+    order = subsets.random_order(subsets.content_digests(whole.images, whole.labels), _TEST_SEED)
+    test = subsets.stratified_first(whole.labels[order], count)
+    train = np.delete(np.arange(len(whole)), test)
+    note(
+        f"There is no test split: {count} of the {len(whole)} images, {fraction:.0%} of every "
+        "class, are held out for it, the same for every seed."
+    )
+    return take(whole, order[train]), take(whole, order[test])
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
+    arrays = read_npz(path)
+    if not {"images", "labels"} <= arrays.keys():
+        raise UserError(f"{path} must hold images and labels; it has {', '.join(arrays)}.")
+    splits = {}
+    for name, prefix in (("train", ""), ("validation", "validation_"), ("test", "test_")):
+        if f"{prefix}images" in arrays and f"{prefix}labels" in arrays:
+            images = validate_images(arrays[f"{prefix}images"], name=f"{prefix}images")
+            splits[name] = Split(images, arrays[f"{prefix}labels"])
+    if "class_names" in arrays:
+        class_names = tuple(str(name) for name in arrays["class_names"])
+    else:
+        labels = np.asarray(splits["train"].labels)
+        integers = labels.ndim == 1 and labels.size and np.issubdtype(labels.dtype, np.integer)
+        most = int(labels.max()) if integers else -1
+        if not 0 <= most < 100_000:
+            raise UserError(f"The labels in {path} must be class indices [N] from 0.")
+        class_names = tuple(str(c) for c in range(most + 1))
+    return splits, class_names
+
+
+# -------------------------------------------------------------------- to be predicted or perturbed
+
+
+def read_images(
+    path: Path,
+    image_shape: tuple[int, ...],
+    class_names: Sequence[str],
+    *,
+    resize: str | None = None,
+    unreadable: str = "refuse",
+) -> Images:
+    """Reads a folder of pictures, a picture, or an `.npz` with `images` and maybe `labels`.
+
+    Args:
+      path: of the folder, with a subfolder for each class where there are labels, of the picture,
+        or of the `.npz`.
+      image_shape: `(H, W, C)` that they are for.
       class_names: of the classes that labels count, and the names of the subfolders.
+      resize: `crop` or `pad` to bring pictures to that shape; None to refuse other shapes.
+      unreadable: `refuse`, or `skip` pictures that cannot be read; both name them.
 
     Returns:
       The `Images`.
 
     Raises:
       UserError: there are no such images, one cannot be read or has another shape, a subfolder is
-        no class, or the labels do not fit.
+        no class while another is, or the labels do not fit.
     """
     if path.is_dir():
-        found = read_folder(path, image_shape, class_names)
+        files, left_out = find(path)
+        if left_out:
+            note(f"{path}: {len(left_out)} files are left out: {shown(left_out)}.")
+        if not files:
+            raise UserError(f"There is no image in {str(path)!r}; known are {', '.join(FORMATS)}.")
+        found = _read_files(path, files, image_shape, class_names, resize, unreadable)
     elif path.suffix == ".npz" and path.is_file():
-        try:
-            with np.load(path) as arrays:
-                images = validate_images(arrays["images"])
-                labels = arrays["labels"] if "labels" in arrays else None
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is not an .npz with an array `images`: {error}.") from None
-        found = Images(images, labels, None)
+        arrays = read_npz(path, image_shape if resize is None else None)
+        if "images" not in arrays:
+            raise UserError(f"{path} is not an .npz with an array `images`.")
+        found = Images(validate_images(arrays["images"]), arrays.get("labels"), None)
+        if resize is not None:
+            found = found._replace(images=_fitted(found.images, image_shape, resize))
+    elif path.suffix.lower() in FORMATS and path.is_file():
+        found = _read_files(path.parent, [path], image_shape, (), resize, unreadable)
     else:
-        raise UserError(f"{str(path)!r} is neither a folder of images nor an .npz file.")
+        raise UserError(
+            f"{str(path)!r} is neither a folder of images nor an .npz file nor a picture."
+        )
     if found.images.shape[1:] != tuple(image_shape):
         raise UserError(
-            f"The images in {str(path)!r} have the shape {found.images.shape[1:]}, and the flow is "
-            f"for {tuple(image_shape)}. Resize them, or train a flow on images of this size."
+            f"The images in {str(path)!r} have the shape {found.images.shape[1:]}, and "
+            f"{tuple(image_shape)} is needed. Resize them, or train on images of this size."
         )
     if found.labels is not None:
         labels = np.asarray(found.labels)
@@ -71,49 +287,81 @@ def read_images(path: Path, image_shape: tuple[int, ...], class_names: Sequence[
     return found
 
 
-def read_folder(path: Path, image_shape: tuple[int, ...], class_names: Sequence[str]) -> Images:
-    """Reads the pictures of a folder and its subfolders, in the order of their names.
+def _read_files(
+    root: Path,
+    files: list[Path],
+    image_shape: tuple[int, ...],
+    class_names: Sequence[str],
+    resize: str | None,
+    unreadable: str,
+) -> Images:
+    height, width, channels = image_shape
+    size = None if resize is None else (height, width)
+    images, kept = read_pictures(files, size, resize or "crop", unreadable, channels)
+    names = [files[i].relative_to(root) for i in kept]
+    return Images(images, _labels(root, names, class_names), names)
+
+
+def _fitted(images: np.ndarray, image_shape: tuple[int, ...], resize: str) -> np.ndarray:
+    return np.stack([fit_array(image, image_shape, resize) for image in images])
+
+
+def _labels(root: Path, names: Iterable[Path], class_names: Sequence[str]) -> np.ndarray | None:
+    """Labels by the first folder of each name; None where no folder is a class."""
+    folders = [name.parts[0] if len(name.parts) > 1 else "" for name in names]
+    place = {name: i for i, name in enumerate(class_names)}
+    if not any(folder in place for folder in folders):
+        return None
+    wrong = [folder for folder in folders if folder not in place]
+    if wrong:
+        raise UserError(
+            f"The subfolder {wrong[0]!r} of {str(root)!r} is no class; the classes are "
+            f"{shown(list(class_names), 20)}."
+        )
+    return np.array([place[folder] for folder in folders])
+
+
+def read_npz(path: Path, image_shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
+    """Reads the arrays of an `.npz`, whose sizes are looked at before memory is taken.
 
     Args:
-      path: of the folder.
-      image_shape: `(H, W, C)`; with one channel the pictures are read as grey.
-      class_names: names of the subfolders; without any of them there are no labels.
-
-    Returns:
-      The `Images`.
+      path: of the file.
+      image_shape: `(H, W, C)` that its `images` must have, where it is known.
 
     Raises:
-      UserError: there is no picture, one cannot be read or has another shape, or a subfolder is no
-        class while another is.
+      UserError: it cannot be read, claims more than it holds or more than fits, or holds objects,
+        which would be programs.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"There is no image in {str(path)!r}; known are {', '.join(SUFFIXES)}.")
-    names = [file.relative_to(path) for file in files]
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                array = np.asarray(image.convert("L" if image_shape[-1] == 1 else "RGB"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"{file} is not a picture that can be read: {error}.") from None
-        array = array.reshape(*array.shape[:2], image_shape[-1])
-        if array.shape != tuple(image_shape):
-            raise UserError(
-                f"{file} has the shape {array.shape}, and the flow is for {tuple(image_shape)}. "
-                "Resize the images, or train a flow on images of this size."
-            )
-        images.append(array)
-    folders = [name.parts[0] if len(name.parts) > 1 else "" for name in names]
-    labels = None
-    if all(folder in class_names for folder in folders):
-        labels = np.array([list(class_names).index(folder) for folder in folders])
-    elif any(folder in class_names for folder in folders):
-        wrong = next(folder for folder in folders if folder not in class_names)
-        raise UserError(
-            f"The subfolder {wrong!r} of {str(path)!r} is no class of the flow; its classes are "
-            f"{', '.join(class_names)}."
-        )
-    return Images(np.stack(images), labels, names)
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as file:
+            claimed = 0
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    read_header = {
+                        (1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0,
+                    }[version]
+                    shape, _, dtype = read_header(stream)
+                size = math.prod(shape) * dtype.itemsize
+                if size > member.file_size:
+                    raise ValueError(f"{member.filename} claims {size:,} bytes and has fewer")
+                claimed += size
+                if claimed > most_bytes():
+                    raise ValueError("its arrays take more than half of this machine's memory")
+                wrong = image_shape is not None and tuple(shape[1:]) != tuple(image_shape)
+                if member.filename == "images.npy" and wrong:
+                    raise UserError(
+                        f"The images in {str(path)!r} have the shape {tuple(shape[1:])}, and "
+                        f"{tuple(image_shape or ())} is needed. Resize them, or train on images of "
+                        "this size."
+                    )
+            for name in file.files:
+                arrays[name] = file[name]
+    except UserError:
+        raise
+    except Exception as error:
+        text = str(error).split("\n")[0][:200] or type(error).__name__
+        raise UserError(f"{path} is not an .npz of arrays that can be read: {text}.") from None
+    return arrays

@@ -6,8 +6,9 @@ Datasets prepared as `array_record`, which is read without TensorFlow.
 
 Example:
   A dataset of one's own is one row. Its function is called with keyword arguments of `load`
-  (`name`, `data_dir`, `download`, `unreadable`) and returns the training and the test split, and
-  one name a class. `config.data.name = "halves"` then trains on it.
+  (`name`, `data_dir`, `download`, `unreadable` and more) and returns the training and the test
+  split, one name a class, and, where there is one, the validation split. `config.data.name =
+  "halves"` then trains on it.
 
   >>> def halves(**options):
   ...     images = np.random.default_rng(0).random((60, 8, 8, 1))
@@ -25,12 +26,12 @@ Example:
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from genreg_jax.data import subsets, tfds
+from genreg_jax.data import files, subsets, tfds
 from genreg_jax.data.dataset import Dataset, Split, as_split, make_dataset, take
 from genreg_jax.errors import UserError
 from genreg_jax.settings import DataSettings
@@ -41,9 +42,9 @@ _FIXED_SEED = 8_128_496
 _DIGITS_TEST_IMAGES = 500
 _SYNTHETIC_CLASSES = ("stripes", "columns", "diagonals", "checks")
 
-# What reads the whole of a dataset: `(*, name, data_dir, download, unreadable) -> (training split,
-# test split, class names)`. Further keyword arguments may come, so a reader ends in `**options`.
-Reader = Callable[..., tuple[Split, Split, Sequence[str]]]
+# What reads the whole of a dataset: `(*, name, data_dir, download, unreadable, **options) ->
+# (training split, test split, class names[, validation split or None])`.
+Reader = Callable[..., tuple[Any, ...]]
 
 
 def _digits(**options: Any) -> tuple[Split, Split, tuple[str, ...]]:
@@ -85,6 +86,7 @@ def _synthetic(**options: Any) -> tuple[Split, Split, tuple[str, ...]]:
 SOURCES: dict[str, Reader] = {
     "digits": _digits,
     "synthetic": _synthetic,
+    "folder": files.read,
 }
 
 
@@ -98,6 +100,9 @@ def load(
     seed: int = 0,
     download: bool = True,
     unreadable: str = "refuse",
+    image_size: int = 0,
+    resize: str = "crop",
+    test_fraction: float = 0.2,
 ) -> Dataset:
     """Load a dataset by name and draw its validation set and labelled subset.
 
@@ -120,6 +125,9 @@ def load(
         `fashion_mnist`), try to download and prepare it first.
       unreadable: what to do about an image that cannot be decoded: `refuse` the dataset, naming the
         image, or `skip` such images and name them on the error stream.
+      image_size: of `folder`; see `from_folder`.
+      resize: of `folder`.
+      test_fraction: of `folder`.
 
     Returns:
       A `Dataset` of uint8 images [N, H, W, C] and int32 labels [N].
@@ -139,9 +147,16 @@ def load(
     if unreadable not in ("refuse", "skip"):
         raise UserError(f"unreadable is {unreadable!r}; it must be 'refuse' or 'skip'.")
     read = SOURCES.get(name) or functools.partial(tfds.read, known=list(SOURCES))
-    train, test, class_names = read(
-        name=name, data_dir=data_dir, download=download, unreadable=unreadable
+    train, test, class_names, *validation = read(
+        name=name,
+        data_dir=data_dir,
+        download=download,
+        unreadable=unreadable,
+        image_size=image_size,
+        resize=resize,
+        test_fraction=test_fraction,
     )
+    given = validation[0] if validation else None
     return make_dataset(
         name,
         as_split(train.images, train.labels, "train"),
@@ -151,6 +166,71 @@ def load(
         fraction=fraction,
         validation_fraction=validation_fraction,
         seed=seed,
+        validation=None if given is None else as_split(given.images, given.labels, "validation"),
+    )
+
+
+def from_folder(
+    path: str | os.PathLike[str],
+    *,
+    image_size: int = 0,
+    resize: str = "crop",
+    test_fraction: float = 0.2,
+    unreadable: str = "refuse",
+    per_class: int = 0,
+    fraction: float = 1.0,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> Dataset:
+    """Make a `Dataset` of pictures of one's own.
+
+    Args:
+      path: `PATH/<class>/*`, nested as one likes; or `PATH/{train,test}/<class>/*`, with
+        `validation` beside them where there is one; or a `.csv` with the columns file, label and
+        maybe split; or an `.npz` with `images` [N, H, W, C] and `labels` [N], maybe `test_images`
+        and `test_labels` and `class_names`.
+      image_size: side of the square that pictures are brought to; 0 for their own size, which must
+        then be the same for all.
+      resize: `crop` (short side scaled, centre cut out) or `pad` (long side scaled, on black).
+      test_fraction: share of every class held out where there is no test split; the same images
+        for every seed.
+      unreadable: `refuse` where a picture cannot be read, or `skip` such pictures; both name them.
+      per_class: labelled training images of every class; 0 for all.
+      fraction: labelled share of the training images left after validation, in (0, 1].
+      validation_fraction: share of every class of the training split, in [0, 1); none is drawn
+        where there is a validation split.
+      seed: non-negative integer, the seed of the draw.
+
+    Returns:
+      A `Dataset` of uint8 images, grey where all pictures are, else RGB, and int32 labels. Upright
+      as EXIF says; what is transparent lies on white; 16 bits become 8.
+
+    Raises:
+      UserError: there is nothing to read, a picture cannot be read, or an argument is out of range.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> for name in ("cat", "dog"):
+      ...     (folder / name).mkdir()
+      ...     for i in range(10):
+      ...         Image.new("RGB", (40, 30), (25 * i, 0, 9)).save(folder / name / f"{i}.png")
+      >>> dataset = from_folder(folder, image_size=16)
+      >>> dataset.class_names, dataset.image_shape, len(dataset.train), len(dataset.test)
+      (('cat', 'dog'), (16, 16, 3), 14, 4)
+    """
+    return load(
+        "folder",
+        data_dir=path,
+        per_class=per_class,
+        fraction=fraction,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        unreadable=unreadable,
+        image_size=image_size,
+        resize=resize,
+        test_fraction=test_fraction,
     )
 
 

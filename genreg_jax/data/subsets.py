@@ -10,6 +10,7 @@ import hashlib
 
 import numpy as np
 
+from genreg_jax.checks import is_number
 from genreg_jax.errors import UserError
 
 
@@ -35,12 +36,14 @@ def check_subset_arguments(
     for name, value in (("per_class", per_class), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
             raise UserError(f"{name} is {value!r}; it must be an integer of at least 0.")
-    if not 0 < fraction <= 1:
+        if value >= 2**31:
+            raise UserError(f"{name} is {value!r}; it must be below 2**31.")
+    if not is_number(fraction) or not 0 < fraction <= 1:
         raise UserError(
             f"fraction is {fraction!r}; it must lie in (0, 1], where 1.0 keeps every training "
             "image."
         )
-    if not 0 <= validation_fraction < 1:
+    if not is_number(validation_fraction) or not 0 <= validation_fraction < 1:
         raise UserError(
             f"validation_fraction is {validation_fraction!r}; it must lie in [0, 1), where 0 "
             "keeps no validation set."

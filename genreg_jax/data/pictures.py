@@ -1,0 +1,292 @@
+"""Picture files as arrays: upright, 8 bits a channel, grey or RGB, of one size.
+
+Pictures come from anywhere, so what one claims is looked at before memory is taken, only decoders
+of common formats are used, and whatever goes wrong in one of them is an `Unreadable` with a reason.
+"""
+
+import math
+import os
+import stat
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genreg_jax.data.dataset import note
+from genreg_jax.errors import UserError
+
+# Suffix to Pillow's name of the format; others, such as PostScript, are programs rather.
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".pnm": "PPM",
+    ".tga": "TGA",
+}
+MOST_PIXELS = 10**8
+RESIZE = ("crop", "pad")
+
+
+class Unreadable(ValueError):
+    """A file is no picture that can be used; the message says why, without the file's name."""
+
+
+def open_picture(path: Path) -> Any:
+    """Opens a picture and brings it to one form.
+
+    Upright as its EXIF entry says; a palette, CMYK and other colour spaces become RGB; what is
+    transparent lies on white; 16 bits become 8, and floating point in [0, 1] too.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      A `PIL.Image.Image` of mode `L` or `RGB`.
+
+    Raises:
+      Unreadable: it is no regular file, empty, damaged, not of `FORMATS`, animated, of more than
+        `MOST_PIXELS`, or its numbers have no meaning as grey levels.
+
+    Example:
+      >>> import tempfile
+      >>> from PIL import Image
+      >>> path = Path(tempfile.mkdtemp(), "a.png")
+      >>> Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(path)
+      >>> open_picture(path).getpixel((0, 0))
+      (255, 255, 255)
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise Unreadable(error.strerror or "it cannot be opened") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("it is no regular file")
+    if status.st_size == 0:
+        raise Unreadable("it is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pictures that are large, which is checked here
+            with Image.open(path, formats=sorted(set(FORMATS.values()))) as picture:
+                width, height = picture.size
+                if width * height > MOST_PIXELS:
+                    raise Unreadable(
+                        f"it has {width} x {height} pixels, and at most {MOST_PIXELS:,} are read"
+                    )
+                frames = getattr(picture, "n_frames", 1)
+                if frames > 1:
+                    raise Unreadable(f"it has {frames} frames; save one of them")
+                picture.load()
+                upright = ImageOps.exif_transpose(picture)
+                return _as_grey_or_rgb(upright if upright is not None else picture)
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError:
+        raise Unreadable(f"it has more than {MOST_PIXELS:,} pixels") from None
+    except Exception as error:  # a decoder can raise anything
+        text = str(error).replace(f" {str(path)!r}", "").split("\n")[0][:100]
+        raise Unreadable(text or type(error).__name__) from None
+
+
+def _as_grey_or_rgb(picture: Any) -> Any:
+    from PIL import Image
+
+    mode, grey = picture.mode, picture.mode.startswith("L")
+    if mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info:
+        over = picture.convert("RGBA")
+        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, over).convert("L" if grey else "RGB")
+    if mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise Unreadable("its whole numbers are not of 8 or 16 bits")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if mode == "F":
+        values = np.asarray(picture)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise Unreadable("its floating point numbers are not in [0, 1]")
+        return Image.fromarray(np.rint(values * np.float32(255)).astype(np.uint8))
+    return picture.convert("L" if mode in ("1", "L") else "RGB")
+
+
+def fit(picture: Any, size: tuple[int, int], resize: str = "crop") -> Any:
+    """A picture of a given size, its proportions kept.
+
+    Args:
+      picture: from `open_picture`.
+      size: height and width.
+      resize: `crop`: scaled to cover, the centre cut out; `pad`: scaled to fit in, on black.
+
+    Returns:
+      A `PIL.Image.Image`; the same one where it has the size.
+
+    Example:
+      >>> from PIL import Image
+      >>> fit(Image.new("L", (40, 20), 200), (8, 8), "pad").getpixel((0, 0))
+      0
+    """
+    from PIL import Image, ImageOps
+
+    height, width = size
+    if picture.size == (width, height):
+        return picture
+    method = Image.Resampling.BICUBIC
+    if resize == "pad":
+        return ImageOps.pad(picture, (width, height), method=method, color=0)
+    return ImageOps.fit(picture, (width, height), method=method)
+
+
+def as_array(picture: Any, channels: int) -> np.ndarray:
+    """A picture as uint8 `[H, W, C]`, with 1 or 3 channels."""
+    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return array.reshape(*array.shape[:2], channels)
+
+
+def fit_array(image: np.ndarray, image_shape: tuple[int, ...], resize: str = "crop") -> np.ndarray:
+    """`fit` of an array: uint8 `[H, W, C]` with C = 1, 3, or 4 for RGB and alpha."""
+    from PIL import Image
+
+    if image.shape == tuple(image_shape):
+        return image
+    height, width, channels = image_shape
+    picture = _as_grey_or_rgb(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image))
+    return as_array(fit(picture, (height, width), resize), channels)
+
+
+def read_pictures(
+    files: Sequence[Path],
+    size: tuple[int, int] | None,
+    resize: str = "crop",
+    unreadable: str = "refuse",
+    channels: int = 0,
+) -> tuple[np.ndarray, list[int]]:
+    """Reads pictures into one array, several at a time.
+
+    Args:
+      files: of the pictures.
+      size: height and width that they are brought to; None for their own, which must be the same.
+      resize: as in `fit`.
+      unreadable: `refuse`, or `skip`.
+      channels: 1 or 3; 0 for 1 where all are grey, else 3.
+
+    Returns:
+      uint8 `[N, H, W, C]`, and which of the files they are.
+
+    Raises:
+      UserError: some cannot be read and `unreadable` is `refuse`, or none can; their sizes differ
+        and `size` is None; or the array would not fit.
+    """
+
+    def one(file: Path) -> Any:
+        try:
+            picture = open_picture(file)
+            return np.asarray(picture if size is None else fit(picture, size, resize))
+        except Unreadable as error:
+            return error
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found, bad, taken = [], [], 0
+        for file, result in zip(files, pool.map(one, files)):
+            found.append(result)
+            if isinstance(result, Unreadable):
+                bad.append(f"{file} ({result})")
+                continue
+            taken += result.nbytes
+            if taken > most_bytes():
+                pool.shutdown(cancel_futures=True)
+                raise UserError(
+                    "The pictures, one beside the other, take more than half of this machine's "
+                    "memory; lower config.data.image_size."
+                )
+    kept = [i for i, result in enumerate(found) if not isinstance(result, Unreadable)]
+    if bad and (unreadable == "refuse" or not kept):
+        raise UserError(
+            f"{len(bad)} of {len(files)} pictures cannot be read: {shown(bad)}. Mend or remove them"
+            ", or set config.data.unreadable to 'skip' to go on without them."
+        )
+    if bad:
+        note(f"{len(bad)} of {len(files)} pictures cannot be read and are left out: {shown(bad)}.")
+    arrays = [found[i] for i in kept]
+    sizes = {array.shape[:2] for array in arrays}
+    if len(sizes) > 1:
+        low, high = min(sizes, key=math.prod), max(sizes, key=math.prod)
+        raise UserError(
+            f"The pictures have {len(sizes)} sizes, from {low[0]} x {low[1]} to {high[0]} x "
+            f"{high[1]} (height x width); set config.data.image_size, such as 32 or 64, to bring "
+            "them to one."
+        )
+    channels = channels or (1 if all(array.ndim == 2 for array in arrays) else 3)
+    return np.stack([_with_channels(array, channels) for array in arrays]), kept
+
+
+def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:
+    if array.ndim == 2:
+        return np.repeat(array[..., None], channels, axis=2)
+    if channels == 3:
+        return array
+    from PIL import Image
+
+    return as_array(Image.fromarray(array), 1)
+
+
+def most_bytes() -> int:
+    """Half of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def find(folder: Path) -> tuple[list[Path], list[str]]:
+    """The picture files of a folder and its subfolders, and what is left out.
+
+    Args:
+      folder: to look through. What is hidden is passed over. A link that leads out of the folder,
+        and one to a subfolder, are not followed.
+
+    Returns:
+      Paths in the order of their names, and a line for each thing that is left out.
+    """
+    root = os.path.realpath(folder)
+    files, left_out = [], []
+
+    def leads_out(path: str) -> bool:
+        return os.path.commonpath([root, os.path.realpath(path)]) != root
+
+    for here, folders, names in os.walk(folder):
+        for name in sorted(folders):
+            if os.path.islink(os.path.join(here, name)):
+                left_out.append(f"{_relative(here, name, folder)} (a link to a folder)")
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = os.path.join(here, name)
+            if name.startswith(".") or name == "Thumbs.db":
+                continue
+            if os.path.splitext(name)[1].lower() not in FORMATS:
+                left_out.append(f"{_relative(here, name, folder)} (no picture by its suffix)")
+            elif os.path.islink(path) and leads_out(path):
+                left_out.append(f"{_relative(here, name, folder)} (a link out of the folder)")
+            else:
+                files.append(Path(path))
+    return files, left_out
+
+
+def _relative(here: str, name: str, folder: Path) -> str:
+    return os.path.relpath(os.path.join(here, name), folder)
+
+
+def shown(paths: Sequence[str], most: int = 5) -> str:
+    """The first of some names, which may hold anything, and how many there are besides."""
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in paths[:most]]
+    names = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in name) for name in names]
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(names) + more

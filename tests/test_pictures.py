@@ -1,0 +1,316 @@
+"""Picture files of every kind against Pillow and NumPy, and folders, tables and `.npz` of them."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import genreg_jax as gr
+from genreg_jax.data.files import read_images, read_npz
+from genreg_jax.data.pictures import Unreadable, find, fit, open_picture
+
+
+def noise(*shape, seed=0, high=256, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
+
+
+def opened(path, array, mode=None, **options):
+    Image.fromarray(array, mode).save(path, **options) if mode else Image.fromarray(array).save(
+        path, **options
+    )
+    return np.asarray(open_picture(path))
+
+
+# ----------------------------------------------------------------------------------- one picture
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".ppm", ".tga"])
+def test_plain_pictures_come_back_as_they_are(tmp_path, suffix):
+    rgb, grey = noise(5, 7, 3), noise(5, 7)
+    np.testing.assert_array_equal(opened(tmp_path / f"a{suffix}", rgb), rgb)
+    np.testing.assert_array_equal(opened(tmp_path / f"b{suffix}", grey), grey)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_stands_upright(tmp_path, orientation):
+    upright = noise(6, 4, 3)
+    # What a camera held otherwise stores: the inverse of what EXIF asks a viewer to do.
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    picture = Image.fromarray(np.ascontiguousarray(stored))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(open_picture(tmp_path / "a.png")), upright)
+
+
+def test_sixteen_bits_become_eight_by_their_share_of_the_range(tmp_path):
+    values = noise(5, 7, high=65536, dtype=np.uint16)
+    for name in ("a.png", "a.tif"):
+        found = opened(tmp_path / name, values)
+        np.testing.assert_array_equal(found, np.rint(values / 65535 * 255).astype(np.uint8))
+
+
+def test_floating_point_in_the_unit_interval_is_read_and_other_numbers_are_not(tmp_path):
+    values = np.random.default_rng(0).random((5, 7), np.float32)
+    found = opened(tmp_path / "a.tif", values)
+    np.testing.assert_array_equal(found, np.rint(values * np.float32(255)).astype(np.uint8))
+    Image.fromarray(values * 3).save(tmp_path / "b.tif")
+    with pytest.raises(Unreadable, match=r"not in \[0, 1\]"):
+        open_picture(tmp_path / "b.tif")
+    Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(tmp_path / "c.tif")
+    with pytest.raises(Unreadable, match="not of 8 or 16 bits"):
+        open_picture(tmp_path / "c.tif")
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    rgba = noise(5, 7, 4)
+    alpha = rgba[..., 3:] / 255
+    expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    found = opened(tmp_path / "a.png", rgba)
+    assert np.abs(found - expected).max() <= 1
+    la = noise(5, 7, 2, seed=1)
+    Image.fromarray(la, "LA").save(tmp_path / "b.png")
+    found = np.asarray(open_picture(tmp_path / "b.png"))
+    alpha = la[..., 1] / 255
+    assert found.ndim == 2 and np.abs(found - (la[..., 0] * alpha + 255 * (1 - alpha))).max() <= 1
+
+
+def test_palettes_cmyk_and_two_grey_levels_become_rgb_or_grey(tmp_path):
+    rgb = np.repeat(np.repeat(noise(2, 3, 3), 2, 0), 2, 1)
+    Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.gif")
+    found = np.asarray(open_picture(tmp_path / "a.gif"))
+    assert np.abs(found.astype(int) - rgb).max() <= 4
+    cmyk = Image.fromarray(rgb).convert("CMYK")
+    cmyk.save(tmp_path / "b.tif")
+    np.testing.assert_array_equal(np.asarray(open_picture(tmp_path / "b.tif")), rgb)
+    Image.fromarray(noise(4, 5, high=2).astype(bool)).save(tmp_path / "c.png")
+    assert set(np.unique(np.asarray(open_picture(tmp_path / "c.png")))) == {0, 255}
+
+
+def test_what_is_no_picture_is_refused_with_its_reason(tmp_path, monkeypatch):
+    whole = tmp_path / "whole.png"
+    Image.fromarray(noise(40, 40, 3)).save(whole)
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-400])
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    frames = [Image.fromarray(noise(4, 4, 3, seed=i)) for i in range(3)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    header = bytearray(whole.read_bytes())
+    header[16:24] = (30_000).to_bytes(4, "big") * 2  # the size that it claims
+    crc = zipfile.crc32(bytes(header[12:29]))
+    header[29:33] = crc.to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(header)
+    for name, words in [
+        ("empty.png", "it is empty"), ("text.png", "cannot identify"), ("cut.png", "truncated"),
+        ("folder.png", "no regular file"), ("pipe.png", "no regular file"), ("none.png", "No such"),
+        ("film.gif", "it has 3 frames"), ("bomb.png", "30000 x 30000 pixels|more than 100,000,000"),
+    ]:  # fmt: skip
+        with pytest.raises(Unreadable, match=words) as error:
+            open_picture(tmp_path / name)
+        assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 9)])
+def test_pictures_are_brought_to_a_size_with_their_proportions_kept(size):
+    rows, columns = np.indices((40, 100))
+    ramp = np.stack([rows * 6, columns * 2, rows + columns], -1).astype(np.uint8)
+    height, width = size
+    scale = max(height / 40, width / 100)
+    cropped = np.asarray(fit(Image.fromarray(ramp), size)).astype(float)
+    # A linear picture stays linear: the middle of each new pixel, measured from the centre.
+    at = lambda n, whole: (np.arange(n) - (n - 1) / 2) / scale + (whole - 1) / 2
+    inner = (slice(1, -1), slice(1, -1))
+    np.testing.assert_allclose(
+        cropped[..., 0][inner], np.broadcast_to(at(height, 40)[:, None] * 6, size)[inner], atol=2
+    )
+    np.testing.assert_allclose(
+        cropped[..., 1][inner], np.broadcast_to(at(width, 100)[None] * 2, size)[inner], atol=2
+    )
+    padded = np.asarray(fit(Image.fromarray(np.full((40, 100, 3), 200, np.uint8)), size, "pad"))
+    expected = round(40 * min(height / 40, width / 100))
+    bright = np.flatnonzero((padded > 100).all((1, 2)))
+    assert len(bright) == expected and abs(bright.mean() - (height - 1) / 2) <= 0.5
+
+
+# -------------------------------------------------------------------------------------- a folder
+
+
+def photographs(folder, classes=("cat", "dog", "10", "9"), count=10, shape=(20, 30, 3)):
+    for c, name in enumerate(classes):
+        (folder / name / "deep").mkdir(parents=True)
+        for i in range(count):
+            array = (noise(*shape, seed=100 * c + i) // 4 + 48 * c).astype(np.uint8)
+            Image.fromarray(array).save(folder / name / ("deep" if i % 2 else "") / f"{i:02d}.png")
+    return folder
+
+
+def test_a_folder_is_a_data_set(tmp_path, capsys):
+    photographs(tmp_path)
+    one = gr.data.from_folder(tmp_path, image_size=8, validation_fraction=0.25)
+    assert one.class_names == ("9", "10", "cat", "dog") and one.image_shape == (8, 8, 3)
+    assert [len(s) for s in (one.train, one.validation, one.test)] == [24, 8, 8]
+    assert "8 of the 40 images, 20% of every class, are held out" in capsys.readouterr().err
+    place = {"cat": 2, "dog": 3, "10": 1, "9": 0}
+    known = {
+        np.asarray(fit(open_picture(f), (8, 8))).tobytes(): place[f.relative_to(tmp_path).parts[0]]
+        for f in tmp_path.rglob("*.png")
+    }
+    for split in (one.train, one.validation, one.test):
+        counts = np.bincount(split.labels, minlength=4)
+        assert counts.min() == counts.max()
+        for image, label in zip(split.images, split.labels):
+            assert known[image.tobytes()] == label
+    # The test images do not depend on the seed; the others do.
+    two = gr.data.from_folder(tmp_path, image_size=8, validation_fraction=0.25, seed=1)
+    np.testing.assert_array_equal(one.test.images, two.test.images)
+    assert one.subset_hash != two.subset_hash
+    s = gr.data.load("folder", data_dir=tmp_path, image_size=8, validation_fraction=0.25)
+    assert s.subset_hash == one.subset_hash
+
+
+def test_splits_of_ones_own_are_kept(tmp_path):
+    for name, count in (("train", 6), ("test", 3), ("val", 2)):
+        photographs(tmp_path / name, classes=("a", "b"), count=count, shape=(8, 8))
+    dataset = gr.data.from_folder(tmp_path)
+    assert dataset.image_shape == (8, 8, 1) and dataset.class_names == ("a", "b")
+    assert [len(s) for s in (dataset.train, dataset.validation, dataset.test)] == [12, 4, 6]
+    assert np.bincount(dataset.validation.labels).tolist() == [2, 2]
+
+
+def test_a_table_and_arrays_are_data_sets_too(tmp_path):
+    photographs(tmp_path / "pictures", classes=("a", "b"), count=10, shape=(8, 8))
+    files = sorted((tmp_path / "pictures").rglob("*.png"))
+    lines = ["file,label,split"]
+    for i, file in enumerate(files):
+        name, split = file.relative_to(tmp_path), "test" if i % 5 == 0 else "train"
+        lines.append(f"{name},{name.parts[1]},{split}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    table = gr.data.from_folder(tmp_path / "table.csv")
+    assert len(table.test) == 4 and len(table.train) + len(table.validation) == 16
+    images = np.stack([np.asarray(Image.open(file))[..., None] for file in files])
+    labels = np.array([int(file.relative_to(tmp_path).parts[1] == "b") for file in files])
+    test = np.arange(20) % 5 == 0
+    np.savez(
+        tmp_path / "arrays.npz", images=images[~test], labels=labels[~test],
+        test_images=images[test], test_labels=labels[test], class_names=["a", "b"],
+    )  # fmt: skip
+    arrays = gr.data.from_folder(tmp_path / "arrays.npz")
+    assert arrays.subset_hash == table.subset_hash and arrays.fingerprint == table.fingerprint
+    assert arrays.class_names == table.class_names
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
+    photographs(tmp_path / "data", classes=("a", "b"), count=5)
+    outside = tmp_path / "outside"
+    photographs(outside, classes=("c",), count=1)
+    data = tmp_path / "data"
+    (data / "notes.txt").write_text("x")
+    (data / "loose.png").write_bytes(next((data / "a").glob("*.png")).read_bytes())
+    (data / ".hidden.png").touch()
+    (data / "linked").symlink_to(outside / "c")
+    (data / "a" / "out.png").symlink_to(outside / "c" / "00.png")
+    (data / "a" / "in.png").symlink_to(data / "b" / "00.png")
+    files, left_out = find(data)
+    assert len(files) == 12
+    assert left_out == [
+        "linked (a link to a folder)", "notes.txt (no picture by its suffix)",
+        "a/out.png (a link out of the folder)",
+    ]  # fmt: skip
+    dataset = gr.data.from_folder(data, image_size=8)
+    assert len(dataset.train) + len(dataset.validation) + len(dataset.test) == 11
+    said = capsys.readouterr().err
+    assert "4 files are left out: linked (a link to a folder)" in said and "loose.png" in said
+
+
+def test_pictures_that_cannot_be_read_are_named_together_or_skipped(tmp_path, capsys):
+    photographs(tmp_path, classes=("a", "b"), count=8)
+    for name in ("x.png", "y.jpg"):
+        (tmp_path / "a" / name).write_text("no")
+    with pytest.raises(gr.UserError, match=r"2 of 18 pictures .*x\.png.*y\.jpg.*'skip'"):
+        gr.data.from_folder(tmp_path, image_size=8)
+    dataset = gr.data.from_folder(tmp_path, image_size=8, unreadable="skip")
+    assert len(dataset.train) + len(dataset.validation) + len(dataset.test) == 16
+    assert "2 of 18 pictures cannot be read and are left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p / "none", "There is no .*none.*subfolder of pictures for each class"),
+        (lambda p: p, "no picture in a class's folder"),
+        (lambda p: photographs(p, classes=("a",)), "has one class, 'a'"),
+        (lambda p: mixed(p), "3 sizes, from 5 x 6 to 9 x 8 .*set config.data.image_size"),
+        (lambda p: write(p / "t.csv", "name,label\nx,1\n"), "columns file and label"),
+        (lambda p: write(p / "t.csv", "file,label,split\nx,1,dev\n"), "Line 2 .*'dev'"),
+        (lambda p: write(p / "t.csv", "file,label\nx.png,1\ny.png,2\n"), "2 of 2 pictures"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_refused_with_the_way_out(tmp_path, make, words):
+    with pytest.raises(gr.UserError, match=words):
+        gr.data.from_folder(make(tmp_path))
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def mixed(folder):
+    for i, shape in enumerate([(5, 6), (9, 8), (7, 7)] * 2):
+        path = folder / f"class {i % 2}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(*shape)).save(path)
+    return folder
+
+
+def test_without_a_folder_the_config_says_what_is_missing():
+    with pytest.raises(gr.UserError, match="Which folder"):
+        gr.data.load("folder")
+
+
+# ------------------------------------------------------------------------------------------- npz
+
+
+def test_an_npz_is_looked_at_before_memory_is_taken(tmp_path):
+    def saved(name, **arrays):
+        np.savez_compressed(tmp_path / name, **arrays)
+        return tmp_path / name
+
+    large = saved("large.npz", images=np.zeros((50, 400, 400, 3), np.uint8))
+    with pytest.raises(gr.UserError, match=r"have the shape \(400, 400, 3\), and \(8, 8, 3\)"):
+        read_images(large, (8, 8, 3), ("a",))
+    with pytest.raises(gr.UserError, match="is not an .npz of arrays that can be read"):
+        read_npz(saved("objects.npz", images=np.array([{}, []], object)))
+    # A header that claims 10^15 images.
+    small = saved("small.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
+    with zipfile.ZipFile(small) as archive:
+        content = archive.read("images.npy")
+    lie = content.replace(b"(3, 8, 8, 3), }" + b" " * 16, b"(1000000000000000, 8, 8, 3), }" + b" ")
+    assert lie != content and len(lie) == len(content)
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        archive.writestr("images.npy", lie)
+    with pytest.raises(gr.UserError, match="claims 192,000,000,000,000,000 bytes and has fewer"):
+        read_npz(tmp_path / "lie.npz")
+    (tmp_path / "text.npz").write_text("no")
+    with pytest.raises(gr.UserError, match="is not an .npz of arrays"):
+        read_npz(tmp_path / "text.npz")
+
+
+def test_one_picture_a_grey_one_and_labels_by_folder_are_read_for_a_run(tmp_path):
+    photographs(tmp_path, classes=("a", "b"), count=3)
+    found = read_images(tmp_path, (8, 8, 1), ("b", "a"), resize="crop")
+    assert found.images.shape == (6, 8, 8, 1) and found.labels.tolist() == [1] * 3 + [0] * 3
+    one = read_images(Path(tmp_path / "a" / "00.png"), (8, 8, 1), ("b", "a"), resize="crop")
+    np.testing.assert_array_equal(one.images[0], found.images[0])
+    assert one.labels is None and one.names == [Path("00.png")]
+    with pytest.raises(gr.UserError, match=r"have the shape \(20, 30, 1\), and \(8, 8, 1\)"):
+        read_images(tmp_path, (8, 8, 1), ("b", "a"))
