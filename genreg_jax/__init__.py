@@ -10,7 +10,8 @@ Three places where a regulariser can act, and what the library has for each:
   `renoised_latents` or `interpolated_latents` of real images, and are moved by a `Finder` with
   `hypergradient`, or by `entropy_offset`; `memorisation_report` says whether they are copies.
 
-`train_and_evaluate(config, workdir)` is the whole training run that the command line calls.
+`train_and_evaluate(config, workdir)` is the whole training run that the command line calls, and
+`load(workdir)` what came out of it, with `predict`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ from genreg_jax.regularizers.synthetic import (
 from genreg_jax.state import TrainState
 
 if TYPE_CHECKING:
+    from genreg_jax.predict import load as load
     from genreg_jax.train import train_and_evaluate as train_and_evaluate
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "image_pgd",
     "interpolated_latents",
     "latent_interpolation",
+    "load",
     "make_train_step",
     "memorisation_report",
     "models",
@@ -102,4 +105,8 @@ def __getattr__(name: str) -> Any:
         from genreg_jax.train import train_and_evaluate
 
         return train_and_evaluate
+    if name == "load":
+        from genreg_jax.predict import load
+
+        return load
     raise AttributeError(f"module 'genreg_jax' has no attribute {name!r}")

@@ -8,6 +8,7 @@ module adds a checksum per leaf, verified at every restore, and that walk.
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from genreg_jax.devices import from_first, is_first, is_key, on_one_device, shared
+from genreg_jax.door import say
 from genreg_jax.errors import UserError
 
 
@@ -40,7 +42,7 @@ class CheckpointReader:
       note: called with lines for people.
     """
 
-    def __init__(self, directory: str | Path, *, note: Callable[[str], None] = print):
+    def __init__(self, directory: str | Path, *, note: Callable[[str], None] = say):
         self._directory = Path(directory).absolute()
         self._note = note
 
@@ -161,7 +163,7 @@ class CheckpointReader:
             )
 
     def _check_same_arrays(self, step: int, saved: dict[str, list], like: Any) -> None:
-        wanted = {name: _type(leaf) for name, leaf in _named(like)}
+        wanted = {name: _type(leaf) for name, leaf in named(like)}
         stored = {name: leaf[:2] for name, leaf in saved.items()}
         if stored != wanted:
             names = [n for n in {**stored, **wanted} if stored.get(n) != wanted.get(n)]
@@ -198,9 +200,7 @@ class Checkpoints(CheckpointReader):
       (3, [0, 1], {'note': 'third'})
     """
 
-    def __init__(
-        self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = print
-    ):
+    def __init__(self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = say):
         super().__init__(directory, note=note)
         if not is_first():
             return
@@ -210,7 +210,8 @@ class Checkpoints(CheckpointReader):
                 max_to_keep=keep,
                 create=False,
                 cleanup_tmp_directories=True,
-                enable_async_checkpointing=True,
+                # Orbax's own threads expect to be started by the main one.
+                enable_async_checkpointing=threading.current_thread() is threading.main_thread(),
                 multiprocessing_options=_alone(),
             ),
         )
@@ -293,7 +294,7 @@ def _line(error: Exception) -> str:
     return (text.splitlines()[0][:300] if text else type(error).__name__).rstrip(".")
 
 
-def _named(tree: Any) -> list[tuple[str, Any]]:
+def named(tree: Any) -> list[tuple[str, Any]]:
     """Leaves by the names of their path, which containers of other types have in common."""
     leaves = jax.tree.leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
@@ -328,7 +329,7 @@ def _fingerprints(tree: Any) -> dict[str, list]:
 
     return {
         name: [*_type(leaf), hashlib.blake2b(data(leaf), digest_size=16).hexdigest()]
-        for name, leaf in _named(tree)
+        for name, leaf in named(tree)
     }
 
 

@@ -15,7 +15,11 @@ from genreg_jax.state import TrainState
 
 
 def make_evaluate(
-    model: Model, *, batch_size: int, constrain: Callable[[Any], Any] = lambda tree: tree
+    model: Model,
+    *,
+    batch_size: int,
+    constrain: Callable[[Any], Any] = lambda tree: tree,
+    probabilities: bool = False,
 ) -> Callable[..., dict[str, Any]]:
     """Builds the evaluation of one classifier; its program compiles once for all splits.
 
@@ -23,11 +27,12 @@ def make_evaluate(
       model: classifier for images in [0, 1].
       batch_size: images per forward pass; the last batch is padded and its padding not counted.
       constrain: applied to every batch; such as a sharding constraint.
+      probabilities: return them too.
 
     Returns:
       `evaluate(params, model_state, images [N, H, W, C], labels [N])`, which returns a dict with
       `accuracy` in [0, 1], mean `loss` (cross-entropy in nats), and NumPy arrays `predictions`
-      int `[N]` and `embeddings` `[N, D]`.
+      int `[N]`, `embeddings` `[N, D]`, and maybe `probabilities` `[N, K]`.
     """
 
     @jax.jit
@@ -35,7 +40,9 @@ def make_evaluate(
         images, labels = constrain((images, labels))
         outputs, _ = model.apply(params, model_state, to_float(images), rng=None, train=False)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-        return losses, jnp.argmax(outputs.logits, axis=-1), outputs.embedding
+        predictions = jnp.argmax(outputs.logits, axis=-1)
+        more = (jax.nn.softmax(outputs.logits),) if probabilities else ()
+        return losses, predictions, outputs.embedding, *more
 
     def gather(out):
         return (
@@ -52,12 +59,14 @@ def make_evaluate(
                 y = np.concatenate([y, np.zeros(padding, y.dtype)])
             out = jax.device_get(gather(forward(params, model_state, x, y)))
             rows.append([a[: batch_size - padding] for a in out])
-        losses, predictions, embeddings = (np.concatenate(column) for column in zip(*rows))
+        columns = [np.concatenate(column) for column in zip(*rows)]
+        losses, predictions, embeddings, *more = columns
         return {
             "accuracy": float(np.mean(predictions == labels)),
             "loss": float(np.mean(losses, dtype=np.float64)),
             "predictions": predictions,
             "embeddings": embeddings,
+            **({"probabilities": more[0]} if more else {}),
         }
 
     return evaluate

@@ -11,10 +11,9 @@ summary.json             the result, written last: its presence means that all i
 
 import contextlib
 import datetime
-import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +22,13 @@ import jax.numpy as jnp
 
 from genreg_jax import flows
 from genreg_jax.build import classifier, flow_of
-from genreg_jax.checkpoint import CheckpointReader
+from genreg_jax.checkpoint import CheckpointReader, named
 from genreg_jax.config import differences, from_config, identity, to_dict
+from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
-from genreg_jax.devices import shared
+from genreg_jax.devices import shared, warn
 from genreg_jax.errors import UserError
-from genreg_jax.logs import write_json
+from genreg_jax.logs import changes, provenance, read_json, read_metrics, write_json
 from genreg_jax.report import write_report
 from genreg_jax.settings import FlowSettings, Settings
 
@@ -54,7 +54,7 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
             )
         return None
     try:
-        found = identity(from_config(json.loads(path.read_text())))
+        found = identity(from_config(read_json(path)))
     except (ValueError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as the config of a run ({error}). Nothing was changed; choose "
@@ -70,7 +70,12 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
             "choose a new workdir, or undo these settings to continue."
         )
     summary = workdir / "summary.json"
-    return json.loads(summary.read_text()) if summary.exists() else None
+    if not summary.exists():
+        return None
+    number, record = (int, float, type(None)), (dict, type(None))
+    if settings.flow_only:
+        return read_json(summary, test_bits_per_dim=number, subset_hash=str)
+    return read_json(summary, test_accuracy=number, subset_hash=str, flow=record)
 
 
 def _files(workdir: Path) -> list[Path]:
@@ -89,15 +94,12 @@ def check_finished(
       settings: which may name another run's flow.
       dataset: images of the caller's own.
     """
-    if dataset is not None and dataset.subset_hash != summary["subset_hash"]:
-        raise UserError(
-            f"The run in {workdir} is finished, and was trained on other images: its training and "
-            f"validation images have the hash {summary['subset_hash'][:12]}, those given "
-            f"{dataset.subset_hash[:12]}. Nothing was changed; choose a new workdir for these."
-        )
+    if dataset is not None:
+        check_same_data(summary["subset_hash"], dataset, workdir, summary.get("fingerprint"))
     if settings.flow.workdir and settings.uses_flow:
         with CheckpointReader(Path(settings.flow.workdir) / "flow") as checkpoints:
-            check_same_flow((summary["flow"] or {}).get("hash"), checkpoints.digest(), workdir)
+            used = (summary.get("flow") or {}).get("hash")
+            check_same_flow(used, checkpoints.digest(), workdir)
 
 
 def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
@@ -193,15 +195,27 @@ def about(dataset: Dataset, **own: Any) -> dict[str, Any]:
     }
 
 
-def check_same_data(stored_hash: str, dataset: Dataset, workdir: Path) -> None:
-    """Refuses to continue on other images than those of the checkpoint."""
-    if stored_hash != dataset.subset_hash:
-        raise UserError(
-            f"The data have changed since the checkpoint in {workdir} was written: its training "
-            f"and validation images have the hash {stored_hash[:12]}, those loaded now "
-            f"{dataset.subset_hash[:12]}. Restore the data it was trained on, or start in a new "
-            "workdir."
-        )
+def check_same_data(
+    subset_hash: str, dataset: Dataset, workdir: Path, fingerprint: Any = None
+) -> None:
+    """Refuses other images than those of a run.
+
+    Args:
+      subset_hash: of the run's training and validation images.
+      dataset: what is there now.
+      workdir: of the run.
+      fingerprint: of all of the run's images, those of the test set among them, where it is known.
+    """
+    for what, then, now in (
+        ("training and validation images have", subset_hash, dataset.subset_hash),
+        ("images, those of the test set among them, have", fingerprint, dataset.fingerprint),
+    ):
+        if then and then != now:
+            raise UserError(
+                f"The run in {workdir} is of other images: its {what} the hash {str(then)[:12]}, "
+                f"and those of now have {now[:12]}. Nothing was changed; restore the data it was "
+                "trained on, or choose a new workdir for these."
+            )
 
 
 def check_same_flow(stored_hash: str | None, now: str | None, workdir: Path) -> None:
@@ -214,28 +228,90 @@ def check_same_flow(stored_hash: str | None, now: str | None, workdir: Path) -> 
         )
 
 
+def continued(
+    processes: list[dict[str, Any]], step: int, workdir: Path, settings: Settings
+) -> list[dict[str, Any]]:
+    """The record of the processes that a run was made by, with this one's.
+
+    Args:
+      processes: the record so far: `provenance` of each process that differs from the one before
+        it, and the `step` that it began at; empty at the start of a run.
+      step: updates that have been made.
+      workdir: of the run.
+      settings: of the run.
+
+    Returns:
+      The record; what differs from the process before is said.
+
+    Raises:
+      UserError: something does, and `config.train.environment` is `same`.
+    """
+    now = provenance()
+    if not processes:
+        return [{"step": step, **now}]
+    lines = changes(processes[-1], now)
+    if lines and settings.train.environment == "same":
+        raise UserError(
+            f"The run in {workdir} was begun in another environment, where the same updates give "
+            f"other numbers. What differs (there -> now): {'; '.join(lines)}. Nothing was changed; "
+            "restore it to continue, or repeat the command with --config.train.environment=any to "
+            "go on in this one, which the summary then says."
+        )
+    if {**processes[-1], "step": step} == {"step": step, **now}:
+        return processes
+    if lines:
+        warn(f"The run goes on in another environment: {'; '.join(lines)}.")
+    return [*processes, {"step": step, **now}]
+
+
+def lost_metrics(workdir: Path, epochs: int) -> int:
+    """How many of the lines that a classifier's epochs have written are not there, with a word."""
+    there = sum(any(n.startswith("train/") for n in line) for line in read_metrics(workdir))
+    lost = max(epochs - there, 0)
+    if lost:
+        warn(
+            f"{workdir / 'metrics.jsonl'} has lost {lost} of the lines of {epochs} epochs. The "
+            "result does not depend on them; the curves of the report have gaps, and the summary "
+            "has their number."
+        )
+    return lost
+
+
 class Classifier(NamedTuple):
     """The best classifier of a run.
 
     Attributes:
-      logits: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`.
+      model: for images `[B, H, W, C]` in [0, 1].
+      params: what it has learned.
+      model_state: its running statistics, those of the standardisation among them.
       class_names: K names.
       image_shape: `(H, W, C)`.
+      settings: of the run.
     """
 
-    logits: Callable[[jax.Array], jax.Array]
+    model: Model
+    params: Any
+    model_state: Any
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
+    settings: Settings
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Images `[B, H, W, C]` in [0, 1] to logits `[B, K]`."""
+        outputs, _ = self.model.apply(self.params, self.model_state, x, rng=None, train=False)
+        return outputs.logits
 
 
-def restore_classifier(workdir: str | Path) -> Classifier:
+def restore_classifier(workdir: str | Path, model: Model | None = None) -> Classifier:
     """The best classifier of a finished or running run.
 
     Args:
       workdir: of a run that trains a classifier.
+      model: that it was trained with, where it was the caller's own.
 
     Raises:
-      UserError: it holds none, or one that is not of this library.
+      UserError: it holds none, one that is not of this library and `model` is not given, or one
+        of this library and `model` is.
     """
     workdir, restored = Path(workdir), None
     if (workdir / "config.json").exists():
@@ -254,21 +330,40 @@ def restore_classifier(workdir: str | Path) -> Classifier:
             f"The run in {str(workdir)!r} is of an earlier version, whose checkpoints do not say "
             "what classes and images they are for; train it again in a new workdir."
         )
-    if "model" in run["own"]:
+    if "model" in run["own"] and model is None:
         raise UserError(
             f"The run in {str(workdir)!r} trained a classifier that its caller had made, which "
-            "cannot be built from its config; apply that model to the parameters in its checkpoint."
+            "cannot be built from its config; in Python, give it: gr.load(workdir, model=...)."
         )
-    settings = from_config(json.loads((workdir / "config.json").read_text()))
+    if "model" not in run["own"] and model is not None:
+        raise UserError(
+            f"The run in {str(workdir)!r} trained a classifier of its config, and a model was given"
+            "; leave it out."
+        )
+    settings = from_config(read_json(workdir / "config.json"))
     names, shape = tuple(run["class_names"]), tuple(run["image_shape"])
-    blank = [0.0] * shape[-1]  # the statistics are restored with the state
-    model = classifier(settings, len(names), blank, blank)
+    params, model_state = best["params"], best["model_state"]
+    if model is None:
+        blank = [0.0] * shape[-1]  # the statistics are restored with the state
+        model = classifier(settings, len(names), blank, blank)
+    else:
+        like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+        params, model_state = _like((params, model_state), like, workdir)
+    return Classifier(model, params, model_state, names, shape, settings)
 
-    def logits(x):
-        outputs, _ = model.apply(best["params"], best["model_state"], x, rng=None, train=False)
-        return outputs.logits
 
-    return Classifier(logits, names, shape)
+def _like(tree: Any, like: Any, workdir: Path) -> Any:
+    """A restored tree of dicts and lists in the containers of another, leaf by leaf by name."""
+    there, wanted = dict(named(tree)), named(like)
+    for name, leaf in wanted:
+        found = there.get(name)
+        if found is None or (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise UserError(
+                f"The model that was given is not that of the run in {str(workdir)!r}: its {name} "
+                f"is {leaf.shape} {leaf.dtype}, and the run has "
+                f"{'none' if found is None else f'{found.shape} {found.dtype}'}."
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [there[name] for name, _ in wanted])
 
 
 class TrainedFlow(NamedTuple):

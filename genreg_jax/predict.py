@@ -1,0 +1,301 @@
+"""A trained classifier as an object, and predictions of pictures from the command line.
+
+    python -m genreg_jax.predict --workdir=RUN --input=FOLDER --output=predictions.csv
+
+writes a table with a line for each picture: its file, its label, and the probability of each class.
+Where the pictures lie in folders named as the classes, accuracy and confusion are printed too.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genreg_jax import data
+from genreg_jax import workdir as workdirs
+from genreg_jax.contract import Model
+from genreg_jax.data.dataset import validate_images
+from genreg_jax.data.files import read_images
+from genreg_jax.data.pictures import fit_array
+from genreg_jax.door import through
+from genreg_jax.errors import UserError
+from genreg_jax.evaluate import make_evaluate
+from genreg_jax.logs import read_json, write_atomically
+from genreg_jax.settings import Settings
+
+
+class Prediction(NamedTuple):
+    """What a classifier makes of N images.
+
+    Attributes:
+      labels: int `[N]`, places in the run's `class_names`.
+      probabilities: float32 `[N, K]`.
+      embedding: float32 `[N, D]`, the head's input.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    embedding: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Run:
+    """A run, read only: its best classifier, and what is known of it.
+
+    Attributes:
+      workdir: where it lies.
+      config: its settings.
+      summary: its result; None while it is running.
+      class_names: K names.
+      image_shape: `(H, W, C)` of what the classifier sees.
+      model: for images in [0, 1], behind the contract of `genreg_jax.contract`.
+      params: of the model that validation chose.
+      model_state: the same.
+    """
+
+    workdir: Path
+    config: Settings
+    summary: dict[str, Any] | None
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    model: Model
+    params: Any
+    model_state: Any
+
+    def __repr__(self) -> str:
+        """One line for people."""
+        accuracy = (self.summary or {}).get("test_accuracy")
+        shown = "not finished" if self.summary is None else f"test accuracy {accuracy}"
+        return (
+            f"Run({str(self.workdir)!r}: {self.config.name}, {len(self.class_names)} classes, "
+            f"images {self.image_shape}, {shown})"
+        )
+
+    @functools.cached_property
+    def flow(self) -> workdirs.TrainedFlow:
+        """The flow that the run trained or used, with its parameters.
+
+        Raises:
+          UserError: it has none.
+        """
+        return workdirs.restore_flow(self.config.flow.workdir or self.workdir)
+
+    def predict(self, images: Any) -> Prediction:
+        """Labels, probabilities and embeddings of images.
+
+        Args:
+          images: `[N, H, W, C]`, `[N, H, W]` or one image, uint8 or floating point in [0, 1]; or a
+            list of images of any sizes. What has another size or other channels than the run's
+            images is brought to them as `config.data.resize` says.
+
+        Raises:
+          UserError: these are no images.
+
+        Example:
+          >>> import tempfile
+          >>> import genreg_jax as gr
+          >>> config = {"data": {"name": "digits", "per_class": 10},
+          ...           "model": {"widths": [8, 16]},
+          ...           "train": {"epochs": 1, "steps_per_epoch": 2, "progress": False}}
+          >>> workdir = tempfile.mkdtemp()
+          >>> _ = gr.train_and_evaluate(config, workdir)
+          >>> run = gr.load(workdir)
+          >>> run.predict(np.zeros((2, 50, 40), np.uint8)).probabilities.shape
+          (2, 10)
+        """
+        x = self._as_batch(images)
+        result = self._evaluate(self.params, self.model_state, x, np.zeros(len(x), np.int32))
+        return Prediction(result["predictions"], result["probabilities"], result["embeddings"])
+
+    def evaluate(self, split: str | data.Split = "test") -> dict[str, Any]:
+        """Accuracy and mean cross-entropy.
+
+        Args:
+          split: `train`, `validation` or `test` of the run's data, which are read again; or images
+            and labels of one's own.
+
+        Returns:
+          `accuracy` in [0, 1], `loss` in nats, `predictions` `[N]`, `probabilities` `[N, K]` and
+          `embeddings` `[N, D]`.
+
+        Raises:
+          UserError: the run's data are not to be had, or are others than it was trained on.
+        """
+        if isinstance(split, str):
+            if split not in ("train", "validation", "test"):
+                raise UserError(f"split is {split!r}; allowed: train, validation and test.")
+            dataset = data.from_settings(self.config.data, self.config.seed)
+            known = self.summary or {"subset_hash": ""}
+            workdirs.check_same_data(
+                known["subset_hash"], dataset, self.workdir, known.get("fingerprint")
+            )
+            split = getattr(dataset, split)
+        assert isinstance(split, data.Split)
+        return self._evaluate(self.params, self.model_state, split.images, split.labels)
+
+    @functools.cached_property
+    def _evaluate(self) -> Any:
+        # The batches of the run's own evaluation, so that its predictions come back bit for bit.
+        known = self.summary or {}
+        sizes = [known.get(f"{split}_examples") or 0 for split in ("validation", "test")]
+        most = self.config.train.eval_batch_size
+        size = min(most, max(sizes)) if max(sizes) else most
+        return make_evaluate(self.model, batch_size=size, probabilities=True)
+
+    def _as_batch(self, images: Any) -> np.ndarray:
+        if isinstance(images, (list, tuple)):
+            many = list(images)
+        else:
+            array = np.asarray(images)
+            one = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4))
+            if array.ndim == 4 and array.shape[1:] == self.image_shape:
+                return validate_images(array)
+            many = [array] if one else list(array) if array.ndim in (3, 4) else []
+        if not many:
+            raise UserError(
+                "images must be [N, H, W, C], [N, H, W], one image, or a list of images, with at "
+                f"least one of them; got {type(images).__name__} of shape {np.shape(images)}."
+            )
+        return np.stack([self._as_image(image) for image in many])
+
+    def _as_image(self, image: Any) -> np.ndarray:
+        array = np.asarray(image)
+        array = array[..., None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+            raise UserError(
+                f"An image must be [H, W] or [H, W, C] with C = 1 or 3, got shape {array.shape}."
+            )
+        return fit_array(validate_images(array[None])[0], self.image_shape, self.config.data.resize)
+
+
+def load(workdir: str | Path, model: Model | None = None) -> Run:
+    """A finished or running run, read only.
+
+    Args:
+      workdir: of a run that trains a classifier.
+      model: that it was trained with, where `train_and_evaluate` was given one.
+
+    Raises:
+      UserError: there is no trained classifier.
+
+    Example:
+      >>> import genreg_jax as gr
+      >>> try:
+      ...     gr.load("no/such/run")
+      ... except gr.UserError as error:
+      ...     print(str(error)[:49])
+      'no/such/run' holds no trained classifier: there i
+    """
+    workdir = Path(workdir).expanduser()
+    found = workdirs.restore_classifier(workdir, model)
+    path = workdir / "summary.json"
+    height, width, channels = found.image_shape
+    return Run(
+        workdir=workdir,
+        config=found.settings,
+        summary=read_json(path, subset_hash=str) if path.exists() else None,
+        class_names=found.class_names,
+        image_shape=(height, width, channels),
+        model=found.model,
+        params=found.params,
+        model_state=found.model_state,
+    )
+
+
+def _table(run: Run, files: Sequence[str], found: Prediction) -> str:
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["file", "label", *run.class_names])
+    for file, label, row in zip(files, found.labels, found.probabilities, strict=True):
+        lines.writerow([file, run.class_names[label], *(f"{p:.6f}" for p in row)])
+    return text.getvalue()
+
+
+def _confusion(run: Run, truth: np.ndarray, predicted: np.ndarray) -> str:
+    """Accuracy, and how often each class was taken for which other one."""
+    k = len(run.class_names)
+    right = int(np.sum(truth == predicted))
+    lines = [f"accuracy: {100 * right / len(truth):.2f} % ({right} of {len(truth)})"]
+    if k > 20:
+        return lines[0]
+    counts = np.zeros((k, k), int)
+    np.add.at(counts, (truth, predicted), 1)
+    names = [name if len(name) <= 16 else f"{name[:15]}…" for name in run.class_names]
+    wide = max(map(len, names))
+    cell = max(3, len(str(counts.max())), *(len(str(i)) for i in range(k))) + 1
+    lines.append(f"{'true':>{wide + 4}}  predicted")
+    lines.append(" " * (wide + 4) + "".join(f"{i:>{cell}}" for i in range(k)))
+    for i, name in enumerate(names):
+        lines.append(f"{i:>3} {name:<{wide}}" + "".join(f"{n:>{cell}}" for n in counts[i]))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line of this module.
+
+    Args:
+      argv: Arguments; those of the process by default.
+
+    Returns:
+      The exit status: 0, or 1 after a message about what the user gave.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m genreg_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, help="of a run that trained a classifier")
+    parser.add_argument(
+        "--input", required=True, nargs="+", type=Path, help="folders, pictures or .npz files"
+    )
+    parser.add_argument("--output", type=Path, help="the table, a .csv; printed if not given")
+    parser.add_argument(
+        "--unreadable", choices=("refuse", "skip"), default="refuse", help="pictures that are"
+    )
+    args = parser.parse_args(argv)
+
+    def command() -> None:
+        run = load(args.workdir)
+        if args.output is not None and args.output.is_dir():
+            raise UserError(f"--output={args.output} is a folder; name a .csv file.")
+        files, images, labels = [], [], []
+        for path in args.input:
+            given = read_images(
+                path,
+                run.image_shape,
+                run.class_names,
+                resize=run.config.data.resize,
+                unreadable=args.unreadable,
+            )
+            names = given.names or [f"{path.name}[{i}]" for i in range(len(given.images))]
+            root = path if path.is_dir() else path.parent
+            files += [str(root / name) if len(args.input) > 1 else str(name) for name in names]
+            images.append(given.images)
+            labels.append(given.labels)
+        found = run.predict(np.concatenate(images))
+        table = _table(run, files, found)
+        if args.output is None:
+            sys.stdout.write(table)
+        else:
+            try:
+                args.output.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(args.output, table)
+            except OSError as error:
+                raise UserError(f"{args.output} could not be written ({error.strerror}).") from None
+            print(f"{len(files)} predictions in {args.output}")
+        if all(given is not None for given in labels):
+            text = _confusion(run, np.concatenate(labels), found.labels)
+            print(text, file=sys.stdout if args.output is not None else sys.stderr)
+
+    return through(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

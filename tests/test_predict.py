@@ -1,0 +1,147 @@
+"""A run read back: its predictions, and the command that predicts pictures."""
+
+import csv
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+import genreg_jax as gr
+from genreg_jax import predict, train
+
+CONFIG = {
+    "data": {"name": "digits", "per_class": 10},
+    "model": {"widths": [8, 16]},
+    "train": {"epochs": 2, "steps_per_epoch": 10, "batch_size": 16, "progress": False},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run, and what it predicted of its test set."""
+    workdir, seen = tmp_path_factory.mktemp("run"), {}
+    page = train._test_page
+
+    def kept(dataset, test):
+        seen.update(test)
+        return page(dataset, test)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
+        patch.setattr(train, "_test_page", kept)
+        gr.train_and_evaluate(CONFIG, workdir)
+    return workdir, seen
+
+
+def snapshot(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_predictions_are_those_of_the_run_bit_for_bit_and_reading_changes_nothing(trained):
+    workdir, seen = trained
+    before = snapshot(workdir)
+    run = gr.load(workdir)
+    test = gr.data.load("digits", per_class=10).test
+    found = run.predict(test.images)
+    np.testing.assert_array_equal(found.labels, seen["predictions"])
+    np.testing.assert_array_equal(found.embedding, seen["embeddings"])
+    result = run.evaluate()
+    assert result["accuracy"] == run.summary["test_accuracy"] == seen["accuracy"]
+    assert result["loss"] == run.summary["test_loss"]
+    # The probabilities are the softmax of the logits, and of the labels the largest.
+    logits, _ = run.model.apply(
+        run.params, run.model_state, jnp.asarray(test.images / 255.0, jnp.float32), rng=None,
+        train=False,
+    )  # fmt: skip
+    p = np.exp(np.asarray(logits.logits, np.float64))
+    np.testing.assert_allclose(found.probabilities, p / p.sum(1, keepdims=True), atol=1e-5)
+    np.testing.assert_array_equal(found.probabilities.argmax(1), found.labels)
+    assert run.class_names == tuple("0123456789") and run.image_shape == (8, 8, 1)
+    assert snapshot(workdir) == before and "test accuracy" in repr(run)
+
+
+def test_images_come_in_many_forms(trained):
+    run, images = gr.load(trained[0]), gr.data.load("digits").test.images[:4]
+    expected = run.predict(images).probabilities
+    forms = {
+        "float": images / 255.0, "no channel": images[..., 0], "list": list(images),
+        "rgb": np.repeat(images, 3, -1), "larger": np.kron(images, np.ones((1, 3, 3, 1), np.uint8)),
+    }  # fmt: skip
+    for name, form in forms.items():
+        found = run.predict(form).probabilities
+        atol = 0.3 if name == "larger" else 1e-6  # scaled down again by a wider filter
+        np.testing.assert_allclose(found, expected, atol=atol, err_msg=name)
+    np.testing.assert_array_equal(run.predict(images[0]).probabilities[0], expected[0])
+    sizes = run.predict([images[0, ..., 0], np.zeros((30, 50, 4), np.uint8)])
+    np.testing.assert_array_equal(sizes.probabilities[0], expected[0])
+    for wrong in ([], np.zeros(5), np.zeros((2, 8, 8, 7)), images.astype(int), images / 1.0):
+        with pytest.raises(gr.UserError):
+            run.predict(wrong)
+    with pytest.raises(gr.UserError, match="train, validation and test"):
+        run.evaluate("dev")
+
+
+def test_a_model_of_ones_own_is_given_again(tmp_path):
+    def apply(params, model_state, x, *, rng, train):
+        embedding = x.reshape(len(x), -1)
+        return gr.Outputs(embedding @ params["w"] + params["b"][None], embedding), model_state
+
+    def init(key, x):
+        return {"w": jnp.zeros((x[0].size, 10)), "b": jnp.zeros(10)}, {}
+
+    model = gr.Model(init, apply)
+    gr.train_and_evaluate(CONFIG, tmp_path, model=model)
+    with pytest.raises(gr.UserError, match=r"gr\.load\(workdir, model=\.\.\.\)"):
+        gr.load(tmp_path)
+    run = gr.load(tmp_path, model)
+    assert run.evaluate()["accuracy"] == run.summary["test_accuracy"]
+    other = gr.Model(lambda key, x: ({"w": jnp.zeros((3, 10)), "b": jnp.zeros(10)}, {}), apply)
+    with pytest.raises(gr.UserError, match=r"its 0/w is \(3, 10\) float32, and the run has \(64"):
+        gr.load(tmp_path, other)
+
+
+def test_a_folder_of_pictures_becomes_a_table(trained, tmp_path, capsys):
+    workdir, seen = trained
+    test = gr.data.load("digits").test
+    rows = np.arange(30)
+    for i in rows:
+        path = tmp_path / "in" / str(test.labels[i]) / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(test.images[i, ..., 0]).save(path)
+    out = tmp_path / "out" / "table.csv"
+    command = [f"--workdir={workdir}", f"--output={out}", "--input", str(tmp_path / "in")]
+    assert predict.main(command) == 0
+    lines = list(csv.DictReader(out.open()))
+    assert list(lines[0]) == ["file", "label", *"0123456789"] and len(lines) == 30
+    for line in lines:
+        i = int(line["file"].split("/")[1][:2])
+        assert line["label"] == str(seen["predictions"][i])
+        assert sum(float(line[name]) for name in "0123456789") == pytest.approx(1, abs=1e-4)
+    printed = capsys.readouterr().out
+    right = int(np.sum(seen["predictions"][rows] == test.labels[rows]))
+    assert f"30 predictions in {out}" in printed
+    assert f"accuracy: {100 * right / 30:.2f} % ({right} of 30)" in printed
+    matrix = confusion_matrix(test.labels[rows], seen["predictions"][rows], labels=range(10))
+    shown = [line.split()[-10:] for line in printed.splitlines()[-10:]]
+    np.testing.assert_array_equal(np.array(shown, int), matrix)
+    # Printed where no file is named, and pictures without folders have no accuracy.
+    one = next((tmp_path / "in").rglob("*.png"))
+    assert predict.main([f"--workdir={workdir}", "--input", str(one), str(one)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("file,label,0,1,") and said.out.count("\n") == 3 and not said.err
+
+
+def test_what_cannot_be_predicted_ends_in_a_paragraph(trained, tmp_path, capsys):
+    workdir, _ = trained
+    (tmp_path / "bad.png").write_text("no")
+    for arguments, words in [
+        ([f"--workdir={tmp_path}", "--input", str(tmp_path)], "holds no trained classifier"),
+        ([f"--workdir={workdir}", "--input", str(tmp_path / "no")], "neither a folder of images"),
+        ([f"--workdir={workdir}", "--input", str(tmp_path)], "1 of 1 pictures cannot be read"),
+    ]:
+        assert predict.main(arguments) == 1
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
