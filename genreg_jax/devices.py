@@ -21,12 +21,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from genreg_jax.door import say
 from genreg_jax.errors import UserError
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes files; true where there is only one."""
     return jax.process_index() == 0
+
+
+def warn(message: object) -> None:
+    """Says something on the error stream, of several processes once."""
+    if is_first():
+        say(message)
 
 
 def connect(coordinator: str, num_processes: int, process_id: int) -> None:

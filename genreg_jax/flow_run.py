@@ -109,7 +109,9 @@ def train_flow(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "seed": settings.seed,
         "subset_hash": dataset.subset_hash,
+        "fingerprint": dataset.fingerprint,
         "config_hash": config_hash(settings),
+        "processes": trained.get("processes", []),
         **provenance(),
     }
     notes = [] if about is None else [memorisation_in_words(about)]
@@ -250,12 +252,14 @@ def _train(
 ) -> tuple[Any, dict[str, Any]]:
     """The flow's parameters and the record of its training."""
     s = settings.flow
-    found, first, evaluated = checkpoints.extra(), 0, None
+    found, first, evaluated, processes = checkpoints.extra(), 0, None, []
     if found is not None:
         _same(found["trained_with"], wanted, workdir / "flow_training")
         evaluated = found["history"][-1]["step"] if found["history"] else 0
         first = found.get("step", evaluated)
+        processes = found.get("processes", [])
         note(f"flow: continuing after update {first} of {s.updates}")
+    processes = workdirs.continued(processes, first, workdir, settings)
     writer = MetricWriter(workdir, phase="flow", resume_step=evaluated)
     show = settings.train.progress and is_first()
     progress = Progress(s.updates, start_step=first, label="flow", enabled=show)
@@ -267,7 +271,8 @@ def _train(
         progress.update(step, images=s.eval_every * s.batch_size, **curves)
 
     def save(step: int, tree: Any, extra: dict[str, Any]) -> None:
-        checkpoints.save(step, tree, extra | {"step": step, "trained_with": wanted})
+        own = {"step": step, "trained_with": wanted, "processes": processes}
+        checkpoints.save(step, tree, extra | own)
 
     images = dataset.unlabelled if s.images == "all" else dataset.train.images
     labels = dataset.train.labels if s.conditional else None
@@ -325,4 +330,5 @@ def _train(
         "seconds": round(result.seconds, 2),
         "compile_seconds": round(result.compile_seconds, 2),
         "images_per_second": round(result.images_per_second, 1),
+        "processes": processes,
     }

@@ -31,7 +31,7 @@ from genreg_jax.evaluate import (
 )
 from genreg_jax.flow_run import train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
-from genreg_jax.logs import Clock, MetricWriter, Progress, provenance, read_metrics
+from genreg_jax.logs import Clock, MetricWriter, Progress, read_metrics
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.objective import CHECKED
 from genreg_jax.report.pictures import write_perturbed, write_samples
@@ -163,29 +163,35 @@ def _run(
     state, best, mesh, total_steps = parts.state, parts.best, parts.mesh, parts.total_steps
     clock = Clock()
 
-    with Checkpoints(workdir / "checkpoints", note=note) as checkpoints:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
         history: list[dict[str, float]] = []  # of the epoch that has begun, an entry an update
         skipped = 0  # updates of the epochs before
+        processes: list[dict[str, Any]] = []
         restored = checkpoints.restore((state, best))
         if restored is not None:
             state, best = replicate(mesh, restored[1])
             extra = restored[2]
-            workdirs.check_same_data(extra["subset_hash"], dataset, workdir)
+            fingerprint = extra.get("fingerprint")
+            workdirs.check_same_data(extra["subset_hash"], dataset, workdir, fingerprint)
             workdirs.check_same_flow(extra.get("flow_hash"), flow_hash, workdir)
             clock.add(extra["seconds"])
             history, skipped = extra["history"], extra["skipped"]
+            processes = extra.get("processes", [])
             note(f"continuing after update {int(state.step)} of {total_steps}")
         first_step, epoch = int(state.step), int(state.step) // plan.steps_per_epoch
+        processes = workdirs.continued(processes, first_step, workdir, settings)
         writer = MetricWriter(workdir, resume_step=first_step if restored else None)
         progress = Progress(total_steps, start_step=first_step, enabled=show)
 
         def save():
             extra = {
                 "subset_hash": dataset.subset_hash,
+                "fingerprint": dataset.fingerprint,
                 "flow_hash": flow_hash,
                 "seconds": clock.seconds,
                 "history": history,
                 "skipped": skipped,
+                "processes": processes,
                 "run": workdirs.about(dataset, **own),
             }
             checkpoints.save(int(state.step), (state, best), extra)
@@ -274,8 +280,11 @@ def _run(
         **_finder(samples, workdir),
         "generator": about,
         "subset_hash": dataset.subset_hash,
+        "fingerprint": dataset.fingerprint,
         "config_hash": config_hash(settings, flow_hash=flow_hash),
-        **provenance(),
+        "metrics_lost": workdirs.lost_metrics(workdir, epoch),
+        "processes": processes,
+        **{name: value for name, value in processes[-1].items() if name != "step"},
     }
     _write_pictures(workdir, settings, dataset, parts, best, samples)
     page = _test_page(dataset, test)

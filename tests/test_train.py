@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,7 +59,7 @@ class Perceptron(nn.Module):
         return nn.Dense(self.num_classes, name="head")(e), e
 
 
-def points(num=40, num_classes=2, seed=0, noise=30.0, **options):
+def points(num=40, num_classes=2, seed=0, noise=30.0, test_shift=0, **options):
     """Images of 4x4 pixels, one bright quarter a class: separable by a line."""
     rng = np.random.default_rng(seed)
     labels = np.arange(2 * num) % num_classes
@@ -67,8 +68,9 @@ def points(num=40, num_classes=2, seed=0, noise=30.0, **options):
         images[i, 2 * (label // 2) :, 2 * (label % 2) :][:2, :2] += 120
     images = np.clip(images, 0, 255).astype(np.uint8)
     options = {"validation_fraction": 0.25, **options}
+    test = np.roll(images[num:], test_shift, axis=1)
     return gr.data.from_arrays(
-        images[:num], labels[:num], images[num:], labels[num:], name="points", **options
+        images[:num], labels[:num], test, labels[num:], name="points", **options
     )
 
 
@@ -478,7 +480,7 @@ connect(os.environ["JAX_COORDINATOR_ADDRESS"], 2, int(os.environ["JAX_PROCESS_ID
 for workdir, config in json.loads(sys.argv[1]).items():
     gr.train_and_evaluate(config, workdir)
 """
-    parts = [part for part in PARTS if part != "mgr"]  # of which the test above is
+    parts = ["phantom", "latent"]  # the plain step is in both; of mgr is the test above
     runs = {str(tmp_path / part): eight_by_eight(part, 0) for part in parts}
     two = processes(2, tmp_path, "-c", program, json.dumps(runs))
     for part in parts:
@@ -776,7 +778,7 @@ def test_a_finished_run_is_not_the_result_for_other_images(uninterrupted):
     before = hashes(uninterrupted.workdir)
     images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), np.uint8)
     other = gr.data.from_arrays(images, np.arange(100) % 10, images, np.arange(100) % 10)
-    with pytest.raises(gr.UserError, match=r"is finished, and was trained on other images"):
+    with pytest.raises(gr.UserError, match="is of other images: its training"):
         gr.train_and_evaluate(uninterrupted.config, uninterrupted.workdir, dataset=other)
     s = from_config(uninterrupted.config)
     same = gr.data.from_settings(s.data, s.seed)
@@ -848,10 +850,62 @@ def interrupted_points(workdir, monkeypatch, **kwargs):
 def test_changed_data_are_refused_and_the_run_can_still_continue(tmp_path, monkeypatch):
     interrupted_points(tmp_path, monkeypatch)
     before = hashes(tmp_path)
-    with pytest.raises(gr.UserError, match="data have changed since the checkpoint"):
+    with pytest.raises(gr.UserError, match="is of other images: its training"):
         run(tmp_path, dataset=points(seed=1))
+    other = points(test_shift=1)  # the same training and validation images
+    assert other.subset_hash == points().subset_hash
+    with pytest.raises(gr.UserError, match="those of the test set among them"):
+        run(tmp_path, dataset=other)
     assert hashes(tmp_path) == before
     assert run(tmp_path)["steps"] == 12
+
+
+def test_another_environment_is_refused_or_said_and_recorded(tmp_path, monkeypatch, capsys):
+    interrupted_points(tmp_path, monkeypatch)
+    before = hashes(tmp_path)
+    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
+        with pytest.raises(gr.UserError, match=r"jax_threefry_partitionable: \w+ -> \w+\. Nothing"):
+            run(tmp_path)
+        assert hashes(tmp_path) == before
+        summary = run(tmp_path, small(train={"environment": "any"}))
+    assert "goes on in another environment: jax_threefry" in capsys.readouterr().err
+    first, second = summary["processes"]
+    assert first["step"] == 0 and second["step"] == 3
+    name = "jax_threefry_partitionable"
+    assert first["numerics"].pop(name) is not second["numerics"].pop(name)
+    assert {**first, "step": 3} == second
+    assert len(run(tmp_path / "whole")["processes"]) == 1
+
+
+def test_metrics_that_were_lost_and_checkpoints_that_are_damaged_are_said(
+    tmp_path, monkeypatch, capsys
+):
+    interrupted_points(tmp_path, monkeypatch)
+    (tmp_path / "metrics.jsonl").write_text("")
+    for path in (tmp_path / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+    whole = run(tmp_path / "whole")
+    capsys.readouterr()
+    summary = run(tmp_path)
+    assert "is damaged" in capsys.readouterr().err  # and progress is not shown
+    assert summary["test_loss"] == whole["test_loss"] and summary["metrics_lost"] == 0
+
+    interrupted_points(tmp_path / "other", monkeypatch)
+    (tmp_path / "other" / "metrics.jsonl").write_text("")
+    summary = run(tmp_path / "other")
+    assert summary["metrics_lost"] == 1 and summary["test_loss"] == whole["test_loss"]
+    assert "has lost 1 of the lines of 4 epochs" in capsys.readouterr().err
+
+
+def test_two_runs_in_threads_of_one_process_are_those_alone(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        names = [f"thread {i}" for i in range(4)]
+        threaded = list(pool.map(lambda name: run(tmp_path / name, small(seed=len(name))), names))
+    alone = run(tmp_path / "alone", small(seed=8))
+    assert [summary["test_loss"] for summary in threaded] == [alone["test_loss"]] * 4
+    for name in names:
+        assert metric_lines(tmp_path / name) == metric_lines(tmp_path / "alone")
 
 
 def test_a_folder_that_is_not_a_run_is_refused_and_left_alone(tmp_path):

@@ -7,7 +7,7 @@ compares 512 of its samples with the images that it was trained on and with thos
 """
 
 import argparse
-import json
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +27,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     from genreg_jax import workdir as workdirs
     from genreg_jax.build import flow_generator
     from genreg_jax.config import from_config
+    from genreg_jax.logs import read_json
     from genreg_jax.memorisation import memorisation_in_words
     from genreg_jax.samples import about_prior
 
@@ -36,9 +37,10 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
             f"{str(workdir)!r} holds no trained flow. Give the --workdir of a run of `python -m "
             "genreg_jax.main` that trains one, such as --config=configs/glow_digits.py."
         )
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["data"]["dir"] = data_dir or config["data"]["dir"]
-    settings = from_config(config)
+    settings = from_config(read_json(path))
+    if data_dir:
+        data_settings = dataclasses.replace(settings.data, dir=data_dir)
+        settings = dataclasses.replace(settings, data=data_settings)
     trained = workdirs.restore_flow(settings.flow.workdir or workdir)
     dataset = data.from_settings(settings.data, settings.seed)
     workdirs.check_same_data(trained.subset_hash, dataset, workdir)

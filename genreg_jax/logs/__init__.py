@@ -1,9 +1,9 @@
 """What a run leaves behind while it runs: metrics, a progress display, and where it came from."""
 
-from genreg_jax.logs.files import to_json, write_atomically, write_json
+from genreg_jax.logs.files import read_json, to_json, write_atomically, write_json
 from genreg_jax.logs.metrics import PHASES, MetricWriter, read_metrics
 from genreg_jax.logs.progress import Clock, Progress, format_seconds
-from genreg_jax.logs.provenance import PACKAGES, provenance
+from genreg_jax.logs.provenance import PACKAGES, changes, provenance
 
 __all__ = [
     "PACKAGES",
@@ -11,8 +11,10 @@ __all__ = [
     "Clock",
     "MetricWriter",
     "Progress",
+    "changes",
     "format_seconds",
     "provenance",
+    "read_json",
     "read_metrics",
     "to_json",
     "write_atomically",

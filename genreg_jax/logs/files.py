@@ -12,6 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from genreg_jax.errors import UserError
+
+_DEEPEST = 32  # levels of a JSON text
+
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
     """Writes valid JSON in one piece: a reader sees the old file or the new one, never half.
@@ -37,6 +41,68 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
       }
     """
     write_atomically(Path(path), json.dumps(to_json(obj), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike, **types: Any) -> dict[str, Any]:
+    """Reads a JSON object that may come from anywhere.
+
+    Args:
+      path: The file.
+      **types: Name of an entry that is needed to the type, or the types, that it must have.
+
+    Returns:
+      The object. Its whole numbers have at most 64 bits, and all numbers are finite.
+
+    Raises:
+      UserError: the file is not such an object.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp(), "summary.json")
+      >>> _ = path.write_text('{"seed": 3}')
+      >>> read_json(path, seed=int)
+      {'seed': 3}
+    """
+    try:
+        obj = parse_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {str(error).rstrip('.')}. Put the file back."
+        ) from None
+    if not isinstance(obj, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object, but {type(obj).__name__}.")
+    for name, allowed in types.items():
+        if name not in obj or not isinstance(obj[name], allowed):
+            found = repr(obj[name])[:60] if name in obj else "absent"
+            raise UserError(f"{path} is damaged: its {name!r} is {found}. Put the file back.")
+    return obj
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds; a `ValueError` too for numbers that are not finite or beyond 64 bits,
+    and for what is nested too deeply."""
+
+    def whole(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+            raise ValueError(f"the number {digits[:20]}... is too large")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        if not math.isfinite(float(digits)):
+            raise ValueError(f"the number {digits[:20]} is not finite")
+        return float(digits)
+
+    try:
+        obj = json.loads(text, parse_int=whole, parse_float=real, parse_constant=real)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [obj]
+    for _ in range(_DEEPEST):
+        groups = [value for value in level if isinstance(value, dict | list)]
+        if not groups:
+            return obj
+        level = [v for g in groups for v in (g.values() if isinstance(g, dict) else g)]
+    raise ValueError("it is nested too deeply")
 
 
 def to_json(obj: Any) -> Any:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from genreg_jax.errors import UserError
-from genreg_jax.logs.files import to_json, write_atomically
+from genreg_jax.logs.files import parse_json, to_json, write_atomically
 
 # Trainings that run before the classifier's in the same workdir and count their own steps.
 PHASES = ("flow",)
@@ -159,17 +159,24 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
-            line = json.loads(text)
-            int(line["step"])
-        except (ValueError, TypeError, KeyError):
+            line = parse_json(text)
+            right = isinstance(line, dict) and _is_line(line)
+        except ValueError:
+            right = False
+        if not right:
             if number == len(texts):
                 break
             raise UserError(
-                f"{path} is damaged: line {number} is not a JSON object with a step: {text[:60]!r}."
-                " Remove that line, or start again in another workdir."
-            ) from None
+                f"{path} is damaged: line {number} is not a JSON object of numbers with a step: "
+                f"{text[:60]!r}. Remove that line, or start again in another workdir."
+            )
         lines.append(line)
     return lines
+
+
+def _is_line(line: dict[str, Any]) -> bool:
+    values = [value for name, value in line.items() if name != "step" and value is not None]
+    return type(line.get("step")) is int and all(type(v) in (int, float) for v in values)
 
 
 def _phase_of(line: Mapping[str, Any]) -> str:

@@ -1,10 +1,11 @@
-"""Where a result came from: versions, device and commit."""
+"""Where a result came from: versions, device, JAX's settings and commit."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ PACKAGES = (
     "genreg-jax",
     "numpy",
 )
+# Settings of JAX that change numbers.
+NUMERICS = (
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+)
 
 
 def provenance() -> dict[str, Any]:
@@ -27,13 +35,14 @@ def provenance() -> dict[str, Any]:
 
     Returns:
       `versions` (package name to version, None where one is not installed), `device` (`platform`,
-      `kind`, `count`) and `commit`: of the checkout that the package lies in, with `-dirty` behind
-      it if tracked Python files were changed, None for an installed wheel or without git. Nothing
-      that identifies the machine or its user.
+      `kind`, `count`), `numerics` (settings of JAX that change numbers) and `commit`: of the
+      checkout that the package lies in, with `-dirty` behind it if tracked Python files were
+      changed, None for an installed wheel or without git. Nothing that identifies the machine or
+      its user.
 
     Example:
       >>> sorted(provenance())
-      ['commit', 'device', 'versions']
+      ['commit', 'device', 'numerics', 'versions']
     """
     devices = jax.devices()
     return {
@@ -46,8 +55,33 @@ def provenance() -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
+        "numerics": {name: getattr(jax.config, name) for name in NUMERICS},
         "commit": _commit(Path(__file__).resolve().parents[1]),
     }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two records of `provenance` differ in that changes numbers, a line each.
+
+    The number of devices, Python's version and the commit are not compared.
+
+    Example:
+      >>> now = provenance()
+      >>> changes({**now, "versions": {**now["versions"], "jax": "0.1"}}, now) == [
+      ...     f"jax: 0.1 -> {now['versions']['jax']}"]
+      True
+    """
+    sides = [
+        {
+            **{name: record["versions"].get(name) for name in PACKAGES if name != "genreg-jax"},
+            "platform": record["device"]["platform"],
+            **record["numerics"],
+        }
+        for record in (before, now)
+    ]
+    names = dict.fromkeys([*sides[0], *sides[1]])
+    values = [(name, *(side.get(name) for side in sides)) for name in names]
+    return [f"{name}: {old} -> {new}" for name, old, new in values if old != new]
 
 
 def _version(package: str) -> str | None:

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genreg_jax.door import through
 from genreg_jax.errors import UserError
-from genreg_jax.logs import format_seconds, read_metrics, to_json, write_atomically, write_json
+from genreg_jax.logs import (
+    format_seconds,
+    read_json,
+    read_metrics,
+    to_json,
+    write_atomically,
+    write_json,
+)
 from genreg_jax.report.charts import draw_confusion, draw_curves, draw_embeddings
 from genreg_jax.report.html import PAGE, STYLE, Figure, flatten, number, section, table, text
 from genreg_jax.report.images import read_caption
@@ -142,17 +148,21 @@ def regenerate(workdir: str | os.PathLike) -> Path:
             f"{str(workdir)!r} holds no run: neither config.json nor metrics.jsonl is in it. Give"
             " the --workdir that was given to `python -m genreg_jax.main`."
         )
-    summary = _read_json(workdir / "summary.json")
-    earlier = _read_json(workdir / "report.json") or {}
-    extras: dict[str, Any] = {"title": workdir.resolve().name, **earlier}
-    if summary is None:
+    config, extras = (
+        read_json(workdir / name) if (workdir / name).exists() else {}
+        for name in ("config.json", "report.json")
+    )
+    finished = (workdir / "summary.json").exists()
+    summary = read_json(workdir / "summary.json") if finished else {}
+    _check_extras(workdir / "report.json", extras)
+    extras = {"title": workdir.resolve().name, **extras}
+    if not finished:
         extras = {"title": extras["title"], "notes": _UNFINISHED}
     elif extras.get("figures"):
         extras["figures"] = [
             (caption, _inside(workdir, file)) for caption, file in extras["figures"]
         ]
-    config = _read_json(workdir / "config.json") or {}
-    return write_report(workdir, summary=summary or {}, config=config, **extras)
+    return write_report(workdir, summary=summary, config=config, **extras)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,16 +191,61 @@ def _inside(workdir: Path, file: str) -> Path:
     return path
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, found {type(content).__name__}.")
-    return content
+def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(of, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_plane(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"points", "explained", "labels"}:
+        return False
+    points, explained, labels = value["points"], value["explained"], value["labels"]
+    return (
+        _is_list(points, lambda point: _is_list(point, _is_number) and len(point) == 2)
+        and _is_list(explained, _is_number)
+        and len(explained) == 2
+        and _is_list(labels, lambda label: type(label) is int)
+        and len(labels) == len(points)
+    )
+
+
+# What `report.json` may hold; each entry may be null, but for the title.
+_EXTRAS: dict[str, Callable[[Any], bool]] = {
+    "title": _is_text,
+    "command": _is_text,
+    "notes": lambda value: _is_text(value) or _is_list(value, _is_text),
+    "defaults": lambda value: isinstance(value, dict),
+    "figures": lambda value: _is_list(value, lambda f: _is_list(f, _is_text) and len(f) == 2),
+    "class_names": lambda value: _is_list(value, _is_text),
+    "confusion": lambda value: _is_list(
+        value,
+        lambda row: _is_list(row, lambda n: type(n) is int and n >= 0) and len(row) == len(value),
+    ),
+    "embeddings": _is_plane,
+}
+
+
+def _check_extras(path: Path, extras: Mapping[str, Any]) -> None:
+    for name, value in extras.items():
+        right = name in _EXTRAS and (_EXTRAS[name](value) or (value is None and name != "title"))
+        if not right:
+            raise UserError(
+                f"{path} is damaged: its {name[:60]!r} is not what a report has there. Put the "
+                "file back, or remove it: the page is then written without what it holds."
+            )
+    names, counts = extras.get("class_names"), extras.get("confusion")
+    if names is not None and counts is not None and len(names) != len(counts):
+        raise UserError(
+            f"{path} is damaged: it has {len(names)} class names and a confusion matrix of "
+            f"{len(counts)}. Put the file back, or remove it."
+        )
 
 
 # ----------------------------------------------------------------------------- headline and tables
@@ -242,7 +297,7 @@ def _header(title: str, summary: Mapping[str, Any], notes: Iterable[str]) -> str
 
 def _standard_error(accuracy: float, examples: Any) -> str:
     n = number(examples)
-    if not n:
+    if n is None or n <= 0:
         return ""
     error = math.sqrt(max(accuracy * (1 - accuracy), 0) / n)
     return f"± {100 * error:.1f} s.e., n = {n:,.0f}"
