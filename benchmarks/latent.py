@@ -17,12 +17,11 @@ steps are unrolled, since XLA counts the body of a loop once; time is measured w
 
 import argparse
 import pathlib
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import optax
+import timing
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
@@ -97,8 +96,8 @@ def programs(name):
     return steps_of, parts
 
 
-def floors(flops):
-    """FLOPs of each kind's floor from those of the plain step and of the parts."""
+def floor_of(kind, flops):
+    """FLOPs of a kind's floor from those of the plain step and of the parts."""
     plain, encode, decode = flops["plain"], flops["encode"], flops["decode"]
     attack = STEPS * flops["input gradient"] + flops["prediction"]
     noise = plain + decode
@@ -112,38 +111,7 @@ def floors(flops):
         "adversarial": ascent + encode,
         "adversarial, cached": ascent,
         "pgd": plain + attack,
-    }
-
-
-def measure(name, repeats):
-    """Rows of the table for one setting."""
-    steps_of, parts = programs(name)
-    compiled = {
-        k: (jax.jit(f).lower(*args).compile(), args) for k, (f, args) in (steps_of | parts).items()
-    }
-    flops = {k: program.cost_analysis()["flops"] for k, (program, _) in compiled.items()}
-    seconds = {k: [] for k in steps_of}
-    for repeat in range(repeats + 1):  # interleaved; the first round warms up
-        for k in steps_of:
-            program, args = compiled[k]
-            start = time.perf_counter()
-            jax.block_until_ready(program(*args))
-            if repeat:
-                seconds[k].append(time.perf_counter() - start)
-    floor = floors(flops)
-    return [
-        {
-            "setting": name,
-            "kind": k,
-            "milliseconds": 1e3 * statistics.median(seconds[k]),
-            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds["plain"])),
-            "flops": flops[k] / flops["plain"],
-            "floor": floor[k] / flops["plain"],
-            "over_floor": flops[k] / floor[k] - 1,
-            "repeats": repeats,
-        }
-        for k in steps_of
-    ]
+    }[kind]
 
 
 def main():
@@ -153,16 +121,11 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
     args = parser.parse_args()
     rows = []
-    print(f"{'setting':14} {'kind':20} {'ms':>8} {'time':>6} {'FLOPs':>7} {'floor':>7}  over")
+    print(timing.HEAD)
     for name in [args.setting] if args.setting else ["digits", "fashion_mnist"]:
-        for row in measure(name, args.repeats):
-            rows.append(row)
-            print(
-                f"{row['setting']:14} {row['kind']:20} {row['milliseconds']:8.1f} "
-                f"{row['time']:6.2f} {row['flops']:7.2f} {row['floor']:7.2f} "
-                f"{100 * row['over_floor']:+5.1f} %",
-                flush=True,
-            )
+        for row in timing.step_rows(*programs(name), args.repeats, floor_of):
+            rows.append({"setting": name, **row})
+            print(timing.line(name, row), flush=True)
     if args.output:
         write_json(args.output, {"rows": rows, **provenance()})
 

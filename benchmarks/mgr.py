@@ -21,11 +21,10 @@ own; the flow's steps are unrolled, since XLA counts the body of a loop once.
 
 import argparse
 import pathlib
-import statistics
-import time
 
 import jax
 import optax
+import timing
 
 import genreg_jax as gr
 from genreg_jax import build
@@ -136,36 +135,6 @@ def floor_of(row, flops):
     return flops["plain"] + f * flops["F"] + g * flops["G"] + encoding
 
 
-def measure(name, repeats):
-    """Rows of the table for one setting."""
-    steps_of, parts = programs(name)
-    compiled = {
-        k: (jax.jit(f).lower(*args).compile(), args) for k, (f, args) in (steps_of | parts).items()
-    }
-    flops = {k: program.cost_analysis()["flops"] for k, (program, _) in compiled.items()}
-    seconds = {k: [] for k in steps_of}
-    for repeat in range(repeats + 1):  # interleaved; the first round warms up
-        for k in steps_of:
-            program, args = compiled[k]
-            start = time.perf_counter()
-            jax.block_until_ready(program(*args))
-            if repeat:
-                seconds[k].append(time.perf_counter() - start)
-    return [
-        {
-            "setting": name,
-            "row": k,
-            "milliseconds": 1e3 * statistics.median(seconds[k]),
-            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds["plain"])),
-            "flops": flops[k] / flops["plain"],
-            "floor": floor_of(k, flops) / flops["plain"],
-            "over_floor": flops[k] / floor_of(k, flops) - 1,
-            "repeats": repeats,
-        }
-        for k in steps_of
-    ]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--setting", choices=SETTINGS, help="default: all")
@@ -173,16 +142,11 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
     args = parser.parse_args()
     rows = []
-    print(f"{'setting':14} {'row':30} {'ms':>8} {'time':>6} {'FLOPs':>7} {'floor':>7}  over")
+    print(timing.HEAD)
     for name in [args.setting] if args.setting else SETTINGS:
-        for row in measure(name, args.repeats):
-            rows.append(row)
-            print(
-                f"{row['setting']:14} {row['row']:30} {row['milliseconds']:8.1f} "
-                f"{row['time']:6.2f} {row['flops']:7.2f} {row['floor']:7.2f} "
-                f"{100 * row['over_floor']:+5.1f} %",
-                flush=True,
-            )
+        for row in timing.step_rows(*programs(name), args.repeats, floor_of):
+            rows.append({"setting": name, **row})
+            print(timing.line(name, row), flush=True)
     if args.output:
         write_json(args.output, {"rows": rows, **provenance()})
 

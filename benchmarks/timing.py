@@ -1,0 +1,68 @@
+"""Times of programs beside each other: compiled first, in interleaved rounds, as ratios."""
+
+import statistics
+import time
+
+import jax
+
+
+def compile_all(programs):
+    """Name to `(compiled program, arguments)` from name to `(function, arguments)`."""
+    return {k: (jax.jit(f).lower(*args).compile(), args) for k, (f, args) in programs.items()}
+
+
+def flops(compiled):
+    """Name to what XLA counts."""
+    return {k: program.cost_analysis()["flops"] for k, (program, _) in compiled.items()}
+
+
+def interleaved(compiled, repeats):
+    """Name to seconds of each of so many rounds, in which each program runs once.
+
+    The first round, which warms up, is not among them.
+    """
+    seconds = {k: [] for k in compiled}
+    for repeat in range(repeats + 1):
+        for k, (program, args) in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*args))
+            if repeat:
+                seconds[k].append(time.perf_counter() - start)
+    return seconds
+
+
+def step_rows(programs, parts, repeats, floor_of):
+    """What training steps cost, a row each, in multiples of the program `plain`.
+
+    Args:
+      programs: name to `(function, arguments)` of the steps, `plain` among them.
+      parts: the same of what their floors consist of, for `floor_of`.
+      repeats: rounds.
+      floor_of: `(name, flops of all programs and parts) -> FLOPs` of a step's floor.
+    """
+    compiled = compile_all(programs)
+    counts = flops(compiled | compile_all(parts))
+    seconds = interleaved(compiled, repeats)
+    return [
+        {
+            "row": k,
+            "milliseconds": 1e3 * statistics.median(seconds[k]),
+            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds["plain"])),
+            "flops": counts[k] / counts["plain"],
+            "floor": floor_of(k, counts) / counts["plain"],
+            "over_floor": counts[k] / floor_of(k, counts) - 1,
+            "repeats": repeats,
+        }
+        for k in programs
+    ]
+
+
+HEAD = f"{'setting':14} {'row':30} {'ms':>8} {'time':>6} {'FLOPs':>7} {'floor':>7}  over"
+
+
+def line(setting, row):
+    """A row of `step_rows` as a line below `HEAD`."""
+    return (
+        f"{setting:14} {row['row']:30} {row['milliseconds']:8.1f} {row['time']:6.2f} "
+        f"{row['flops']:7.2f} {row['floor']:7.2f} {100 * row['over_floor']:+5.1f} %"
+    )
