@@ -5,6 +5,7 @@ save alone. What it does not do is notice a flipped bit, or fall back on the ste
 module adds a checksum per leaf, verified at every restore, and that walk.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -238,6 +239,7 @@ class Checkpoints(CheckpointReader):
         record = {"extra": extra, "leaves": _fingerprints(tree)}
         tree = jax.tree.map(np.asarray, _with_key_data(tree))
         try:
+            self._make_room()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -247,6 +249,20 @@ class Checkpoints(CheckpointReader):
             )
         except Exception as error:
             raise self._not_written(error) from error
+
+    def _make_room(self) -> None:
+        """Fails where a step's folder could not be made.
+
+        Orbax's own threads would not end for five minutes after that.
+        """
+        probe = self._directory / f".probe-{os.getpid()}"
+        deep = probe / ("0" * 100)  # as long as the names in a step are
+        try:
+            deep.mkdir(parents=True, exist_ok=True)
+        finally:
+            for folder in (deep, probe):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def wait(self) -> None:
         """Returns once everything saved is on disk."""

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from genreg_jax import models
 from genreg_jax.errors import ConfigError
 from genreg_jax.settings import Settings
@@ -96,7 +98,12 @@ def _build(cls: type, values: Any, path: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
-    """Checks one value against its annotation; only int -> float and list -> tuple convert."""
+    """Checks one value against its annotation.
+
+    What converts: int to float, list to tuple, and NumPy's scalars and arrays to Python's.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, path)
     origin = typing.get_origin(hint)

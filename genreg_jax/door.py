@@ -35,6 +35,14 @@ def through(command: Callable[[], Any]) -> int:
         except UserError as error:
             say(error)
             return 1
+        except RuntimeError as error:
+            if "Unable to initialize backend" not in str(error):
+                raise
+            say(
+                f"JAX cannot start on the platform that was asked for: {error} Unset JAX_PLATFORMS,"
+                " or set it to one that is installed, such as cpu."
+            )
+            return 1
         except Interrupted as stopped:
             say(stopped)
             return 128 + stopped.signum

@@ -92,6 +92,11 @@ def train_and_evaluate(
       (100, 2)
     """
     settings = from_config(config)
+    if jax.config.jax_disable_jit:
+        raise UserError(
+            "JAX_DISABLE_JIT is set, and a run is compiled ahead of time; unset it. To look into a "
+            "step, call the functions of genreg_jax.objective and genreg_jax.regularizers."
+        )
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
     if finished is not None:
         workdirs.check_finished(finished, Path(workdir), settings, dataset)

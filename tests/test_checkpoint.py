@@ -266,3 +266,29 @@ except ValueError as error:
     assert done.stdout.startswith("UserError A checkpoint could not be written"), done.stderr
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore({"w": jnp.zeros(9)})[0] == 1
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once_and_not_five_minutes_later(tmp_path):
+    """Orbax's threads wait for 300 seconds for a folder that could not be made."""
+    program = """
+import os, sys
+import numpy as np
+from genreg_jax.checkpoint import Checkpoints
+real = os.mkdir
+def refused(path, *args, **kwargs):
+    if "checkpoints" in os.fspath(path):
+        raise OSError(28, "No space left on device")
+    real(path, *args, **kwargs)
+os.mkdir = refused
+try:
+    with Checkpoints(sys.argv[1] + "/checkpoints") as checkpoints:
+        checkpoints.save(1, {"a": np.arange(3)}, {})
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert "could not be written" in done.stdout and "No space left" in done.stdout, done.stderr
+    assert done.returncode == 0 and "never awaited" not in done.stderr
+    assert not any(tmp_path.rglob(".probe*"))

@@ -570,3 +570,26 @@ def test_the_real_datasets_have_their_published_means(name, num_train, shape, me
     measured = dataset.train.images.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(measured, means, atol=1e-4)
     assert not any(class_name.isdigit() for class_name in dataset.class_names)
+
+
+def test_a_data_folder_runs_no_code(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    images = [np.zeros((6, 5, 3), np.uint8)] * 4
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}
+    )
+    write_tfds(tmp_path / "data", images, features)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "data" / "odd" / "1.0.0" / "features.json"
+    whole = path.read_text()
+    name = "tensorflow_datasets.core.features.image_feature.Image"
+    assert whole.count(name) == 1
+    for key in ("pythonClassName", "python_class_name", "type"):
+        path.write_text(whole.replace(name, "evil.Evil").replace("pythonClassName", key))
+        with pytest.raises(UserError, match=r"names the class '.*import and run"):
+            data.load("odd", data_dir=tmp_path / "data", validation_fraction=0.0)
+        assert not (tmp_path / "ran").exists()
+    path.write_text(whole)
+    assert len(data.load("odd", data_dir=tmp_path / "data", validation_fraction=0.0).train) == 4

@@ -37,6 +37,12 @@ def raising(error):
         (raising(UserError("Two\n lines.")), 1, "Two lines.\n"),
         (raising(Interrupted("Stopped by SIGTERM.", 15)), 143, "Stopped by SIGTERM.\n"),
         (raising(KeyboardInterrupt()), 130, "Interrupted.\n"),
+        (
+            raising(RuntimeError("Unable to initialize backend 'x': no.")),
+            1,
+            "JAX cannot start on the platform that was asked for: Unable to initialize backend "
+            "'x': no. Unset JAX_PLATFORMS, or set it to one that is installed, such as cpu.\n",
+        ),
     ],
 )
 def test_what_a_user_can_do_ends_in_a_line_and_a_status(command, status, words, capsys):

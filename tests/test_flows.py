@@ -320,3 +320,44 @@ def test_a_known_density_is_found():
     inside = jnp.isfinite(log_p)
     cell = float(centres[1] - centres[0]) ** 4
     assert abs(float(jnp.where(inside, jnp.exp(log_p), 0).sum()) * cell - 1) < 0.02
+
+
+KEY = jax.random.key(3)
+
+
+@pytest.mark.parametrize("make", [flows.glow, flows.realnvp])
+def test_float32_stays_float32_where_float64_is_on(make, float64):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((6, 4, 4, 2), np.float32), np.arange(6) % 3
+    flow = make((4, 4, 2), levels=1, steps=1, width=4, num_classes=3)
+    params = flow.init(KEY, x, y)
+    z, log_det = flow.encode(params, x, y)
+    back, _ = flow.decode(params, z, y)
+    frozen = flow.freeze(params)
+    results = [
+        z, log_det, back, frozen.encode(x, y), frozen.decode(z, y),
+        flow.log_prob(params, x, y, key=KEY), flow.sample(params, KEY, 3, y[:3]),
+        flow.bits_per_dim(params, x, y),
+    ]  # fmt: skip
+    assert {a.dtype for a in [*jax.tree.leaves(params), *results]} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(back, x, atol=1e-5)
+    fitted = flows.fit(KEY, flow, x, y, steps=2, batch_size=3, eval_every=2)
+    assert np.isfinite(fitted.bits_per_dim)
+
+
+def test_distrax_gives_the_density_of_its_own_samples_and_refuses_wrong_labels():
+    import distrax
+
+    x, y = np.random.default_rng(0).random((6, 4, 4, 2), np.float32), np.arange(6) % 3
+    flow = flows.glow((4, 4, 2), levels=1, steps=1, width=4, num_classes=3)
+    params = flow.init(KEY, x, y)
+    normal = distrax.Normal(jnp.zeros((4, 4, 2)), jnp.ones((4, 4, 2)))
+    density = distrax.Transformed(distrax.Independent(normal, 3), flow.as_distrax(params, 1))
+    with jax.numpy_rank_promotion("allow"):  # distrax broadcasts
+        samples, log_prob = density.sample_and_log_prob(seed=KEY, sample_shape=(200,))
+        again = density.log_prob(samples)
+    assert samples.min() < 0 and samples.max() > 1  # as far as the logit's bounds let them
+    np.testing.assert_allclose(again, log_prob, rtol=1e-3)
+    for wrong in (3, -1, 1.5, None):
+        with pytest.raises(ValueError, match="y"):
+            flow.as_distrax(params, wrong)

@@ -6,6 +6,7 @@ import typing
 
 import jax
 import ml_collections
+import numpy as np
 import pytest
 
 from genreg_jax.build import classifier
@@ -288,3 +289,25 @@ def test_differences_name_both_values_and_absent_keys():
         "config.e: 'absent' -> 4",
     ]
     assert differences(old, old) == []
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = {
+        "seed": np.int64(3),
+        "optimizer": {"learning_rate": np.float32(0.5)},
+        "model": {"widths": np.array([4, 8])},
+        "phantom": {"stop_gradient": np.bool_(True)},
+    }
+    s = from_config(config)
+    assert (s.seed, s.optimizer.learning_rate, s.model.widths) == (3, 0.5, (4, 8))
+    assert s.phantom.stop_gradient is True and type(s.seed) is int
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [("flow.levels", 9, 8), ("latent.num_steps", 2000, 200), ("train.batch_size", 2**21, 2**20)],
+)
+def test_what_only_a_slip_can_have_meant_is_refused_with_its_limit(key, value, limit):
+    group, name = key.split(".")
+    with pytest.raises(ConfigError, match=rf"config.{key} must be at most {limit}, got {value}"):
+        from_config({group: {name: value}})

@@ -995,3 +995,21 @@ def test_splits_of_all_sizes_share_one_program():
     for size in (1, 8, 13, 20):
         evaluate(params, state, images[:size], labels[:size])
     assert len(compilations) == before
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_any_number_of_channels_train_without_augmentation(tmp_path, channels):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 100, (80, 4, 4, channels)).astype(np.uint8), np.arange(80) % 2
+    images[labels == 1, ..., 0] += 150
+    dataset = gr.data.from_arrays(images[:40], labels[:40], images[40:], labels[40:])
+    config = small(name="any", train={"epochs": 2})
+    assert run(tmp_path / "a", config, dataset=dataset)["test_accuracy"] > 0.9
+    config["augment"] = {"train": "flip"}
+    with pytest.raises(gr.UserError, match="or any number of them with the augmentation 'none'"):
+        run(tmp_path / "b", config, dataset=dataset)
+
+
+def test_a_run_says_that_it_is_compiled_where_compilation_is_off(tmp_path):
+    with jax.disable_jit(), pytest.raises(gr.UserError, match="JAX_DISABLE_JIT is set"):
+        run(tmp_path)

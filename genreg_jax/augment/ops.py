@@ -36,11 +36,12 @@ OPS = (
 )
 
 
-def check_images(x):
+def check_images(x, *, any_channels=False):
     """Returns `x` as an array, or raises a `ValueError` that says what images must look like."""
     x = jnp.asarray(x)
     allowed = "allowed: floats [B, H, W, C] in [0, 1] with C = 1 or 3"
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape[1:]:
+    right = x.ndim == 4 and (any_channels or x.shape[-1] in (1, 3))
+    if not right or 0 in x.shape[1:]:
         raise ValueError(f"x has shape {x.shape}; {allowed}.")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has dtype {x.dtype}; {allowed} (divide 8-bit images by 255).")

@@ -48,11 +48,12 @@ def make(spec, *, image_shape):
       >>> augment(jax.random.key(0), jnp.ones((2, 8, 8, 1))).shape
       (2, 8, 8, 1)
     """
-    image_shape = _check_image_shape(image_shape)
-    steps = [_build(term, spec, image_shape) for term in _split(spec)]
+    terms = _split(spec)
+    image_shape = _check_image_shape(image_shape, any_channels=not terms)
+    steps = [_build(term, spec, image_shape) for term in terms]
 
     def augment(key, x, indices=None):
-        x = check_images(x)
+        x = check_images(x, any_channels=image_shape[-1] not in (1, 3))
         if x.shape[1:] != image_shape:
             raise ValueError(
                 f"x has images of shape {x.shape[1:]}, but the augmentation {spec!r} was made "
@@ -161,13 +162,13 @@ def _build(term, spec, image_shape):
         raise UserError(f"The augmentation {spec!r} cannot be used: {error}") from None
 
 
-def _check_image_shape(image_shape):
+def _check_image_shape(image_shape, *, any_channels):
     shape = tuple(image_shape)
     whole = all(isinstance(n, int) and n > 0 for n in shape)
-    if len(shape) != 3 or not whole or shape[-1] not in (1, 3):
+    if len(shape) != 3 or not whole or (shape[-1] not in (1, 3) and not any_channels):
         raise UserError(
             f"image_shape is {image_shape!r}; allowed: (height, width, channels) with 1 or 3 "
-            "channels."
+            "channels, or any number of them with the augmentation 'none'."
         )
     return shape
 

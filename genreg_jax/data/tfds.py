@@ -6,7 +6,6 @@ network for minutes and then blame the format.
 
 import difflib
 import io
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -17,8 +16,10 @@ import numpy as np
 
 from genreg_jax.data.dataset import Split, listed, note
 from genreg_jax.errors import UserError
+from genreg_jax.logs import read_json
 
 _READ_AT_ONCE = 4096
+_FEATURES = "tensorflow_datasets.core.features."
 
 
 def tfds_root(data_dir: str | os.PathLike[str]) -> Path:
@@ -140,7 +141,7 @@ def _read_prepared(
 ) -> tuple[Split, Split, tuple[str, ...]]:
     import tensorflow_datasets as tfds
 
-    info = json.loads((directory / "dataset_info.json").read_text(encoding="utf-8"))
+    info = read_json(directory / "dataset_info.json")
     file_format = info.get("fileFormat", "tfrecord")
     if file_format != "array_record":
         raise UserError(
@@ -149,6 +150,7 @@ def _read_prepared(
             "genreg_jax.data.prepare` (cifar10, cifar100, fashion_mnist) or `tfds build "
             "--file_format=array_record`."
         )
+    _check_features(directory / "features.json")
     builder: Any = tfds.builder_from_directory(directory)
     image_key, label_key = _feature_keys(name, builder)
     test_split = "test" if "test" in builder.info.splits else "validation"
@@ -159,6 +161,23 @@ def _read_prepared(
         for split in ("train", test_split)
     )
     return train, test, _class_names(name, builder.info.features[label_key].names)
+
+
+def _check_features(path: Path) -> None:
+    """Refuses a folder that names classes which are not TFDS's own: TFDS would import them."""
+    groups: list[Any] = [read_json(path)]
+    while groups:
+        group = groups.pop()
+        for key, value in group.items() if isinstance(group, dict) else enumerate(group):
+            names_class = key in ("pythonClassName", "python_class_name", "type")
+            if names_class and not str(value).startswith(_FEATURES):
+                raise UserError(
+                    f"{path} names the class {str(value)[:80]!r}, which reading the data set would "
+                    f"import and run; only those of {_FEATURES.rstrip('.')} are. Prepare the data "
+                    "set anew."
+                )
+            if isinstance(value, dict | list):
+                groups.append(value)
 
 
 def _feature_keys(name: str, builder: Any) -> tuple[str, str]:

@@ -25,7 +25,7 @@ class FlowBijector(distrax.Bijector):
 
     def inverse_and_log_det(self, y):
         """`f(x)` and `log |det dz / dx|`."""
-        return self._apply(self._flow.encode, y)
+        return self._apply(self._flow.encode_decoded, y)
 
     def same_as(self, other) -> bool:
         """Whether both are the same flow with the same parameters."""

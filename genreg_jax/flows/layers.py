@@ -8,6 +8,7 @@ Generative Flow with Invertible 1x1 Convolutions" (2018).
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +63,14 @@ class Logit(Bijector):
         u = ((self.num_bins - 1) * x + 0.5) / self.num_bins
         v = 0.5 + self.bound * (u - 0.5)
         log_v, log_not_v = jnp.log(v), jnp.log1p(-v)
-        slope = np.log(self.bound * (self.num_bins - 1) / self.num_bins)
+        slope = math.log(self.bound * (self.num_bins - 1) / self.num_bins)
         return log_v - log_not_v, _sum_per_example(slope - log_v - log_not_v)
 
     def inverse_and_log_det(self, params, z, y=None):
         """Logits to pixels."""
         u = 0.5 + (jax.nn.sigmoid(z) - 0.5) / self.bound
         x = (self.num_bins * u - 0.5) / (self.num_bins - 1)
-        slope = np.log(self.bound * (self.num_bins - 1) / self.num_bins)
+        slope = math.log(self.bound * (self.num_bins - 1) / self.num_bins)
         log_det = _sum_per_example(jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) - slope)
         return x, log_det
 
@@ -285,10 +286,10 @@ class AffineCoupling(Bijector):
         first, second = jax.random.split(key)
         params = {
             "w1": jax.random.normal(first, (3, 3, c_in, self.width), x.dtype)
-            * np.sqrt(2 / (9 * c_in)),
+            * math.sqrt(2 / (9 * c_in)),
             "b1": jnp.zeros(self.width, x.dtype),
             "w2": jax.random.normal(second, (self.width, self.width), x.dtype)
-            * np.sqrt(2 / self.width),
+            * math.sqrt(2 / self.width),
             "b2": jnp.zeros(self.width, x.dtype),
             "w3": jnp.zeros((3, 3, self.width, 2 * c_changed), x.dtype),
             "b3": jnp.zeros(2 * c_changed, x.dtype),

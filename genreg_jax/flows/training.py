@@ -10,6 +10,7 @@ A training is saved at its evaluations and where it is stopped, and continues bi
 """
 
 import functools
+import math
 import operator
 import time
 from collections.abc import Callable
@@ -107,12 +108,12 @@ def _compiled(flow: Flow, settings: tuple, augment):
         optax.stateless(lambda updates, params: updates + weight_decay * decays * params),
         optax.scale_by_learning_rate(schedule),
     )
-    to_bits = 1 / (flow.dimensions * np.log(2))
+    to_bits = 1 / (flow.dimensions * math.log(2))
 
     def bits_per_dim(params, x, y, noise_key, dropout_key):
         x = dequantize(noise_key, x, num_bins=flow.num_bins)
         z, log_det = flow.bijector.forward_and_log_det(params, x, y, dropout_key)
-        return np.log2(flow.num_bins - 1) - to_bits * (_standard_normal_log_prob(z) + log_det)
+        return math.log2(flow.num_bins - 1) - to_bits * (_standard_normal_log_prob(z) + log_det)
 
     def batch(key, step, images, labels, index):
         augment_key, noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, step), 3)
