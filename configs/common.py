@@ -77,6 +77,44 @@ def fashion_mnist(config):
     config.flow.learning_rate, config.flow.warmup = 3e-3, 50
 
 
+def folder(config):
+    """Pictures of one's own, `--config.data.dir=PATH`: 32x32, whatever their number and classes.
+
+    Rules: a pass over the images an epoch, and at least 25 updates, so that few images are seen
+    more often; a flow that sees 800 batches of 64. The sizes are those of FashionMNIST's recipe, which two
+    CPU cores train in minutes; `at64` doubles the side of the images and adds a layer to the classifier and
+    a level to the flow.
+    """
+    config.data.name = "folder"
+    config.data.image_size = 32
+    config.data.resize = "crop"
+    config.data.test_fraction = 0.2  # where there is no test folder
+    config.data.validation_fraction = 0.1
+
+    config.model.name = "convnet"
+    config.model.widths = (16, 32, 64)
+    config.model.pooling = "max"
+    config.augment.train = "flip+crop(4)"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 5e-3
+    config.train.epochs = 20
+    config.train.least_steps = 25
+    config.train.batch_size = 64
+
+    # The samples of methods that draw any.
+    config.synthetic.strong = "flip+crop(4)+randaugment(2,5)"
+    config.synthetic.temperature = 0.7
+    config.synthetic.batch_size = 32
+
+    # The flow of methods that need one, trained on the labelled images.
+    config.flow.kind = "glow"
+    config.flow.levels, config.flow.steps, config.flow.width = 2, 4, 32
+    config.flow.dropout = 0.2
+    config.flow.augment = "flip+shift(2)"
+    config.flow.updates, config.flow.eval_every = 800, 100
+    config.flow.learning_rate, config.flow.warmup = 3e-3, 50
+
+
 def cifar10(config):
     """32x32 colour images at the scale of the papers: ResNet-18, 200 epochs."""
     config.data.name = "cifar10"
@@ -116,13 +154,24 @@ def cifar10(config):
 
 def runlocal(config):
     """Shrinks everything to a smoke run that shows the whole path on two CPU cores."""
-    config.data.per_class = 20
+    if config.data.name != "folder":
+        config.data.per_class = 20
     if config.model.name != "none":
         config.model.name = "convnet"
     config.model.widths = (16, 32)
     config.flow.levels, config.flow.steps, config.flow.width = 2, 2, 16
     config.flow.updates, config.flow.eval_every, config.flow.warmup = 100, 50, 10
     config.train.epochs, config.train.steps_per_epoch, config.train.batch_size = 2, 20, 32
+
+
+def at64(config):
+    """Own pictures at 64x64, for which the classifier has a layer more and the flow a level."""
+    config.data.image_size = 64
+    config.model.widths = (16, 32, 64, 128)
+    config.augment.train = "flip+crop(8)"
+    config.synthetic.strong = "flip+crop(8)+randaugment(2,5)"
+    config.flow.levels = 3
+    config.flow.augment = "flip+shift(4)"
 
 
 def middle(config):
@@ -177,6 +226,8 @@ def few(config):
 def options_of(config):
     """The options that a config has, by name."""
     options = [runlocal]
+    if config.data.name == "folder":
+        options += [at64]
     if config.data.name == "cifar10":
         options += [middle] if config.model.name == "none" else [middle, few]
     return {option.__name__: option for option in options}

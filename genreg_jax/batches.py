@@ -65,7 +65,8 @@ class BatchPlan:
                 f"training images that an epoch can draw from; choose at most {len(smallest)}, or "
                 "keep more images (config.data.per_class, config.data.fraction)."
             )
-        self.steps_per_epoch = settings.train.steps_per_epoch or len(smallest) // self._batch
+        steps = max(len(smallest) // self._batch, settings.train.least_steps)
+        self.steps_per_epoch = settings.train.steps_per_epoch or steps
         # One size for all epochs, although folds can differ in theirs.
         epochs = range(self._meta.folds if self._outer == "folds" else 1)
         outer = [len(self._pools(epoch)[1]) for epoch in epochs]

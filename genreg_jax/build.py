@@ -264,15 +264,19 @@ def check_generator(settings: Settings, generator: Generator | None) -> None:
 
 
 def views_of(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augment]:
-    """All augmentations of the run, built at once so that a wrong one is found at once."""
+    """All augmentations that the run uses, built at once so that a wrong one is found at once."""
+    uses_flow = settings.uses_flow or settings.flow_only
     specs = {
-        "train": settings.augment.train,
-        "weak": settings.synthetic.weak,
-        "strong": settings.synthetic.strong,
-        "after": settings.latent.augment_after,
-        "flow": settings.flow.augment,
+        "train": (True, settings.augment.train),
+        "weak": (settings.uses_synthetic, settings.synthetic.weak),
+        "strong": (settings.uses_synthetic, settings.synthetic.strong),
+        "after": (settings.uses_latent, settings.latent.augment_after),
+        "flow": (uses_flow, settings.flow.augment),
     }
-    return {name: augment.make(spec, image_shape=image_shape) for name, spec in specs.items()}
+    return {
+        name: augment.make(spec if used else "none", image_shape=image_shape)
+        for name, (used, spec) in specs.items()
+    }
 
 
 def mix_of(settings: Settings) -> Callable | None:

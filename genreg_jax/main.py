@@ -1,5 +1,9 @@
-"""The command line: `python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=DIR`."""
+"""The command line: `python -m genreg_jax.main --config=configs/mgr_digits.py --workdir=DIR`.
 
+`--config=mgr_digits` is the shipped config of that name, from any folder and from a wheel.
+"""
+
+import importlib.util
 import os
 import shlex
 import sys
@@ -33,9 +37,33 @@ def _stop(message: object, *, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
+def _configs() -> Path:
+    """The folder of the shipped configs: in the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+
+
 def _shipped_configs() -> str:
-    names = sorted(path.name for path in Path("configs").glob("[!_]*_*.py"))
-    return f"Shipped in configs/: {', '.join(names)}." if names else "Run from the repository root."
+    names = sorted(path.stem for path in _configs().glob("[!_]*_*.py"))
+    return f"Shipped: {', '.join(names)}."
+
+
+def _as_file(config: str) -> str:
+    """A config's file from a bare name, such as `mgr_digits` or `mgr_digits.py`, with its options.
+
+    A file of that name in the working directory comes first; another form is left as it is.
+    """
+    name, colon, options = config.partition(":")
+    path = _configs() / f"{name.removesuffix('.py')}.py"
+    shipped = Path(name).name == name and not Path(name).is_file() and path.is_file()
+    # The top-level name that the shipped configs import each other by; in a wheel it is not there.
+    if (shipped or Path(name).resolve().parent == path.parent) and "configs" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "configs", path.parent / "__init__.py", submodule_search_locations=[str(path.parent)]
+        )
+        assert spec is not None
+        sys.modules["configs"] = importlib.util.module_from_spec(spec)
+    return f"{path}{colon}{options}" if shipped else config
 
 
 def _reason(error: Exception) -> str:
@@ -48,13 +76,18 @@ def _reason(error: Exception) -> str:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them ends in one paragraph."""
-    path = ""
-    for arg, following in zip(argv[1:], [*argv[2:], ""]):
+    path, argv = "", list(argv)
+    for i, arg in enumerate(argv[1:], start=1):
         name, equals, value = arg.lstrip("-").partition("=")
         if name == "config":
-            path = (value if equals else following).partition(":")[0]
+            given = _as_file(value if equals else (argv[i + 1] if i + 1 < len(argv) else ""))
+            path = given.partition(":")[0]
             if not Path(path).is_file():
-                _stop(f"There is no config file {path!r}. {_shipped_configs()}")
+                _stop(f"There is no config {path!r}. {_shipped_configs()}")
+            if equals:
+                argv[i] = f"--config={given}"
+            else:
+                argv[i + 1] = given
     try:
         rest = flags.FLAGS(argv)
         config = _CONFIG.value
@@ -63,7 +96,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         _stop(f"Unknown argument {rest[1]!r}; overrides are written --config.key=value.")
     if config is None:
-        _stop(f"Which config? Give --config=configs/<name>.py. {_shipped_configs()}")
+        _stop(f"Which config? Give --config=<name>. {_shipped_configs()}")
     return rest
 
 

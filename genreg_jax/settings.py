@@ -322,6 +322,7 @@ class TrainSettings:
       epochs: an epoch ends with an evaluation on the validation images and a checkpoint.
       steps_per_epoch: updates an epoch; 0 for one pass over the training images. With few labels a
         pass is a handful of updates, so a fixed number keeps runs of different sizes comparable.
+      least_steps: updates of such a pass at least, more than one pass where the images are fewer.
       batch_size: real images an update.
       balanced: every batch holds each class equally often, to within one image.
       eval_batch_size: images a forward pass at evaluation.
@@ -340,6 +341,7 @@ class TrainSettings:
 
     epochs: int = setting(30, at_least=1, limit=10**9)
     steps_per_epoch: int = setting(0, at_least=0, limit=10**9)
+    least_steps: int = setting(0, at_least=0, limit=10**9, added=True)
     batch_size: int = setting(64, at_least=1, limit=2**20)
     balanced: bool = False
     eval_batch_size: int = setting(256, at_least=1, limit=2**20)

@@ -20,6 +20,9 @@ HASHES = json.loads((Path(__file__).parent / "config_hashes.json").read_text())
 FILES = sorted(path for path in CONFIGS.glob("*_*.py") if not path.name.startswith("_"))
 COSTS = CONFIGS.parent / "benchmarks" / "results" / "config_costs.json"
 IMAGE_SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+# Of one's own pictures, for which the main methods are shipped.
+FOLDER_SHAPE = (32, 32, 3)
+FOLDER = ("base", "phantom", "latent_adversarial", "mgr", "combined")
 
 every_config = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -54,12 +57,15 @@ FLOWS = {"glow": METHODS["base"], "realnvp": METHODS["base"]}
 
 
 def method_and_dataset(path):
-    dataset = next(name for name in IMAGE_SHAPES if path.stem.endswith(f"_{name}"))
+    names = (*IMAGE_SHAPES, "folder")
+    dataset = next(name for name in names if path.stem.endswith(f"_{name}"))
     return path.stem.removesuffix(f"_{dataset}"), dataset
 
 
 def test_every_method_is_shipped_for_three_data_sets():
-    assert {f"{m}_{d}" for m in METHODS for d in IMAGE_SHAPES} <= {path.stem for path in FILES}
+    stems = {path.stem for path in FILES}
+    assert {f"{m}_{d}" for m in METHODS for d in IMAGE_SHAPES} <= stems
+    assert {f"{m}_folder" for m in FOLDER} == {s for s in stems if s.endswith("_folder")}
 
 
 def test_two_flows_are_shipped_for_three_data_sets(monkeypatch):
@@ -101,8 +107,8 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
         settings.flow.augment,
     )  # fmt: skip
     for spec in specs:
-        augment.make(spec, image_shape=IMAGE_SHAPES[dataset])
-    side = IMAGE_SHAPES[dataset][0]
+        augment.make(spec, image_shape=IMAGE_SHAPES.get(dataset, FOLDER_SHAPE))
+    side = IMAGE_SHAPES.get(dataset, FOLDER_SHAPE)[0]
     assert side % 2**settings.flow.levels == 0
     with pytest.raises(AttributeError):
         config.train.epoch = 3

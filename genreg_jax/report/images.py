@@ -30,7 +30,8 @@ def grid(
     """Lays a batch of images out row by row in one picture.
 
     Args:
-      images: [N, H, W, C] with C 1 or 3; uint8, or floats in [0, 1], which are clipped to it.
+      images: [N, H, W, C]; uint8, or floats in [0, 1], which are clipped to it. Where C is not 1 or
+        3, the first three channels are shown as RGB, or the first as grey.
       columns: Images in a row; the last row may stay unfinished.
       scale: Whole factor by which pixels are enlarged (nearest neighbour). None chooses one that
         makes an 8x8 digit readable and leaves large images as they are.
@@ -80,7 +81,8 @@ def captioned(
     """Enlarges images and writes a short text below each, for `grid(..., scale=1)`.
 
     Args:
-      images: [N, H, W, C] with C 1 or 3; uint8, or floats in [0, 1], which are clipped to it.
+      images: [N, H, W, C]; uint8, or floats in [0, 1], which are clipped to it. Where C is not 1 or
+        3, the first three channels are shown as RGB, or the first as grey.
       captions: N texts; one that is wider than its image is cut off.
       scale: Whole factor by which pixels are enlarged. None chooses one that leaves room for some
         ten letters.
@@ -170,8 +172,9 @@ def read_caption(path: str | os.PathLike) -> str | None:
 
 def _as_uint8(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"images must be [N, H, W, C] with C 1 or 3, got shape {images.shape}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images must be [N, H, W, C], got shape {images.shape}")
+    images = images[..., : 3 if images.shape[-1] >= 3 else 1]
     if images.dtype == np.uint8:
         return images
     # bfloat16 is no subtype of np.floating, hence not np.issubdtype.
