@@ -3,6 +3,7 @@
 `--config=mgr_digits` is the shipped config of that name, from any folder and from a wheel.
 """
 
+import difflib
 import importlib.util
 import os
 import shlex
@@ -43,9 +44,11 @@ def _configs() -> Path:
     return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
 
 
-def _shipped_configs() -> str:
+def _shipped_configs(wanted: str = "") -> str:
     names = sorted(path.stem for path in _configs().glob("[!_]*_*.py"))
-    return f"Shipped: {', '.join(names)}."
+    close = difflib.get_close_matches(Path(wanted).stem, names, n=3)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}Shipped: {', '.join(names)}."
 
 
 def _as_file(config: str) -> str:
@@ -83,7 +86,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             given = _as_file(value if equals else (argv[i + 1] if i + 1 < len(argv) else ""))
             path = given.partition(":")[0]
             if not Path(path).is_file():
-                _stop(f"There is no config {path!r}. {_shipped_configs()}")
+                _stop(f"There is no config {path!r}. {_shipped_configs(path)}")
             if equals:
                 argv[i] = f"--config={given}"
             else:

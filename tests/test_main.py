@@ -78,10 +78,10 @@ WRONG = {
         ["--config=WRONG.py"],
         ["config.optimizer.momentum must be at least 0 and below 1, got 1.5", "set by", "WRONG.py"],
     ),
-    "no config": ([], ["--config=configs/", "base_digits.py", "mgr_cifar10.py"]),
+    "no config": ([], ["--config=<name>", "base_digits", "mgr_cifar10"]),
     "no such config": (
         ["--config=configs/mgr_digit.py"],
-        ["configs/mgr_digit.py", "mgr_digits.py", "base_digits.py"],
+        ["configs/mgr_digit.py", "Did you mean mgr_digits", "base_digits"],
     ),
     "not a config": (["--config=README.md"], ["README.md"]),
     "unknown option": (
