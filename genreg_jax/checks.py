@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,13 +25,64 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def short(value: Any) -> str:
+    """A value for an error, in a line that ends."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and np.ndim(value):
+        return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a repr of the caller's own, or a number with too many digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def as_array(x: Any, name: str, allowed: str) -> jax.Array:
+    """An array, or a `ValueError` that names the argument."""
+    try:
+        if x is None:
+            raise TypeError
+        return jnp.asarray(x)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} is {short(x)}; allowed: {allowed}.") from None
+
+
+def as_dtype(value: Any) -> Any:
+    """The `dtype` that a name or a type stands for, None where it stands for none."""
+    try:
+        array = isinstance(value, np.ndarray | jax.Array)
+        return None if value is None or array else jnp.dtype(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def check_key(key: Any, name: str = "key") -> None:
+    """Checks that it is one PRNG key, a new-style one or an old-style `uint32` array."""
+    if isinstance(key, jax.Array | np.ndarray):
+        new = key.ndim == 0 and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if new or (key.ndim == 1 and key.dtype == jnp.uint32):
+            return
+    raise ValueError(f"{name} is {short(key)}; allowed: one PRNG key, such as jax.random.key(0).")
+
+
+def split(key: Any) -> jax.Array:
+    """`jax.random.split` of a checked key."""
+    check_key(key)
+    return jax.random.split(key)
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Checks that it is one of some names."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {short(value)}.")
+
+
 def check_number(name, value, *, minimum=0, maximum=None, integer=False):
     """Raises a `ValueError` unless `value` is a finite number (or an integer) within the bounds."""
     right = is_number(value) and (not integer or isinstance(value, (int, np.integer)))
     if not right or value < minimum or (maximum is not None and value > maximum):
         kind = "an integer" if integer else "a number"
         bounds = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name} is {value!r}; allowed: {kind} {bounds}.")
+        raise ValueError(f"{name} is {short(value)}; allowed: {kind} {bounds}.")
 
 
 def is_concrete(x) -> bool:
@@ -54,12 +106,12 @@ def check_positive(**values) -> None:
     for name, value in values.items():
         whole = is_number(value) and isinstance(value, (int, np.integer))
         if not whole or not 1 <= value < 2**31:
-            raise ValueError(f"{name}={value!r} must be a positive integer.")
+            raise ValueError(f"{name}={short(value)} must be a positive integer.")
 
 
 def as_images(x, image_shape, name: str = "x", *, in_range: bool = True) -> jax.Array:
     """Floating point images `[B, H, W, C]`, at least float32; a `ValueError` if they are not."""
-    x = jnp.asarray(x)
+    x = as_array(x, name, f"[B, H, W, C] with [H, W, C] = {tuple(image_shape)}")
     if x.ndim != 4 or x.shape[1:] != tuple(image_shape):
         raise ValueError(
             f"{name} has shape {x.shape}; allowed is [B, H, W, C] with [H, W, C] = "
@@ -97,7 +149,7 @@ def as_labels(y, batch: int, num_classes: int | None, name: str = "y") -> jax.Ar
             f"{name} is None, but the flow is conditional: integer labels [{batch}] in "
             f"[0, {num_classes}) are needed."
         )
-    y = jnp.asarray(y)
+    y = as_array(y, name, f"integer labels of shape ({batch},)")
     if y.shape != (batch,) or not jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(
             f"{name} has shape {y.shape} and dtype {y.dtype}; allowed are integer labels of shape "
@@ -129,7 +181,8 @@ def check_batch(images, labels, num_classes: int, name: str) -> None:
 
 def as_split(images, labels, image_shape, num_classes: int | None, *, prefix: str = ""):
     """A whole split: images on the device, uint8 or floating point in [0, 1], and their labels."""
-    images, name = jnp.asarray(images), f"{prefix}images"
+    name = f"{prefix}images"
+    images = as_array(images, name, f"[N, H, W, C] with [H, W, C] = {tuple(image_shape)}")
     if images.dtype == jnp.uint8:
         as_images(images[:1].astype(jnp.float32) / 255, image_shape, name)
     else:

@@ -92,7 +92,7 @@ def train_and_evaluate(
       (100, 2)
     """
     settings = from_config(config)
-    if jax.config.jax_disable_jit:
+    if getattr(jax.config, "jax_disable_jit", False):
         raise UserError(
             "JAX_DISABLE_JIT is set, and a run is compiled ahead of time; unset it. To look into a "
             "step, call the functions of genreg_jax.objective and genreg_jax.regularizers."

@@ -13,9 +13,10 @@ float32 (float64 for float64 images) and the result has the dtype of the images.
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from genreg_jax.augment import kernels
-from genreg_jax.checks import check_number
+from genreg_jax.checks import as_array, check_number, is_concrete
 
 # The order of torchvision's RandAugment; an operation is known by its place here.
 OPS = (
@@ -38,13 +39,15 @@ OPS = (
 
 def check_images(x, *, any_channels=False):
     """Returns `x` as an array, or raises a `ValueError` that says what images must look like."""
-    x = jnp.asarray(x)
     allowed = "allowed: floats [B, H, W, C] in [0, 1] with C = 1 or 3"
+    x = as_array(x, "x", allowed.removeprefix("allowed: "))
     right = x.ndim == 4 and (any_channels or x.shape[-1] in (1, 3))
     if not right or 0 in x.shape[1:]:
         raise ValueError(f"x has shape {x.shape}; {allowed}.")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has dtype {x.dtype}; {allowed} (divide 8-bit images by 255).")
+    if is_concrete(x) and not np.isfinite(np.asarray(x, np.float32)).all():
+        raise ValueError(f"x contains NaN or infinity; {allowed}.")
     return x
 
 

@@ -163,7 +163,7 @@ def _build(term, spec, image_shape):
 
 
 def _check_image_shape(image_shape, *, any_channels):
-    shape = tuple(image_shape)
+    shape = tuple(image_shape) if isinstance(image_shape, (tuple, list)) else ()
     whole = all(isinstance(n, int) and n > 0 for n in shape)
     if len(shape) != 3 or not whole or (shape[-1] not in (1, 3) and not any_channels):
         raise UserError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from genreg_jax.augment import kernels
 from genreg_jax.augment.ops import OPS, check_images
-from genreg_jax.checks import check_number
+from genreg_jax.checks import check_key, check_number
 
 MAX_MAGNITUDE = 30  # magnitudes are 0 ... 30, the 31 bins of torchvision
 
@@ -331,6 +331,7 @@ def _random_op(x, op_draw, sign_draw, strength, largest):
 
 
 def _image_keys(key, x, indices):
+    check_key(key)
     if indices is None:
         indices = jnp.arange(x.shape[0])
     indices = jnp.asarray(indices)

@@ -174,7 +174,7 @@ def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
     """
     try:
         images = np.asarray(images)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(
             f"{name} cannot be made into one array, most likely because its images differ in "
             "size; resize them to one size first."
@@ -225,7 +225,10 @@ def as_split(images: Any, labels: Any, name: str) -> Split:
 
 
 def _as_labels(labels: Any, name: str) -> np.ndarray:
-    labels = np.asarray(labels)
+    try:
+        labels = np.asarray(labels)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be made into one array: {error}.") from error
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"{name} has the shape {labels.shape} and the type {labels.dtype}; it must be one "

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from genreg_jax.checks import short
 from genreg_jax.data import files, subsets, tfds
 from genreg_jax.data.dataset import Dataset, Split, as_split, make_dataset, take
 from genreg_jax.errors import UserError
@@ -144,6 +145,8 @@ def load(
     of handwritten digits.
     """
     subsets.check_subset_arguments(per_class, fraction, validation_fraction, seed)
+    if not isinstance(name, str):
+        raise UserError(f"name is {short(name)}; it must be the name of a dataset, such as digits.")
     if unreadable not in ("refuse", "skip"):
         raise UserError(f"unreadable is {unreadable!r}; it must be 'refuse' or 'skip'.")
     read = SOURCES.get(name) or functools.partial(tfds.read, known=list(SOURCES))

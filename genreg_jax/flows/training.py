@@ -271,19 +271,24 @@ def fit(
       [2, 4]
     """
     checks.check_positive(steps=steps, batch_size=batch_size, eval_every=eval_every)
-    if optimizer not in ("adam", "adamax"):
-        raise ValueError(f"optimizer={optimizer!r} must be 'adam' or 'adamax'.")
+    checks.check_key(key)
+    if not isinstance(flow, Flow):
+        raise ValueError(
+            f"flow is {checks.short(flow)}; make one with flows.glow or flows.realnvp."
+        )
+    if not isinstance(optimizer, str) or optimizer not in ("adam", "adamax"):
+        raise ValueError(f"optimizer={checks.short(optimizer)} must be 'adam' or 'adamax'.")
     for name, value, allowed in (
-        ("learning_rate", learning_rate, learning_rate > 0),
-        ("grad_clip", grad_clip, grad_clip > 0),
-        ("weight_decay", weight_decay, weight_decay >= 0),
-        ("warmup", warmup, warmup >= 0),
-        ("ema_decay", ema_decay, 0 <= ema_decay < 1),
+        ("learning_rate", learning_rate, lambda value: value > 0),
+        ("grad_clip", grad_clip, lambda value: value > 0),
+        ("weight_decay", weight_decay, lambda value: value >= 0),
+        ("warmup", warmup, lambda value: value >= 0),
+        ("ema_decay", ema_decay, lambda value: 0 <= value < 1),
     ):
-        if not allowed:
+        if not checks.is_number(value) or not allowed(value):
             raise ValueError(
-                f"{name}={value!r} is out of range: learning_rate and grad_clip must be positive, "
-                "weight_decay and warmup at least 0, ema_decay in [0, 1)."
+                f"{name}={checks.short(value)} is out of range: learning_rate and grad_clip must "
+                "be positive, weight_decay and warmup at least 0, ema_decay in [0, 1)."
             )
     start = time.perf_counter()
     images, labels = checks.as_split(images, labels, flow.image_shape, flow.num_classes)

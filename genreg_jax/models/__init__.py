@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
-from genreg_jax.checks import check_positive
+from genreg_jax.checks import as_dtype, check_choice, check_positive, short
 from genreg_jax.contract import Model, Outputs, standardized
 from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.convnet import ConvNet
@@ -89,15 +87,16 @@ def make(name: str, *, num_classes: int, dtype: Any = "float32", **options: Any)
       >>> from genreg_jax import models
       >>> model = models.make("convnet", num_classes=10, widths=(8, 16))
     """
-    if name not in MODELS:
-        raise ValueError(f"name must be one of {sorted(MODELS)}, got {name!r}.")
+    check_choice("name", name, sorted(MODELS))
+    if as_dtype(dtype) is None:
+        raise ValueError(f"dtype is {short(dtype)}; allowed: float32 or bfloat16.")
     check_positive(num_classes=num_classes)
     for option, value in options.items():
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if not isinstance(number, str):
                 check_positive(**{option: number})
     try:
-        module = MODELS[name].module(num_classes=num_classes, dtype=jnp.dtype(dtype), **options)
+        module = MODELS[name].module(num_classes=num_classes, dtype=as_dtype(dtype), **options)
     except TypeError as error:
         raise ValueError(f"The model {name!r} cannot be made: {error}.") from None
     return module if isinstance(module, Model) else from_linen(module)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.checks import check_number
+from genreg_jax.checks import check_choice, check_number
 
 NORMS = ("l2", "linf")
 LossFn = Callable[[jax.Array], jax.Array]  # images [B, H, W, C] -> losses [B]
@@ -18,8 +18,7 @@ LossFn = Callable[[jax.Array], jax.Array]  # images [B, H, W, C] -> losses [B]
 def radius(value, norm, relative, x, *, name="epsilon", allowed=NORMS) -> float:
     """The radius, checked; `value` per dimension if l2 radii are `relative`."""
     check_number(name, value)
-    if norm not in allowed:
-        raise ValueError(f"norm must be one of {allowed}, got {norm!r}.")
+    check_choice("norm", norm, allowed)
     return value * float(np.sqrt(np.prod(x.shape[1:]))) if relative and norm == "l2" else value
 
 
@@ -85,8 +84,7 @@ def make_finish(images, clip, clip_norm):
     """What is done to every decoded batch: clip around the images if asked, and clamp."""
     if clip is not None:
         check_number("clip", clip)
-    if clip_norm not in NORMS:
-        raise ValueError(f"clip_norm must be one of {NORMS}, got {clip_norm!r}.")
+    check_choice("clip_norm", clip_norm, NORMS)
 
     def finish(decoded):
         if clip is not None:

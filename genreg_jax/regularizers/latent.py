@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import as_images, check_number
+from genreg_jax.checks import as_images, check_number, short, split
 from genreg_jax.contract import Augment
 from genreg_jax.regularizers import ball
 from genreg_jax.regularizers.pgd import image_pgd
@@ -96,7 +96,7 @@ def random_latent_perturbation(
 
     Source: arXiv:2108.07958; on CIFAR-10 l2 with `epsilon` 20.
     """
-    key_noise, key_ratio = jax.random.split(key)
+    key_noise, key_ratio = split(key)
     images, z = _latents(frozen, x, y, z)
     radius = ball.radius(epsilon, norm, relative, images, allowed=(*ball.NORMS, "none"))
     finish = ball.make_finish(images, clip, clip_norm)
@@ -148,7 +148,7 @@ def away_latent_perturbation(
 
     Source: arXiv:2108.07958; on CIFAR-10 no ball, `epsilon` 0.15.
     """
-    key_noise, key_ratio = jax.random.split(key)
+    key_noise, key_ratio = split(key)
     images, z = _latents(frozen, x, y, z)
     radius = ball.radius(epsilon, norm, relative, images, allowed=(*ball.NORMS, "none"))
     finish = ball.make_finish(images, clip, clip_norm)
@@ -218,7 +218,7 @@ def adversarial_latent_perturbation(
 
     Source: arXiv:2108.07958; on CIFAR-10 l2, `epsilon` 1.0, `step_size` 0.5, 3 steps.
     """
-    key_start, key_ratio = jax.random.split(key)
+    key_start, key_ratio = split(key)
     images, z = _latents(frozen, x, y, z)
     radius = ball.radius(epsilon, norm, relative, images)
     length = ball.radius(step_size, norm, relative, images, name="step_size")
@@ -450,6 +450,8 @@ def make_perturb(latent: Latent, forward: Callable[..., Any]) -> Callable[..., A
 
 def _latents(frozen, x, y, z) -> tuple[jax.Array, jax.Array]:
     """The images in float32 or better, and their latents."""
+    if not all(hasattr(frozen, name) for name in ("encode", "decode", "image_shape")):
+        raise ValueError(f"frozen is {short(frozen)}; allowed: flow.freeze(params).")
     images = as_images(x, frozen.image_shape)
     z = (
         frozen.encode(images, y)

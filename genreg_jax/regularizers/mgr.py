@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.checks import as_array, check_choice
 from genreg_jax.chunks import chunked_mean
 from genreg_jax.contract import Augment, Batch, Generator, to_float
 from genreg_jax.hypergradient import hypergradient
@@ -343,8 +344,9 @@ def pcr_loss(
       >>> float(gr.pcr_loss(a, b)[0]), float(gr.pcr_loss(a, b, distance="l2")[0])
       (1.0, 2.5)
     """
-    if distance not in DISTANCES:
-        raise ValueError(f"distance must be one of {DISTANCES}, got {distance!r}.")
+    check_choice("distance", distance, DISTANCES)
+    embedding_weak = as_array(embedding_weak, "embedding_weak", "embeddings [B, D]")
+    embedding_strong = as_array(embedding_strong, "embedding_strong", "embeddings [B, D]")
     if embedding_weak.ndim != 2 or embedding_weak.shape != embedding_strong.shape:
         raise ValueError(
             f"embedding_weak and embedding_strong must share one shape [B, D], got "

@@ -15,6 +15,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from genreg_jax.checks import split
+
 
 def mixup(key, x, y_onehot, *, alpha, per_example=False):
     """Mixes every example, and its label, with another one of the batch.
@@ -49,7 +51,7 @@ def mixup(key, x, y_onehot, *, alpha, per_example=False):
     x, y = _check(x, y_onehot, alpha)
     if alpha == 0:
         return x, y
-    pair_key, lam_key = jax.random.split(key)
+    pair_key, lam_key = split(key)
     partner = jax.random.permutation(pair_key, x.shape[0])
     lam = _proportion(lam_key, x.shape[0], alpha, per_example)
     return _mix(x, x[partner], lam), _mix(y, y[partner], lam)
@@ -124,7 +126,7 @@ def _rectangles(key, lam, height, width):
         # The authors' code takes size // 2 pixels on both sides of the centre.
         return (0 <= distance) & (distance < 2 * (size // 2)[:, None])
 
-    row_key, column_key = jax.random.split(key)
+    row_key, column_key = split(key)
     return covered(row_key, height)[:, :, None] & covered(column_key, width)[:, None, :]
 
 

@@ -12,7 +12,7 @@ arXiv:1706.06083.
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import as_images, check_number
+from genreg_jax.checks import as_images, check_number, split
 from genreg_jax.regularizers import ball
 
 
@@ -65,7 +65,7 @@ def image_pgd(
 
     Source: arXiv:1706.06083.
     """
-    key_start, key_ratio = jax.random.split(key)
+    key_start, key_ratio = split(key)
     images = as_images(x, jnp.shape(x)[1:])
     radius = ball.radius(epsilon, norm, relative, images)
     length = ball.radius(step_size, norm, relative, images, name="step_size")

@@ -31,9 +31,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from genreg_jax.checks import at_least_float32
+from genreg_jax.checks import (
+    as_array,
+    at_least_float32,
+    check_choice,
+    check_key,
+    check_number,
+    is_concrete,
+    is_number,
+    short,
+    split,
+)
 
 DISTANCES = ("l2", "cosine")
 WEIGHTINGS = ("dirichlet", "uniform")
@@ -180,7 +191,7 @@ def attraction_loss(
 
     Source: Phantom Embeddings, arXiv:2304.07262, "high intra-class correlation".
     """
-    _one_of("distance", distance, DISTANCES)
+    check_choice("distance", distance, DISTANCES)
     pairs = _pairs("embeddings", embeddings, "phantoms", phantoms)
     where = _mask(where, len(pairs[0][0]))
     losses = _mean([_DISTANCES[distance](*_only(where, e, p)) for e, p in pairs])
@@ -237,14 +248,13 @@ def separation_loss(
 
     Source: Phantom Embeddings, arXiv:2304.07262, "decrease the inter-class similarity".
     """
-    _one_of("distance", distance, DISTANCES)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes!r}.")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature!r}.")
+    check_choice("distance", distance, DISTANCES)
+    check_number("num_classes", num_classes, minimum=1, integer=True)
+    if is_concrete(temperature) and not (is_number(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive, got {short(temperature)}.")
     labels = _check(embeddings, labels)
     labels = jnp.where(labels < num_classes, labels, _NO_CLASS)
-    key_own, key_classes = jax.random.split(key)
+    key_own, key_classes = split(key)
     own, where = phantom_embeddings(
         key_own,
         embeddings,
@@ -312,6 +322,10 @@ def classification_loss(
     labels = _check(phantom_logits, labels, name="phantom_logits")
     if phantom_logits.ndim != 2:
         raise ValueError(f"phantom_logits must be [B, K], got shape {phantom_logits.shape}.")
+    if is_concrete(labels) and labels.size and int(np.max(labels)) >= phantom_logits.shape[1]:
+        raise ValueError(
+            f"labels has {int(np.max(labels))}; allowed is below K = {phantom_logits.shape[1]}."
+        )
     where = _mask(where, len(labels)) & (labels >= 0)
     logits = jnp.where(where[:, None], _real(phantom_logits), 0.0)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
@@ -354,8 +368,8 @@ def combination_loss(
 
     Source: Phantom Embeddings, arXiv:2304.07262, "a combination of their embedding".
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio must be in [0, 1], got {ratio!r}.")
+    if is_concrete(ratio) and not (is_number(ratio) and 0 <= ratio <= 1):
+        raise ValueError(f"ratio must be in [0, 1], got {short(ratio)}.")
     ((e, p),) = _pairs("logits", logits, "phantom_logits", phantom_logits)
     return classification_loss(ratio * e + (1 - ratio) * p, labels, where=where)
 
@@ -399,7 +413,7 @@ def phantom_term(
       >>> term(jax.random.key(0), outputs, jnp.array([1, 1])).tolist()
       [9.0, 9.0]
     """
-    _one_of("reading", reading, READINGS)
+    check_choice("reading", reading, READINGS)
     draws: dict[str, Any] = {"subset_size": subset_size, "weighting": weighting}
     hold = jax.lax.stop_gradient if stop_gradient else lambda phantoms: phantoms
 
@@ -493,9 +507,11 @@ def _gather(tree, axis_name):
 
 
 def _weights(key, rows, partners, subset_size, weighting):
-    _one_of("weighting", weighting, WEIGHTINGS)
-    if subset_size is not None and not (isinstance(subset_size, int) and subset_size >= 1):
-        raise ValueError(f"subset_size must be None or an integer >= 1, got {subset_size!r}.")
+    check_key(key)
+    check_choice("weighting", weighting, WEIGHTINGS)
+    whole = isinstance(subset_size, int) and 1 <= subset_size < 2**31
+    if subset_size is not None and not whole:
+        raise ValueError(f"subset_size must be None or an integer >= 1, got {short(subset_size)}.")
     return _draw_weights(key, rows, partners, subset_size, weighting)
 
 
@@ -558,19 +574,14 @@ def _only(where, *arrays):
     return [jnp.where(where[:, None], array, 0.0) for array in arrays]
 
 
-def _one_of(name, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
-
-
 def _check(embeddings, labels, name="embeddings"):
     """The labels as an array, after checking that they fit the embeddings."""
-    labels = jnp.asarray(labels)
+    labels = as_array(labels, "labels", "integers [B]")
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"labels must be integers [B], got shape {labels.shape} and dtype {labels.dtype}."
         )
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(embeddings)]
+    leaves = [as_array(leaf, name, "floats [B, ...]") for leaf in jax.tree.leaves(embeddings)]
     if not leaves:
         raise ValueError(f"{name} must hold at least one array [B, ...], got {embeddings!r}.")
     for leaf in leaves:

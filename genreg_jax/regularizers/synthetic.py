@@ -33,8 +33,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from genreg_jax.checks import at_least_float32, check_number
+from genreg_jax.checks import (
+    as_array,
+    at_least_float32,
+    check_key,
+    check_number,
+    is_concrete,
+    split,
+)
 from genreg_jax.regularizers.phantom import PhantomMemory, phantom_embeddings
 
 # ----------------------------------------------------------------------------------------- sources
@@ -94,7 +102,7 @@ def renoised_latents(
         raise ValueError(f"low is {low!r}, above high = {high!r}; allowed: 0 <= low <= high <= 1.")
     check_number("temperature", temperature)
     rows = _check_indices(indices, z)
-    key_share, key_noise = jax.random.split(key)
+    key_share, key_noise = split(key)
     u = _draw(key_share, rows, (1,) * (z.ndim - 1), z.dtype, jax.random.uniform)
     share = jnp.clip(low + (high - low) * u, low, high)  # rounding may not leave the range
     noise = temperature * _draw(key_noise, rows, z.shape[1:], z.dtype, jax.random.normal)
@@ -157,7 +165,7 @@ def interpolated_latents(
     """
     z = _check_latents(z)
     check_number("strength", strength, maximum=1)
-    key_phantom, key_share = jax.random.split(key)
+    key_phantom, key_share = split(key)
     with_norm = lambda rows: (rows, _norm(rows))
     if memory is not None:
         memory = PhantomMemory(with_norm(_rows(memory.embeddings)), memory.labels)
@@ -415,7 +423,7 @@ def latent_diagnostics(
     draws, found = _check_latents(draws, "draws"), _check_latents(found, "found")
     if draws.shape != found.shape:
         raise ValueError(f"found has shape {found.shape}; allowed is that of draws, {draws.shape}.")
-    labels = jnp.asarray(labels)
+    labels = as_array(labels, "labels", "integers [B]")
     if labels.shape != draws.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"labels has shape {labels.shape} and dtype {labels.dtype}; allowed: integers of shape "
@@ -472,15 +480,18 @@ def _step(direction, z, radius):
 
 def _draw(key, rows, shape, dtype, sampler):
     """Draws `[B, *shape]`, each row's from a key of its own."""
+    check_key(key)
     return jax.vmap(lambda i: sampler(jax.random.fold_in(key, i), shape, dtype))(rows)
 
 
 def _check_latents(z, name="z"):
-    z = jnp.asarray(z)
-    if z.ndim < 2 or not jnp.issubdtype(z.dtype, jnp.floating):
+    z = as_array(z, name, "floating point [B, ...]")
+    if z.ndim < 2 or 0 in z.shape or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(
             f"{name} has shape {z.shape} and dtype {z.dtype}; allowed: floating point [B, ...]."
         )
+    if is_concrete(z) and not np.isfinite(np.asarray(z, np.float32)).all():
+        raise ValueError(f"{name} contains NaN or infinity; allowed are finite values.")
     return z
 
 
