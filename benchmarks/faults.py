@@ -44,7 +44,7 @@ COMMAND = [
     *("--config.train.epochs=6", "--config.train.steps_per_epoch=4", "--config.flow.updates=40"),
     *("--config.flow.eval_every=10", "--config.synthetic.batch_size=16"),
 ]
-TIMES = ("seconds", "images_per_second", "compile_seconds")
+TIMES = ("seconds", "images_per_second", "compile_seconds", "checksum")
 
 
 def start(workdir):

@@ -27,7 +27,7 @@ from genreg_jax.data.pictures import fit_array
 from genreg_jax.door import through
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
-from genreg_jax.logs import read_json, write_atomically
+from genreg_jax.logs import write_atomically
 from genreg_jax.settings import Settings
 
 
@@ -195,12 +195,12 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
     """
     workdir = Path(workdir).expanduser()
     found = workdirs.restore_classifier(workdir, model)
-    path = workdir / "summary.json"
+    finished = (workdir / "summary.json").exists()
     height, width, channels = found.image_shape
     return Run(
         workdir=workdir,
         config=found.settings,
-        summary=read_json(path, subset_hash=str) if path.exists() else None,
+        summary=workdirs.read_summary(workdir) if finished else None,
         class_names=found.class_names,
         image_shape=(height, width, channels),
         model=found.model,

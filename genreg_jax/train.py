@@ -197,7 +197,7 @@ def _run(
                 "history": history,
                 "skipped": skipped,
                 "processes": processes,
-                "run": workdirs.about(dataset, **own),
+                "run": workdirs.about(settings, dataset, **own),
             }
             checkpoints.save(int(state.step), (state, best), extra)
 

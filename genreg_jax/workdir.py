@@ -11,9 +11,11 @@ summary.json             the result, written last: its presence means that all i
 
 import contextlib
 import datetime
+import hashlib
+import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +25,12 @@ import jax.numpy as jnp
 from genreg_jax import flows
 from genreg_jax.build import classifier, flow_of
 from genreg_jax.checkpoint import CheckpointReader, named
-from genreg_jax.config import differences, from_config, identity, to_dict
+from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
 from genreg_jax.devices import shared, warn
 from genreg_jax.errors import UserError
-from genreg_jax.logs import changes, provenance, read_json, read_metrics, write_json
+from genreg_jax.logs import changes, provenance, read_json, read_metrics, to_json, write_json
 from genreg_jax.report import write_report
 from genreg_jax.settings import FlowSettings, Settings
 
@@ -72,10 +74,32 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
     summary = workdir / "summary.json"
     if not summary.exists():
         return None
-    number, record = (int, float, type(None)), (dict, type(None))
+    number = (int, float, type(None))
     if settings.flow_only:
-        return read_json(summary, test_bits_per_dim=number, subset_hash=str)
-    return read_json(summary, test_accuracy=number, subset_hash=str, flow=record)
+        return read_summary(workdir, test_bits_per_dim=number)
+    return read_summary(workdir, test_accuracy=number, flow=(dict, type(None)))
+
+
+def read_summary(workdir: Path, **types: Any) -> dict[str, Any]:
+    """The summary of a finished run, whose checksum is verified; `types` as of `read_json`.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = workdir / "summary.json"
+    summary = read_json(path, subset_hash=str, **types)
+    if summary.get("checksum", "") not in ("", _checksum(summary)):
+        raise UserError(
+            f"{path} is damaged: its checksum does not fit the rest of it. Put the file back, or "
+            "remove it: the same command then makes it again from the last checkpoint."
+        )
+    return summary
+
+
+def _checksum(summary: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in summary.items() if name != "checksum"}
+    text = json.dumps(to_json(content), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _files(workdir: Path) -> list[Path]:
@@ -167,7 +191,11 @@ def _lock(workdir: Path) -> Iterator[None]:
 def finish(
     workdir: Path, settings: Settings, summary: dict[str, Any], *, command: str | None, **page: Any
 ) -> None:
-    """Writes the report and, last, the summary; `page` is more for `report.write_report`."""
+    """Writes the report and, last, the summary, to which its checksum is added.
+
+    `page` is more for `report.write_report`.
+    """
+    summary["checksum"] = _checksum(summary)
     write_report(
         workdir,
         title=f"{settings.name} on {summary['dataset']}",
@@ -180,14 +208,16 @@ def finish(
     write_json(workdir / "summary.json", summary)
 
 
-def about(dataset: Dataset, **own: Any) -> dict[str, Any]:
+def about(settings: Settings, dataset: Dataset, **own: Any) -> dict[str, Any]:
     """What a run stores of itself in its checkpoints, so that it can be read back alone.
 
     Args:
+      settings: of the run.
       dataset: that it was trained on.
       **own: `model`, `generator`, `flow`, `embedding_term`: the caller's own, or None.
     """
     return {
+        "config_hash": config_hash(settings),
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "preprocessing": "none" if own.get("model") else "standardised by model_state",
@@ -341,14 +371,17 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
             "; leave it out."
         )
     settings = from_config(read_json(workdir / "config.json"))
+    if run.get("config_hash") not in (None, config_hash(settings)):
+        raise UserError(
+            f"{workdir / 'config.json'} is not the config that the run was trained with. Put the "
+            "file back."
+        )
     names, shape = tuple(run["class_names"]), tuple(run["image_shape"])
-    params, model_state = best["params"], best["model_state"]
     if model is None:
         blank = [0.0] * shape[-1]  # the statistics are restored with the state
         model = classifier(settings, len(names), blank, blank)
-    else:
-        like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
-        params, model_state = _like((params, model_state), like, workdir)
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    params, model_state = _like((best["params"], best["model_state"]), like, workdir)
     return Classifier(model, params, model_state, names, shape, settings)
 
 

@@ -87,7 +87,7 @@ def test_the_floors_are_those_that_the_notes_show():
 
 
 # Most of these is the docstrings of their papers' functions.
-LONG = {"phantom": 610, "latent": 470, "synthetic": 510}
+LONG = {"phantom": 620, "latent": 470, "synthetic": 510}
 LONG = {f"regularizers.{name}": lines for name, lines in LONG.items()}
 
 

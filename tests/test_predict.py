@@ -1,6 +1,7 @@
 """A run read back: its predictions, and the command that predicts pictures."""
 
 import csv
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +146,28 @@ def test_what_cannot_be_predicted_ends_in_a_paragraph(trained, tmp_path, capsys)
         assert predict.main(arguments) == 1
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
+
+
+def test_files_that_were_changed_are_refused_and_not_read_as_another_result(trained, tmp_path):
+    workdir, _ = trained
+    shutil.copytree(workdir, tmp_path / "run")
+    changes = [
+        ("summary.json", '"test_accuracy": 0', '"test_accuracy": 1', "its checksum does not fit"),
+        ("summary.json", '"seed": 0', '"seed": [0', "is damaged"),
+        ("config.json", '"stride"', '"max"', "is not the config that the run was trained with"),
+        ("config.json", '"widths": [', '"widths": {', "is damaged"),
+        ("config.json", '"epochs": 2', '"epochs": 1e999', "is damaged: the number 1e999"),
+        ("config.json", '"epochs": 2', '"epochs": 12345678901234567890123', "is too large"),
+    ]
+    for name, old, new, words in changes:
+        path = tmp_path / "run" / name
+        whole = path.read_text()
+        assert whole.count(old) == 1, old
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(gr.UserError, match=words):
+            gr.load(tmp_path / "run")
+        if name == "summary.json":
+            with pytest.raises(gr.UserError, match=words):
+                gr.train_and_evaluate(CONFIG, tmp_path / "run")
+        path.write_text(whole)
+    assert gr.load(tmp_path / "run").summary == gr.load(workdir).summary

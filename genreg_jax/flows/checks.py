@@ -1,8 +1,10 @@
 """What `glow` and `realnvp` accept."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.checks import check_positive, is_number
+from genreg_jax.checks import check_positive, is_number, short
 
 _MOST_STEPS = 1000  # more take hours to compile
 
@@ -49,3 +51,20 @@ def check_architecture(steps, width, num_classes, scale, dropout, num_bins) -> N
         raise ValueError(f"dropout={dropout!r} must be in [0, 1).")
     if not is_number(num_bins) or int(num_bins) != num_bins or not 2 <= num_bins <= 2**24:
         raise ValueError(f"num_bins={num_bins!r} must be an integer of at least 2, at most 2**24.")
+
+
+def call(flow, function, params, *arguments):
+    """A function of a flow's bijector, and a word about parameters that are not this flow's."""
+    try:
+        return function(flow.bijector, params, *arguments)
+    except (TypeError, KeyError, AttributeError, IndexError, ValueError, OverflowError):
+        x = jax.ShapeDtypeStruct((1, *flow.image_shape), jnp.float32)
+        y = None if flow.num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+        like = jax.eval_shape(flow.init, jax.random.key(0), x, y)
+        shape = lambda leaf: getattr(leaf, "shape", None)
+        if jax.tree.map(shape, params) != jax.tree.map(shape, like):
+            raise ValueError(
+                f"params is {short(params)}, which are not the parameters of this flow; make them "
+                "with flow.init(key, x) or flows.fit."
+            ) from None
+        raise

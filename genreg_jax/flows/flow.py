@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genreg_jax import checks
+from genreg_jax.flows.checks import call
 from genreg_jax.flows.layout import from_planes, to_planes
 
 
@@ -130,27 +131,6 @@ class Flow:
         z = checks.as_images(z, self.image_shape, "z", in_range=False)
         return z, checks.as_labels(y, z.shape[0], self.num_classes)
 
-    def _call(self, function, params, *arguments):
-        """A function of the bijector, and a word about parameters that are not this flow's."""
-        try:
-            return function(self.bijector, params, *arguments)
-        except (TypeError, KeyError, AttributeError, IndexError, ValueError, OverflowError):
-            self._check_params(params)
-            raise
-
-    def _check_params(self, params) -> None:
-        x = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        y = None if self.num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
-        like = jax.eval_shape(self.init, jax.random.key(0), x, y)
-        shapes = [
-            jax.tree.map(lambda leaf: getattr(leaf, "shape", None), t) for t in (params, like)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"params is {checks.short(params)}, which are not the parameters of this flow; "
-                "make them with flow.init(key, x) or flows.fit."
-            ) from None
-
     def init(self, key: jax.Array, x, y=None) -> dict:
         """Data-dependent initialisation: ActNorm standardises what the batch `x` brings it.
 
@@ -190,7 +170,7 @@ class Flow:
         Gradients flow to `params` and `x`.
         """
         x, y = self._images(x, y)
-        return self._call(_encode, params, x, y)
+        return call(self, _encode, params, x, y)
 
     def decode(self, params, z, y=None) -> tuple[jax.Array, jax.Array]:
         """`x = f^-1(z)` and `log |det dx / dz|`; the exact inverse of `encode`.
@@ -211,7 +191,7 @@ class Flow:
         Gradients flow to `params` and `z`.
         """
         z, y = self._latents(z, y)
-        return self._call(_decode, params, z, y)
+        return call(self, _decode, params, z, y)
 
     def log_prob(self, params, x, y=None, *, key: jax.Array | None = None) -> jax.Array:
         """Log-density of the images, in nats: `log N(f(x); 0, I) + log |det df / dx|`.
@@ -235,7 +215,7 @@ class Flow:
         if key is not None:
             checks.check_key(key)
             x = dequantize(key, x, num_bins=self.num_bins)
-        z, log_det = self._call(_encode, params, x, y)
+        z, log_det = call(self, _encode, params, x, y)
         return _standard_normal_log_prob(z) + log_det
 
     def bits_per_dim(self, params, x, y=None, *, key: jax.Array | None = None) -> jax.Array:
@@ -285,13 +265,12 @@ class Flow:
         checks.check_key(key)
         if not isinstance(temperature, jax.Array) or temperature.shape:
             checks.check_number("temperature", temperature)
-        if isinstance(y, int | np.integer) or getattr(y, "shape", None) == ():
-            y = np.full(n, y) if not isinstance(y, jax.Array) else jnp.full(n, y)
-        y = checks.as_labels(y, n, self.num_classes)
+        one = y is not None and not isinstance(y, str | dict | list) and np.ndim(y) == 0
+        y = checks.as_labels([y] * n if one else y, n, self.num_classes)
         dtypes = {getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(params)}
         dtype = jnp.float64 if jnp.dtype("float64") in dtypes else jnp.float32
         z = temperature * jax.random.normal(key, (n, *self.image_shape), dtype)
-        return jnp.clip(self._call(_decode_only, params, z, y), 0, 1)
+        return jnp.clip(call(self, _decode_only, params, z, y), 0, 1)
 
     def interpolate(self, params, x0, x1, y=None, *, num: int = 8) -> jax.Array:
         """Images between `x0` and `x1`: decoded points of the great arc between their latents.
@@ -320,8 +299,8 @@ class Flow:
         x1, _ = self._images(x1, y, "x1")
         if x0.shape != x1.shape:
             raise ValueError(f"x1 has shape {x1.shape}; allowed is that of x0, {x0.shape}.")
-        z0 = self._call(_encode_only, params, x0, y)
-        z1 = self._call(_encode_only, params, x1, y)
+        z0 = call(self, _encode_only, params, x0, y)
+        z1 = call(self, _encode_only, params, x1, y)
         dot = lambda a, b: jnp.sum(a * b, (1, 2, 3), keepdims=True)
         cosine = dot(z0, z1) / jnp.maximum(jnp.sqrt(dot(z0, z0) * dot(z1, z1)), 1e-12)
         # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
@@ -329,7 +308,7 @@ class Flow:
         images = []
         for t in np.linspace(0, 1, num).astype(np.float32):
             z = (jnp.sin((1 - t) * angle) * z0 + jnp.sin(t * angle) * z1) / jnp.sin(angle)
-            images.append(jnp.clip(self._call(_decode_only, params, z, y), 0, 1))
+            images.append(jnp.clip(call(self, _decode_only, params, z, y), 0, 1))
         return jnp.stack(images)
 
     def freeze(self, params, *, coupling_dtype: str | None = None) -> "FrozenFlow":
@@ -359,7 +338,7 @@ class Flow:
                     "point type."
                 )
             coupling_dtype = dtype.name
-        params = self._call(_freeze, params)
+        params = call(self, _freeze, params)
         return FrozenFlow(params, self.bijector, self.image_shape, self.num_classes, coupling_dtype)
 
     def as_distrax(self, params, y=None):
@@ -388,7 +367,7 @@ class Flow:
     def encode_decoded(self, params, x, y=None) -> tuple[jax.Array, jax.Array]:
         """`encode` of what `decode` gave, which leaves [0, 1] by up to 6 %; NaN beyond that."""
         x = checks.as_images(x, self.image_shape, in_range=False)
-        return self._call(_encode, params, x, checks.as_labels(y, len(x), self.num_classes))
+        return call(self, _encode, params, x, checks.as_labels(y, len(x), self.num_classes))
 
 
 @dataclasses.dataclass(frozen=True)
