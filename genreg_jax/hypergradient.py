@@ -71,11 +71,13 @@ def hypergradient(
       params: pytree of the inner problem, theta.
       meta_params: pytree to be differentiated, phi.
       tx: any optax transformation whose update is differentiable in the gradient: sgd, momentum,
-        Nesterov, weight decay, Adam, chains with clipping. Adam's square root has no derivative
-        where the second moment is exactly 0 (dead units): give it a small `eps_root`. Clipping is
-        differentiated right also where the gradient is exactly 0. The sign of `optax.lion` and
-        `optax.sign_sgd` has a derivative of 0, so has the hypergradient through it. Line searches
-        and others whose update takes more than `(grads, state, params)` are refused.
+        Nesterov, weight decay, Adam, chains with clipping. A norm, as in clipping, and Adam's
+        square root have no derivative where the gradient and the moments are exactly 0 (weights
+        that start at 0, dead units). There it is taken right beside: for clipping that is the
+        derivative in all directions, and for Adam 1 / eps, unless it has a small `eps_root`. The
+        sign of `optax.lion` and `optax.sign_sgd` has a derivative of 0, so has the hypergradient
+        through it. Line searches and others whose update takes more than `(grads, state, params)`
+        are refused.
       opt_state: the state of `tx` before the step; it is not advanced.
       mode: how the mixed product is computed.
         `forward_over_reverse` (default): derivative along `w` of the gradient in phi. Exact, and

@@ -190,8 +190,8 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
       >>> try:
       ...     gr.load("no/such/run")
       ... except gr.UserError as error:
-      ...     print(str(error)[:49])
-      'no/such/run' holds no trained classifier: there i
+      ...     print(str(error)[:41])
+      'no/such/run' holds no trained classifier
     """
     workdir = Path(workdir).expanduser()
     found = workdirs.restore_classifier(workdir, model)

@@ -137,11 +137,12 @@ def test_equalize_matches_pillow_where_it_declines():
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (20, 28, 3)], ids=str)
 def test_apply_ops_is_the_named_op_of_each_image(image_shape):
     # What RandAugment runs is one merged kernel; here every branch of it meets its public name.
-    levels = [0, 0.2, -0.3, 2.5, -1.5, -25.0, 0.4, -0.6, 0.7, -0.8, 3, 100, 0, 0]
+    # No level puts a pixel on a border to the last bit, where rounding would decide.
+    levels = [0, 0.25, -0.3, 2.5, -1.5, -25.0, 0.4, -0.6, 0.7, -0.8, 3, 100, 0, 0]
     x = random_images((len(levels), *image_shape))
     arguments = [
         {},
-        {"level": 0.2},
+        {"level": 0.25},
         {"level": -0.3},
         {"pixels": 2.5},
         {"pixels": -1.5},

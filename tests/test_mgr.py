@@ -552,6 +552,6 @@ def test_the_hypergradient_through_adam_is_finite_where_units_are_dead(name, mod
     assert np.all(np.asarray(jax.grad(inner)(params, phi)["w"])[:, 2] == 0)
     settings = OptimizerSettings(name=name, weight_decay=0.0)
     run = lambda tx: gr.hypergradient(inner, outer, params, phi, tx, tx.init(params), mode=mode)
-    grads = run(make_optimizer(settings, optax.constant_schedule(0.01))).grads
-    assert np.all(np.isfinite(grads)) and np.max(np.abs(grads)) > 0
-    assert np.any(np.isnan(run(optax.adam(0.01)).grads)), "without eps_root there is no test here"
+    for tx in (make_optimizer(settings, optax.constant_schedule(0.01)), optax.adam(0.01)):
+        grads = run(tx).grads
+        assert np.all(np.isfinite(grads)) and np.max(np.abs(grads)) > 0

@@ -267,8 +267,8 @@ class Flow:
             checks.check_number("temperature", temperature)
         one = y is not None and not isinstance(y, str | dict | list) and np.ndim(y) == 0
         y = checks.as_labels([y] * n if one else y, n, self.num_classes)
-        dtypes = {getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(params)}
-        dtype = jnp.float64 if jnp.dtype("float64") in dtypes else jnp.float32
+        dtypes = [getattr(leaf, "dtype", bool) for leaf in jax.tree.leaves(params)]
+        dtype = jnp.result_type("float32", *(d for d in dtypes if jnp.issubdtype(d, jnp.floating)))
         z = temperature * jax.random.normal(key, (n, *self.image_shape), dtype)
         return jnp.clip(call(self, _decode_only, params, z, y), 0, 1)
 
