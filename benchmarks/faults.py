@@ -11,6 +11,8 @@ times and places drawn at random:
   truncation  such a file is cut off
   disk full   from a random moment on no file can grow beyond a kilobyte, as on a full disk; the
               run is then continued without that
+  two writers the same command is started beside it; the second must be told so, and the first end
+  reader      `predict`, `augment` or `flows.evaluate` is run beside it, and must end in words
 
 A run passes if its last checkpoint, metrics and summary (times aside) are bit for bit those of the
 run without a fault; a damaged checkpoint, if the one before it comes back bit for bit, or itself
@@ -35,8 +37,10 @@ import time
 import jax
 import numpy as np
 
+from genreg_jax import data
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.logs import provenance, write_json
+from genreg_jax.report.images import save_png
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [
@@ -140,6 +144,51 @@ def with_full_disk(workdir, delay):
     return stage(workdir)
 
 
+def beside(workdir, delay, command):
+    """Runs a command that long after the first line of a run; its exit status and output.
+
+    The run must end as if nothing had been there.
+    """
+    process = start(workdir)
+    process.stdout.readline()
+    time.sleep(delay)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    text, _ = process.communicate()
+    if process.returncode or "Traceback" in done.stderr:
+        raise RuntimeError(
+            f"exit status {process.returncode}: {text[-1000:]} {done.stderr[-1000:]}"
+        )
+    return done.returncode, done.stderr.strip()
+
+
+def second_writer(workdir, delay):
+    """Starts the same command beside a run."""
+    status, said = beside(workdir, delay, [*COMMAND, f"--workdir={workdir}"])
+    if status == 0:
+        return "came after the end"
+    if status != 1 or "Another program" not in said.splitlines()[-1]:
+        raise RuntimeError(f"exit status {status}: {said[-1000:]}")
+    return "refused"
+
+
+def reader(workdir, delay, rng):
+    """Runs a command that reads the workdir beside a run."""
+    images, output = workdir.parent / "images", workdir.parent / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    module, *options = rng.choice(
+        [
+            ["predict", f"--workdir={workdir}", f"--input={images}"],
+            ["augment", f"--flow={workdir}", f"--input={images}", f"--output={output}"],
+            ["flows.evaluate", f"--workdir={workdir}"],
+        ]
+    )
+    command = [sys.executable, "-m", f"genreg_jax.{module}", *options]
+    status, said = beside(workdir, delay, command)
+    if status not in (0, 1) or (status and not said):
+        raise RuntimeError(f"{module}: exit status {status}: {said[-1000:]}")
+    return f"{module} {'had its answer' if status == 0 else 'was told that it is too early'}"
+
+
 def damage(folder, rng, kind):
     """Flips a bit of, or cuts off, a random file that is not empty."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
@@ -179,6 +228,9 @@ def main():
         base = pathlib.Path(folder)
         finish(base / "compiling")  # fills the cache of compiled programs
         seconds = finish(base / "whole")
+        test = data.load("digits").test
+        for i, (image, label) in enumerate(zip(test.images[:20], test.labels)):
+            save_png(base / "images" / str(label) / f"{i}.png", image)
         whole = outcome(base / "whole")
         with Checkpoints(base / "whole" / "checkpoints") as checkpoints:
             newest, like, _ = checkpoints.restore(None)
@@ -195,6 +247,10 @@ def main():
             delay = rng.uniform(0, seconds)
             if fault == "disk full":
                 where = with_full_disk(workdir, delay)
+            elif fault == "two writers":
+                where = second_writer(workdir, delay)
+            elif fault == "reader":
+                where = reader(workdir, delay, rng)
             else:
                 where = interrupted(workdir, signal.Signals[fault], delay)
             finish(workdir)
@@ -213,6 +269,8 @@ def main():
                 base / "whole", base / "scratch", rng, kind, expected, like
             ),
             "disk full": continued,
+            "two writers": continued,
+            "reader": continued,
         }
         print(f"a run takes {seconds:.1f} s from its first line, without a fault", flush=True)
         for fault in args.only or faults:

@@ -99,7 +99,15 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("genreg-jax")
     # The loop needs orbax, TensorBoard and the data set readers; the losses do not.
     if name == "train_and_evaluate":
         from genreg_jax.train import train_and_evaluate

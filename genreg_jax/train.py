@@ -31,7 +31,7 @@ from genreg_jax.evaluate import (
 )
 from genreg_jax.flow_run import train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
-from genreg_jax.logs import Clock, MetricWriter, Progress, read_metrics
+from genreg_jax.logs import Clock, MetricWriter, Progress, format_seconds, read_metrics
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.objective import CHECKED
 from genreg_jax.report.pictures import write_perturbed, write_samples
@@ -203,10 +203,13 @@ def _run(
 
         with Interruption() as interruption, writer, progress:
             with progress.excluded():
+                note(f"compiling the step of a classifier with {_count(state.params):,} parameters")
+                compiling = Clock()
                 indices = replicate(mesh, plan.epoch(epoch))
                 run_epoch = compile_epoch(
                     parts.step, state, parts.train_data, indices, parts.frozen
                 )
+                note(f"compiled in {format_seconds(compiling.seconds)}")
             while not _done(settings, best, epoch):
                 indices = replicate(mesh, plan.epoch(epoch))
                 state, history = run_epoch(
@@ -279,7 +282,7 @@ def _run(
         "skipped_updates": skipped,
         "seconds": round(clock.seconds, 2),
         "images_per_second": round(progress.images_per_second, 1),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
+        "parameters": _count(best.params),
         "seed": settings.seed,
         "flow": flow_record,
         **_finder(samples, workdir),
@@ -293,7 +296,6 @@ def _run(
     }
     _write_pictures(workdir, settings, dataset, parts, best, samples)
     page = _test_page(dataset, test)
-    page["notes"] = []
     if summary["finder_spread"] is not None:
         page["notes"] += [
             search_in_words(
@@ -304,6 +306,13 @@ def _run(
         page["notes"] += [memorisation_in_words(about)]
     workdirs.finish(workdir, settings, summary, command=command, **page)
     return summary
+
+
+_MOST_SHOWN = 200  # classes; a confusion matrix grows with their square
+
+
+def _count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int) -> Best:
@@ -413,12 +422,20 @@ def _finder(samples: Samples | None, workdir: Path) -> dict[str, float | None]:
 def _test_page(dataset: Dataset, test: dict[str, Any]) -> dict[str, Any]:
     """What the report shows of the test set, if it was read."""
     if test["predictions"] is None:
-        return {"class_names": dataset.class_names}
+        return {"class_names": dataset.class_names, "notes": []}
+    if dataset.num_classes > _MOST_SHOWN:
+        note = (
+            f"With {dataset.num_classes} classes there is no confusion matrix here and no plane of "
+            f"embeddings, which are drawn for up to {_MOST_SHOWN}; `python -m genreg_jax.predict` "
+            "gives the predictions."
+        )
+        return {"class_names": dataset.class_names, "notes": [note]}
     confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
     np.add.at(confusion, (dataset.test.labels, test["predictions"]), 1)
     points, explained = principal_plane(test["embeddings"][:1000])
     return {
         "class_names": dataset.class_names,
+        "notes": [],
         "confusion": confusion,
         "embeddings": {
             "points": points.round(4),

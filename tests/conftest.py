@@ -25,6 +25,17 @@ STRICT = """
 """.split()
 
 
+# What takes longest is begun first, so that no worker is left alone with it in the end.
+LONGEST = (
+    "two_processes eight_devices end_to_end stopped_and_continued generated_invocations".split()
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the longest tests to the front."""
+    items.sort(key=lambda item: not any(name in item.name for name in LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def strict_dtypes(request):
     """No implicit promotion of dtypes in the modules of `STRICT`."""

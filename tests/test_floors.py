@@ -14,7 +14,7 @@ FLOORS = [
     "objective config optimizers data batches checkpoint",
     "build evaluate epoch memorisation samples",
     "workdir report",
-    "perturb predict flow_run",
+    "perturb predict export compare flow_run",
     "train",
     "__init__",
 ]

@@ -213,9 +213,9 @@ def test_other_wrong_arguments_are_named():
         flow.decode(params, jnp.full(X.shape, jnp.nan))
     with pytest.raises(ValueError, match="n=0 must be"):
         flow.sample(params, jax.random.key(0), 0)
-    with pytest.raises(ValueError, match="temperature=-1.0"):
+    with pytest.raises(ValueError, match="temperature is -1.0"):
         flow.sample(params, jax.random.key(0), 1, temperature=-1.0)
-    with pytest.raises(ValueError, match="num=1 must be at least 2"):
+    with pytest.raises(ValueError, match="num is 1; allowed: an integer from 2"):
         flow.interpolate(params, X, X, num=1)
     with pytest.raises(ValueError, match="coupling_dtype='int8'"):
         flow.freeze(params, coupling_dtype="int8")

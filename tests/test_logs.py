@@ -353,7 +353,6 @@ def test_grid_makes_tiny_images_readable_and_tolerates_odd_values():
     "images, arguments, message",
     [
         (np.zeros((2, 8, 8)), {}, "shape"),
-        (np.zeros((2, 8, 8, 2)), {}, "shape"),
         (np.zeros((0, 8, 8, 1)), {}, "shape"),
         (np.zeros((2, 8, 8, 1), np.int32), {}, "int32"),
         (np.zeros((2, 8, 8, 1)), {"columns": 0}, "columns"),
@@ -365,6 +364,13 @@ def test_grid_makes_tiny_images_readable_and_tolerates_odd_values():
 def test_grid_refuses(images, arguments, message):
     with pytest.raises(ValueError, match=message):
         grid(images, **{"columns": 1, **arguments})
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(2, 1), (4, 3), (7, 3)])
+def test_of_other_channels_the_first_are_shown(channels, shown):
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, channels)).astype(np.uint8)
+    expected = grid(images[..., :shown], columns=2)
+    np.testing.assert_array_equal(grid(images, columns=2), expected)
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1), (5, 4, 3)])
