@@ -37,17 +37,17 @@ CONFIG = {
 }
 SECONDS = 60
 ODD = [
-    None, True, 0, -1, 2**31, 2**63, 10**30, 1e300, "", "x", "../../etc/passwd", "\ud800", "é" * 300,
-    [], [[]], {}, {"a": 1}, [1, "x"], "NaN", "<script>",
+    None, True, 0, -1, 2**31, 2**63, 10**30, 1e300, "", "x", "../../etc/passwd", "\ud800",
+    "é" * 300, [], [[]], {}, {"a": 1}, [1, "x"], "NaN", "<script>",
 ]  # fmt: skip
 
 
-class Hang(Exception):
+class _Hang(Exception):
     pass
 
 
 def alarm(*_):
-    raise Hang
+    raise _Hang
 
 
 def places(value, path=()):
@@ -157,7 +157,7 @@ def main():
                     outcome = "the right result" if right else "ANOTHER RESULT"
                 except gr.UserError:
                     outcome = "a paragraph"
-                except Hang:
+                except _Hang:
                     outcome = "NO END"
                 except Exception as error:
                     outcome = f"{type(error).__name__}: {str(error).splitlines()[:1]}"[:200]

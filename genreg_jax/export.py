@@ -31,7 +31,8 @@ _README = """# {name}
 A classifier of {classes} classes for images of {height} x {width} pixels and {channels} channels,
 trained with genreg_jax. `model.json` has the class names and the rest of what is known.
 
-`model.stablehlo` is the prediction, preprocessing and parameters included. With jax and flatbuffers:
+`model.stablehlo` is the prediction, with preprocessing and parameters. With the packages jax and
+flatbuffers:
 
 ```python
 import json
