@@ -53,9 +53,9 @@ def alarm(*_):
 def places(value, path=()):
     """Every place in a JSON value."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, child in items if isinstance(value, dict | list) else ():
-        yield from places(child, (*path, key))
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(child, (*path, key))
 
 
 def mutated_json(text, rng):

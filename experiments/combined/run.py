@@ -11,7 +11,7 @@ import pathlib
 
 from flax.traverse_util import flatten_dict
 
-from configs import mgr_digits
+from configs import mgr_digits, mgr_fashion_mnist
 from experiments.runner import Study, main, shipped
 
 ROWS = {
@@ -29,8 +29,8 @@ ROWS = {
 def study(dataset, **options):
     def settings(method):
         config = shipped(method, dataset)
-        if (method, dataset) == ("mgr", "digits"):
-            mgr_digits.as_published(config)
+        if method == "mgr":
+            {"digits": mgr_digits, "fashion_mnist": mgr_fashion_mnist}[dataset].as_published(config)
         return flatten_dict(config.to_dict(), sep=".")
 
     base = settings("base")
