@@ -23,5 +23,5 @@ def get_config(arg=None):
     common.fashion_mnist(config)
     phantom_fashion_mnist.method(config)
     latent_adversarial_fashion_mnist.method(config)
-    mgr_fashion_mnist.method(config)
+    mgr_fashion_mnist.as_published(config)
     return common.with_options(config, arg)

@@ -17,5 +17,5 @@ def get_config(arg=None):
     config = common.new("latent_mgr")
     common.fashion_mnist(config)
     latent_adversarial_fashion_mnist.method(config)
-    mgr_fashion_mnist.method(config)
+    mgr_fashion_mnist.as_published(config)
     return common.with_options(config, arg)
