@@ -170,7 +170,10 @@ def main(argv: list[str]) -> None:
     except Interrupted as stopped:
         _stop(stopped, status=128 + stopped.signum)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        # The words of XLA: for what is dispatched later they come inside an internal error.
+        words = ("RESOURCE_EXHAUSTED", "Out of memory")
+        memory = isinstance(error, MemoryError) or any(word in str(error) for word in words)
+        if not memory:
             raise
         _stop(
             f"Out of memory ({str(error).strip()[:200]}). Lower config.train.batch_size, "
