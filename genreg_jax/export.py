@@ -22,7 +22,7 @@ from genreg_jax.checkpoint import named
 from genreg_jax.contract import to_float
 from genreg_jax.door import through
 from genreg_jax.errors import UserError
-from genreg_jax.logs import provenance, to_json, write_atomically
+from genreg_jax.logs import check_new_folder, provenance, to_json, write_atomically
 from genreg_jax.predict import Run, load
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -77,8 +77,7 @@ def export(run: Run, output: str | Path) -> Path:
       UserError: it is not empty, cannot be written, or the model cannot be exported.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"The output {str(output)!r} exists and is not an empty folder.")
+    check_new_folder(output)
     from safetensors.numpy import save
 
     def predict(images):

@@ -12,6 +12,7 @@ import optax
 
 from genreg_jax.data.files import Images, read_images
 from genreg_jax.errors import UserError
+from genreg_jax.logs import check_new_folder
 from genreg_jax.regularizers.latent import perturbation
 from genreg_jax.report.images import save_png
 from genreg_jax.workdir import restore_classifier, restore_flow
@@ -62,8 +63,7 @@ def augment(
         not empty; nothing has been written. Or the output cannot be written.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"The output {str(output)!r} exists and is not an empty folder.")
+    check_new_folder(output)
     if kind not in EPSILON:
         raise UserError(f"kind must be one of {', '.join(EPSILON)}, got {kind!r}.")
     if copies < 1:

@@ -92,7 +92,7 @@ def read(
         rows = _table(path) if path.is_file() else _folder(path)
         splits, class_names = _read_rows(path, rows, image_size, resize, unreadable)
     if splits.get("test") is None:
-        splits["train"], splits["test"] = _hold_out(splits["train"], test_fraction, class_names)
+        splits["train"], splits["test"] = _hold_out(splits["train"], test_fraction)
     return splits["train"], splits["test"], class_names, splits.get("validation")
 
 
@@ -184,7 +184,7 @@ def _natural(name: str) -> tuple[bool, int, str]:
     return not number, int(name) if number else 0, name
 
 
-def _hold_out(whole: Split, fraction: float, class_names: Sequence[str]) -> tuple[Split, Split]:
+def _hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     count = round(fraction * len(whole))
     if not 0 < count < len(whole):
         raise UserError(

@@ -1,6 +1,6 @@
 """What a run leaves behind while it runs: metrics, a progress display, and where it came from."""
 
-from genreg_jax.logs.files import read_json, to_json, write_atomically, write_json
+from genreg_jax.logs.files import check_new_folder, read_json, to_json, write_atomically, write_json
 from genreg_jax.logs.metrics import PHASES, MetricWriter, read_metrics
 from genreg_jax.logs.progress import Clock, Progress, format_seconds
 from genreg_jax.logs.provenance import PACKAGES, changes, provenance
@@ -12,6 +12,7 @@ __all__ = [
     "MetricWriter",
     "Progress",
     "changes",
+    "check_new_folder",
     "format_seconds",
     "provenance",
     "read_json",

@@ -105,6 +105,12 @@ def parse_json(text: str) -> Any:
     raise ValueError("it is nested too deeply")
 
 
+def check_new_folder(path: Path) -> None:
+    """Refuses an output folder that holds something already, with a `UserError`."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"The output {str(path)!r} exists and is not an empty folder.")
+
+
 def to_json(obj: Any) -> Any:
     """Returns `obj` as plain dicts, lists, strings and numbers, with None for non-finite numbers.
 
