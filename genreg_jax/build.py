@@ -88,6 +88,7 @@ def parts(
     generator: Generator | None = None,
     flow: Any = None,
     embedding_term: EmbeddingTerm | None = None,
+    warm: Callable[[Any], Any] = lambda fresh: fresh,
 ) -> Parts:
     """The parts of a run, a pure function of its arguments.
 
@@ -100,6 +101,7 @@ def parts(
       generator: of the synthetic samples; not used where `config.synthetic` is off.
       flow: frozen, to perturb with; not used where `config.latent` needs none.
       embedding_term: a term of the caller's own, added to that of `config.phantom`.
+      warm: what the classifier starts from, of its fresh `(params, model_state)`.
     """
     root = jax.random.key(settings.seed)
     mesh = data_mesh(settings.train.devices, settings.train.batch_size)
@@ -147,8 +149,8 @@ def parts(
         skip_nonfinite=settings.train.nonfinite == "skip",
         constrain=splitter(mesh),
     )
-    params, model_state = model.init(
-        jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape))
+    params, model_state = warm(
+        model.init(jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape)))
     )
     state = TrainState.create(
         params,

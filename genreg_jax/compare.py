@@ -19,9 +19,8 @@ from typing import Any
 from genreg_jax.config import from_config, identity
 from genreg_jax.door import through
 from genreg_jax.errors import UserError
-from genreg_jax.logs import read_json
+from genreg_jax.logs import read_json, read_summary
 from genreg_jax.report.html import flatten
-from genreg_jax.workdir import read_summary
 
 # Result in a summary, its head, and what it is multiplied by.
 RESULTS = (

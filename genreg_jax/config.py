@@ -171,6 +171,7 @@ def _check(s: Settings) -> None:
             "config.data.per_class",
         )
     if s.flow_only:
+        need(not s.model.init_from, "model.init_from", "empty where no classifier is trained")
         for on, name, value in (
             (s.uses_synthetic, "synthetic.loss", s.synthetic.loss),
             (s.uses_phantom, "phantom.loss", s.phantom.loss),
@@ -228,18 +229,21 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def identity(settings: Settings, *, flow_hash: str = "") -> dict[str, Any]:
+def identity(settings: Settings, *, flow_hash: str = "", init_hash: str = "") -> dict[str, Any]:
     """What decides the outcome: the settings without where data lie and what is shown.
 
-    A flow that is taken from another run counts by its own hash, not by the name of its folder; a
-    setting that was added later counts where it does not have its default.
+    A flow or a classifier that is taken from another run counts by its own hash, not by the name of
+    its folder; a setting that was added later counts where it does not have its default.
 
     Args:
       settings: of the run.
       flow_hash: of the flow of `config.flow.workdir`, as the summary has it; empty where the run
         trains its own.
+      init_hash: of the run in `config.model.init_from`; empty where there is none.
     """
     values = to_dict(settings)
+    if settings.model.init_from:
+        values["model"]["init_from"] = init_hash or "another run"
     for group, key in _NOT_IDENTITY:
         del values[group][key]
     for group, name, default in _ADDED:
@@ -249,9 +253,9 @@ def identity(settings: Settings, *, flow_hash: str = "") -> dict[str, Any]:
     return values
 
 
-def config_hash(settings: Settings, *, flow_hash: str = "") -> str:
-    """First 12 hexadecimal digits of the SHA-256 of `identity`."""
-    text = json.dumps(identity(settings, flow_hash=flow_hash), sort_keys=True)
+def config_hash(settings: Settings, **hashes: str) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of `identity`, which `hashes` are for."""
+    text = json.dumps(identity(settings, **hashes), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,12 +1,20 @@
-"""The one place that decides, by backend, whether an epoch is a scan or a loop of steps."""
+"""An epoch: its program, a scan or a loop of steps by backend, and what is made of its metrics."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from genreg_jax.batches import EpochIndices
+from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.contract import Batch
-from genreg_jax.state import TrainState
+from genreg_jax.errors import UserError
+from genreg_jax.objective import CHECKED
+from genreg_jax.settings import Settings
+from genreg_jax.state import Best, TrainState
 
 
 def compile_epoch(
@@ -76,3 +84,51 @@ def compile_epoch(
         return state, [*history, *fresh]
 
     return run_epoch
+
+
+def means(history: list[dict[str, float]]) -> dict[str, float]:
+    """Metrics of an epoch from those of its updates, float32; not of skipped ones."""
+    made = [m for m in history if not m["train/nonfinite"]]
+    return {
+        name: float(np.mean([np.float32(m[name]) for m in made])) if made else math.nan
+        for name in history[0]
+        if name != "train/nonfinite"
+    }
+
+
+def better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int) -> Best:
+    """The better of two models on validation; the latest one where there is no validation."""
+    # In float32, as they are kept: otherwise rounding would decide between equal accuracies.
+    accuracy = float(np.float32(metrics.get("validation/accuracy", -1.0)))
+    loss = float(np.float32(metrics.get("validation/cross_entropy", np.inf)))
+    loss = math.inf if math.isnan(loss) else loss
+    better = (accuracy, -loss) > (float(best.accuracy), -float(best.loss))
+    if "validation/accuracy" in metrics and not better:
+        return best
+    # A copy, since the state's buffers are donated to the next step.
+    params, model_state = jax.tree.map(jnp.copy, (state.params, state.model_state))
+    return Best(params, model_state, jnp.float32(accuracy), jnp.float32(loss), jnp.int32(epoch))
+
+
+def check_finite(
+    history: list[dict[str, float]],
+    state: TrainState,
+    best: Best,
+    workdir: Path,
+    settings: Settings,
+) -> None:
+    """Stops at an update that was not finite; `state` is then still that before it."""
+    failed = [int(m["train/nonfinite"]) for m in history if m["train/nonfinite"]]
+    if not failed:
+        return
+    made, folder = int(state.step), workdir / "postmortem"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(made, (state, best), {"failed": CHECKED[failed[0] - 1]})
+    raise UserError(
+        f"Update {made + 1} was not made: {CHECKED[failed[0] - 1]} is not finite. The state before "
+        f"it is saved in {folder}. Start in a new workdir with a lower "
+        f"config.optimizer.learning_rate ({settings.optimizer.learning_rate:g}) or a "
+        f"config.optimizer.grad_clip ({settings.optimizer.grad_clip:g}; 0 is none), or repeat the "
+        "command with --config.train.nonfinite=skip to go on from the last checkpoint without such "
+        "updates."
+    )

@@ -26,7 +26,7 @@ from genreg_jax.errors import UserError
 from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 from genreg_jax.flows.training import fit
 from genreg_jax.interrupt import Interrupted, Interruption
-from genreg_jax.logs import MetricWriter, Progress, provenance
+from genreg_jax.logs import MetricWriter, Progress, Summary, provenance
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.report.pictures import write_flow_samples
 from genreg_jax.samples import about_prior
@@ -40,7 +40,7 @@ def train_flow(
     *,
     augment: Augment,
     command: str | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Trains the flow of `config.flow` on the training images, and reads the test set once.
 
     Args:
@@ -89,31 +89,33 @@ def train_flow(
         )
         held_out = (dataset.validation if test is None else dataset.test).images
         about = about_prior(jax.random.fold_in(key, 2), generator, dataset, settings, held_out)
-    summary = {
-        "name": settings.name,
-        "dataset": dataset.name,
-        "test_bits_per_dim": test and test["bits_per_dim"],
-        "test_bits_per_dim_error": test and test["bits_per_dim_error"],
-        "validation_bits_per_dim": validation and validation["bits_per_dim"],
-        "train_bits_per_dim": train["bits_per_dim"],
-        **{k: v for k, v in (test or {}).items() if "reconstruction" in k},
-        "generator": about,
-        "best_step": trained["best_update"],
-        "steps": trained["updates"],
-        "train_examples": len(dataset.train),
-        "validation_examples": len(dataset.validation),
-        "test_examples": len(dataset.test),
-        "seconds": trained["seconds"],
-        "compile_seconds": trained["compile_seconds"],
-        "images_per_second": trained["images_per_second"],
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "seed": settings.seed,
-        "subset_hash": dataset.subset_hash,
-        "fingerprint": dataset.fingerprint,
-        "config_hash": config_hash(settings),
-        "processes": trained.get("processes", []),
-        **provenance(),
-    }
+    summary = Summary(
+        {
+            "name": settings.name,
+            "dataset": dataset.name,
+            "test_bits_per_dim": test and test["bits_per_dim"],
+            "test_bits_per_dim_error": test and test["bits_per_dim_error"],
+            "validation_bits_per_dim": validation and validation["bits_per_dim"],
+            "train_bits_per_dim": train["bits_per_dim"],
+            **{k: v for k, v in (test or {}).items() if "reconstruction" in k},
+            "generator": about,
+            "best_step": trained["best_update"],
+            "steps": trained["updates"],
+            "train_examples": len(dataset.train),
+            "validation_examples": len(dataset.validation),
+            "test_examples": len(dataset.test),
+            "seconds": trained["seconds"],
+            "compile_seconds": trained["compile_seconds"],
+            "images_per_second": trained["images_per_second"],
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "seed": settings.seed,
+            "subset_hash": dataset.subset_hash,
+            "fingerprint": dataset.fingerprint,
+            "config_hash": config_hash(settings),
+            "processes": trained.get("processes", []),
+            **provenance(),
+        }
+    )
     notes = [] if about is None else [memorisation_in_words(about)]
     workdirs.finish(workdir, settings, summary, command=command, notes=notes)
     return summary

@@ -15,7 +15,7 @@ from genreg_jax.errors import UserError
 from genreg_jax.logs import check_new_folder
 from genreg_jax.regularizers.latent import perturbation
 from genreg_jax.report.images import save_png
-from genreg_jax.workdir import restore_classifier, restore_flow
+from genreg_jax.restore import restore_classifier, restore_flow
 
 # Radii per dimension; those of the first two are about the authors' on CIFAR-10.
 EPSILON = {"random": 0.3, "away": 0.15, "adversarial": 0.1, "interpolation": 0.5}

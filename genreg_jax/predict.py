@@ -27,7 +27,8 @@ from genreg_jax.data.pictures import fit_array
 from genreg_jax.door import through
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
-from genreg_jax.logs import write_atomically
+from genreg_jax.logs import read_summary, write_atomically
+from genreg_jax.restore import TrainedFlow, restore_classifier, restore_flow
 from genreg_jax.settings import Settings
 
 
@@ -79,13 +80,13 @@ class Run:
         )
 
     @functools.cached_property
-    def flow(self) -> workdirs.TrainedFlow:
+    def flow(self) -> TrainedFlow:
         """The flow that the run trained or used, with its parameters.
 
         Raises:
           UserError: it has none.
         """
-        return workdirs.restore_flow(self.config.flow.workdir or self.workdir)
+        return restore_flow(self.config.flow.workdir or self.workdir)
 
     def predict(self, images: Any) -> Prediction:
         """Labels, probabilities and embeddings of images.
@@ -194,13 +195,13 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
       'no/such/run' holds no trained classifier
     """
     workdir = Path(workdir).expanduser()
-    found = workdirs.restore_classifier(workdir, model)
+    found = restore_classifier(workdir, model)
     finished = (workdir / "summary.json").exists()
     height, width, channels = found.image_shape
     return Run(
         workdir=workdir,
         config=found.settings,
-        summary=workdirs.read_summary(workdir) if finished else None,
+        summary=read_summary(workdir) if finished else None,
         class_names=found.class_names,
         image_shape=(height, width, channels),
         model=found.model,

@@ -56,6 +56,8 @@ class ModelSettings:
       width: channels of the ResNet's first stage.
       widening: the WideResNet's widening factor.
       dtype: computation dtype.
+      init_from: workdir of a run whose best classifier this one starts from, its running statistics
+        and those of the standardisation included; a head for other classes starts afresh.
     """
 
     name: str = "convnet"
@@ -65,6 +67,7 @@ class ModelSettings:
     width: int = setting(64, at_least=1, limit=2**20)
     widening: int = setting(10, at_least=1, limit=100, added=True)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    init_from: str = setting("", added=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """The one training loop; `train_and_evaluate` is what the command line calls."""
 
 import contextlib
-import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from genreg_jax import build, data
@@ -20,7 +18,7 @@ from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
 from genreg_jax.data import Dataset
 from genreg_jax.devices import is_first, largest, on_one_device, own_folder, replicate, shared
-from genreg_jax.epoch import compile_epoch
+from genreg_jax.epoch import better, check_finite, compile_epoch, means
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import (
     class_similarity,
@@ -31,13 +29,13 @@ from genreg_jax.evaluate import (
 )
 from genreg_jax.flow_run import train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
-from genreg_jax.logs import Clock, MetricWriter, Progress, format_seconds, read_metrics
+from genreg_jax.logs import Clock, MetricWriter, Progress, Summary, format_seconds, read_metrics
 from genreg_jax.memorisation import memorisation_in_words
-from genreg_jax.objective import CHECKED
 from genreg_jax.report.pictures import write_perturbed, write_samples
+from genreg_jax.restore import warm_start
 from genreg_jax.samples import Samples, about_samples, draw_samples
 from genreg_jax.settings import Settings
-from genreg_jax.state import Best, TrainState
+from genreg_jax.state import Best
 
 
 def train_and_evaluate(
@@ -49,13 +47,15 @@ def train_and_evaluate(
     generator: Generator | None = None,
     flow: Any = None,
     embedding_term: EmbeddingTerm | None = None,
+    callbacks: Sequence[Callable[[int, dict[str, float]], Any]] = (),
     command: str | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Trains the classifier (or the flow alone) that a config describes; reads the test set once.
 
     Calling it again with the same config and workdir continues where the run stopped, or returns
-    the summary of the finished run. SIGTERM and SIGINT end the training after the update at hand
-    (on accelerators, the epoch), which is saved.
+    the summary of the finished run. With a larger `train.epochs` a finished run goes on, and the
+    learning rate follows its schedule for the new number from there. SIGTERM and SIGINT end the
+    training after the update at hand (on accelerators, the epoch), which is saved.
 
     Args:
       config: a `ConfigDict` as a config file's `get_config()` returns it, a nested dict, or
@@ -67,6 +67,10 @@ def train_and_evaluate(
       flow: a frozen flow of your own to perturb latents with, instead of that of `config.flow`.
       embedding_term: a regulariser of your own on the embeddings of the real batch, its weight
         included, in addition to that of `config.phantom`.
+      callbacks: each is called as `callback(step, metrics)` after every epoch of a classifier, with
+        the updates made so far and a dict of the epoch's metrics, those of `metrics.jsonl`; of
+        several processes only in the first. What one raises ends the run, which then continues
+        from its last checkpoint.
       command: what to type to get this run again, shown in the report.
 
     Returns:
@@ -106,7 +110,7 @@ def train_and_evaluate(
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(own_folder(Path(workdir)))
             start = lambda: stack.enter_context(workdirs.start(folder, settings))
-            return _run(settings, folder, dataset, own, command, start)
+            return _run(settings, folder, dataset, own, callbacks, command, start)
     except OSError as error:
         raise UserError(
             f"A file could not be written or read ({error}). What was saved in {workdir} before is "
@@ -120,9 +124,10 @@ def _run(
     workdir: Path,
     dataset: Dataset | None,
     own: dict[str, Any],
+    callbacks: Sequence[Callable[[int, dict[str, float]], Any]],
     command: str | None,
     start: Callable[[], Any],
-) -> dict[str, Any]:
+) -> Summary:
     """The run of `train_and_evaluate`: `own` are the caller's parts, `start` opens the workdir."""
     show = settings.train.progress and is_first()
     note = print if show else (lambda text: None)
@@ -137,6 +142,9 @@ def _run(
     plan = BatchPlan(settings, dataset.train.labels)
     build.check_flow(own["flow"], dataset)
     build.check_generator(settings, own["generator"])
+    warm, init_hash = (lambda fresh: fresh), ""
+    if settings.model.init_from:
+        warm, init_hash = warm_start(settings, dataset, note)
     start()
     note(
         f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "
@@ -163,6 +171,7 @@ def _run(
         generator=generator,
         flow=flow,
         embedding_term=own["embedding_term"],
+        warm=warm,
     )
     flow_hash = flow_record["hash"] if flow_record and settings.flow.workdir else ""
     state, best, mesh, total_steps = parts.state, parts.best, parts.mesh, parts.total_steps
@@ -172,16 +181,22 @@ def _run(
         history: list[dict[str, float]] = []  # of the epoch that has begun, an entry an update
         skipped = 0  # updates of the epochs before
         processes: list[dict[str, Any]] = []
+        extended: list[dict[str, int]] = []  # where the run was given more epochs
         restored = checkpoints.restore((state, best))
         if restored is not None:
             state, best = replicate(mesh, restored[1])
             extra = restored[2]
             fingerprint = extra.get("fingerprint")
             workdirs.check_same_data(extra["subset_hash"], dataset, workdir, fingerprint)
-            workdirs.check_same_flow(extra.get("flow_hash"), flow_hash, workdir)
+            workdirs.check_same_part("flow.workdir", extra.get("flow_hash"), flow_hash, workdir)
+            workdirs.check_same_part("model.init_from", extra.get("init_hash"), init_hash, workdir)
             clock.add(extra["seconds"])
             history, skipped = extra["history"], extra["skipped"]
             processes = extra.get("processes", [])
+            extended = extra.get("extended", [])
+            before = extra["run"].get("epochs", settings.train.epochs)
+            if before != settings.train.epochs:
+                extended = [*extended, {"step": int(state.step), "epochs_before": before}]
             note(f"continuing after update {int(state.step)} of {total_steps}")
         first_step, epoch = int(state.step), int(state.step) // plan.steps_per_epoch
         processes = workdirs.continued(processes, first_step, workdir, settings)
@@ -193,10 +208,12 @@ def _run(
                 "subset_hash": dataset.subset_hash,
                 "fingerprint": dataset.fingerprint,
                 "flow_hash": flow_hash,
+                "init_hash": init_hash,
                 "seconds": clock.seconds,
                 "history": history,
                 "skipped": skipped,
                 "processes": processes,
+                "extended": extended,
                 "run": workdirs.about(settings, dataset, **own),
             }
             checkpoints.save(int(state.step), (state, best), extra)
@@ -223,11 +240,11 @@ def _run(
                     stop=lambda: interruption.signum is not None and jax.process_count() == 1,
                 )
                 if settings.train.nonfinite == "stop":
-                    _check_finite(history, state, best, workdir, settings)
+                    check_finite(history, state, best, workdir, settings)
                 if len(history) == plan.steps_per_epoch:
                     epoch += 1
                     with progress.excluded():
-                        metrics = _means(history)
+                        metrics = means(history)
                         if settings.train.nonfinite == "skip":
                             metrics["train/skipped_updates"] = sum(
                                 m["train/nonfinite"] > 0 for m in history
@@ -236,8 +253,10 @@ def _run(
                         history = []
                         metrics["train/learning_rate"] = float(parts.schedule(int(state.step) - 1))
                         metrics |= validate(parts.evaluate, state, dataset.validation)
-                        best = _better(best, state, metrics, epoch)
+                        best = better(best, state, metrics, epoch)
                         writer.write(int(state.step), metrics)
+                        for callback in callbacks if is_first() else ():
+                            callback(int(state.step), dict(metrics))
                         progress.update(int(state.step), **_shown(metrics))
                 stopped = largest(interruption.signum or 0)
                 if stopped:
@@ -265,37 +284,48 @@ def _run(
         samples = draw_samples(key, parts, dataset, finder_params)
         about = about_samples(samples, parts, best, dataset, settings)
     state, best = on_one_device((state, best))
-    summary = {
-        "name": settings.name,
-        "dataset": dataset.name,
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        **{f"test_{name}": value for name, value in similarity.items()},
-        "validation_accuracy": float(best.accuracy) if len(dataset.validation.labels) else None,
-        "best_step": int(best.epoch) * plan.steps_per_epoch,
-        "epochs": epoch,
-        "train_examples": plan.train_examples,
-        "validation_examples": len(dataset.validation.labels),
-        "test_examples": len(dataset.test.labels),
-        "test_images_in_train": dataset.test_images_in_train,
-        "steps": int(state.step),
-        "skipped_updates": skipped,
-        "seconds": round(clock.seconds, 2),
-        "images_per_second": round(progress.images_per_second, 1),
-        "parameters": _count(best.params),
-        "seed": settings.seed,
-        "flow": flow_record,
-        **_finder(samples, workdir),
-        "generator": about,
-        "subset_hash": dataset.subset_hash,
-        "fingerprint": dataset.fingerprint,
-        "config_hash": config_hash(settings, flow_hash=flow_hash),
-        "metrics_lost": workdirs.lost_metrics(workdir, epoch),
-        "processes": processes,
-        **{name: value for name, value in processes[-1].items() if name != "step"},
-    }
+    summary = Summary(
+        {
+            "name": settings.name,
+            "dataset": dataset.name,
+            "test_accuracy": test["accuracy"],
+            "test_loss": test["loss"],
+            **{f"test_{name}": value for name, value in similarity.items()},
+            "validation_accuracy": float(best.accuracy) if len(dataset.validation.labels) else None,
+            "best_step": int(best.epoch) * plan.steps_per_epoch,
+            "epochs": epoch,
+            "extended": extended,
+            "train_examples": plan.train_examples,
+            "validation_examples": len(dataset.validation.labels),
+            "test_examples": len(dataset.test.labels),
+            "test_images_in_train": dataset.test_images_in_train,
+            "steps": int(state.step),
+            "skipped_updates": skipped,
+            "seconds": round(clock.seconds, 2),
+            "images_per_second": round(progress.images_per_second, 1),
+            "parameters": _count(best.params),
+            "seed": settings.seed,
+            "flow": flow_record,
+            **_finder(samples, workdir),
+            "generator": about,
+            "subset_hash": dataset.subset_hash,
+            "fingerprint": dataset.fingerprint,
+            "config_hash": config_hash(settings, flow_hash=flow_hash, init_hash=init_hash),
+            "init_hash": init_hash,
+            "metrics_lost": workdirs.lost_metrics(workdir, epoch),
+            "processes": processes,
+            **{name: value for name, value in processes[-1].items() if name != "step"},
+        }
+    )
     _write_pictures(workdir, settings, dataset, parts, best, samples)
     page = _test_page(dataset, test)
+    if extended:
+        page["notes"] += [
+            "The run was given more epochs: "
+            + ", ".join(f"{e['epochs_before']} until update {e['step']}" for e in extended)
+            + f", then {settings.train.epochs}. The learning rate followed its schedule for the "
+            "number of the time, so this is not the run that had them all from the start."
+        ]
     if summary["finder_spread"] is not None:
         page["notes"] += [
             search_in_words(
@@ -313,54 +343,6 @@ _MOST_SHOWN = 200  # classes; a confusion matrix grows with their square
 
 def _count(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _better(best: Best, state: TrainState, metrics: dict[str, float], epoch: int) -> Best:
-    """The better of two models on validation; the latest one where there is no validation."""
-    # In float32, as they are kept: otherwise rounding would decide between equal accuracies.
-    accuracy = float(np.float32(metrics.get("validation/accuracy", -1.0)))
-    loss = float(np.float32(metrics.get("validation/cross_entropy", np.inf)))
-    loss = math.inf if math.isnan(loss) else loss
-    better = (accuracy, -loss) > (float(best.accuracy), -float(best.loss))
-    if "validation/accuracy" in metrics and not better:
-        return best
-    # A copy, since the state's buffers are donated to the next step.
-    params, model_state = jax.tree.map(jnp.copy, (state.params, state.model_state))
-    return Best(params, model_state, jnp.float32(accuracy), jnp.float32(loss), jnp.int32(epoch))
-
-
-def _means(history: list[dict[str, float]]) -> dict[str, float]:
-    """Metrics of an epoch from those of its updates, float32; not of skipped ones."""
-    made = [m for m in history if not m["train/nonfinite"]]
-    return {
-        name: float(np.mean([np.float32(m[name]) for m in made])) if made else math.nan
-        for name in history[0]
-        if name != "train/nonfinite"
-    }
-
-
-def _check_finite(
-    history: list[dict[str, float]],
-    state: TrainState,
-    best: Best,
-    workdir: Path,
-    settings: Settings,
-) -> None:
-    """Stops at an update that was not finite; `state` is then still that before it."""
-    failed = [int(m["train/nonfinite"]) for m in history if m["train/nonfinite"]]
-    if not failed:
-        return
-    made, folder = int(state.step), workdir / "postmortem"
-    with Checkpoints(folder, keep=1) as checkpoints:
-        checkpoints.save(made, (state, best), {"failed": CHECKED[failed[0] - 1]})
-    raise UserError(
-        f"Update {made + 1} was not made: {CHECKED[failed[0] - 1]} is not finite. The state before "
-        f"it is saved in {folder}. Start in a new workdir with a lower "
-        f"config.optimizer.learning_rate ({settings.optimizer.learning_rate:g}) or a "
-        f"config.optimizer.grad_clip ({settings.optimizer.grad_clip:g}; 0 is none), or repeat the "
-        "command with --config.train.nonfinite=skip to go on from the last checkpoint without such "
-        "updates."
-    )
 
 
 def _done(settings: Settings, best: Best, epoch: int) -> bool:

@@ -1,4 +1,4 @@
-"""What is in a workdir: claiming one, refusing one, finishing one, reading a run back.
+"""What is in a workdir: claiming one, refusing one, continuing one, finishing one.
 
 config.json              the settings, written first
 metrics.jsonl, .csv      one line an epoch; TensorBoard events beside them
@@ -10,35 +10,37 @@ summary.json             the result, written last: its presence means that all i
 """
 
 import contextlib
+import dataclasses
 import datetime
-import hashlib
-import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from genreg_jax import flows
-from genreg_jax.build import classifier, flow_of
-from genreg_jax.checkpoint import CheckpointReader, named
+from genreg_jax.checkpoint import CheckpointReader
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
-from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
 from genreg_jax.devices import shared, warn
 from genreg_jax.errors import UserError
-from genreg_jax.logs import changes, provenance, read_json, read_metrics, to_json, write_json
+from genreg_jax.logs import (
+    Summary,
+    changes,
+    checksum,
+    provenance,
+    read_json,
+    read_metrics,
+    read_summary,
+    write_json,
+)
 from genreg_jax.report import write_report
-from genreg_jax.settings import FlowSettings, Settings
+from genreg_jax.settings import Settings
 
 
-def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
+def claim(workdir: Path, settings: Settings) -> Summary | None:
     """The summary of a finished run; refuses a workdir that another config has used.
 
-    Nothing is written.
+    One that differs by a larger `train.epochs` alone continues the run. Nothing is written.
     """
     path = workdir / "config.json"
     try:
@@ -56,15 +58,15 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
             )
         return None
     try:
-        found = identity(from_config(read_json(path)))
+        there = from_config(read_json(path))
     except (ValueError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as the config of a run ({error}). Nothing was changed; choose "
             "a new workdir, or put the file back."
         ) from None
-    lines = differences(found, identity(settings))
-    if lines and _files(workdir) == [path]:
-        return None  # a start that failed before anything was made
+    lines = differences(identity(there), identity(settings))
+    if lines and (_files(workdir) == [path] or _more_epochs(there, settings)):
+        return None  # a start that failed before anything was made, or a run to be continued
     if lines:
         raise UserError(
             f"The workdir {workdir} was used with another config, and a run continues only with "
@@ -80,26 +82,14 @@ def claim(workdir: Path, settings: Settings) -> dict[str, Any] | None:
     return read_summary(workdir, test_accuracy=number, flow=(dict, type(None)))
 
 
-def read_summary(workdir: Path, **types: Any) -> dict[str, Any]:
-    """The summary of a finished run, whose checksum is verified; `types` as of `read_json`.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    path = workdir / "summary.json"
-    summary = read_json(path, subset_hash=str, **types)
-    if summary.get("checksum", "") not in ("", _checksum(summary)):
-        raise UserError(
-            f"{path} is damaged: its checksum does not fit the rest of it. Put the file back, or "
-            "remove it: the same command then makes it again from the last checkpoint."
-        )
-    return summary
-
-
-def _checksum(summary: Mapping[str, Any]) -> str:
-    content = {name: value for name, value in summary.items() if name != "checksum"}
-    text = json.dumps(to_json(content), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def _more_epochs(there: Settings, settings: Settings) -> bool:
+    """Whether a run would have more epochs than that of a workdir and is otherwise the same."""
+    longer = dataclasses.replace(there.train, epochs=settings.train.epochs)
+    return (
+        settings.train.epochs > there.train.epochs
+        and not settings.flow_only
+        and identity(dataclasses.replace(there, train=longer)) == identity(settings)
+    )
 
 
 def _files(workdir: Path) -> list[Path]:
@@ -115,7 +105,7 @@ def check_finished(
     Args:
       summary: of the finished run.
       workdir: of that run.
-      settings: which may name another run's flow.
+      settings: which may name another run's flow or classifier.
       dataset: images of the caller's own.
     """
     if dataset is not None:
@@ -123,7 +113,11 @@ def check_finished(
     if settings.flow.workdir and settings.uses_flow:
         with CheckpointReader(Path(settings.flow.workdir) / "flow") as checkpoints:
             used = (summary.get("flow") or {}).get("hash")
-            check_same_flow(used, checkpoints.digest(), workdir)
+            check_same_part("flow.workdir", used, checkpoints.digest(), workdir)
+    if settings.model.init_from:
+        with CheckpointReader(Path(settings.model.init_from) / "checkpoints") as checkpoints:
+            now = checkpoints.digest()
+        check_same_part("model.init_from", summary.get("init_hash"), now, workdir)
 
 
 def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
@@ -146,6 +140,9 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
                         f"Another program has just finished the run in {workdir}; the same command "
                         "shows its result."
                     )
+                if (workdir / "summary.json").exists():  # of fewer epochs
+                    steps = read_summary(workdir, steps=int)["steps"]
+                    (workdir / "summary.json").rename(workdir / f"summary-{steps}.json")
                 write_json(workdir / "config.json", to_dict(settings))
             except OSError as error:
                 raise UserError(
@@ -195,7 +192,7 @@ def finish(
 
     `page` is more for `report.write_report`.
     """
-    summary["checksum"] = _checksum(summary)
+    summary["checksum"] = checksum(summary)
     write_report(
         workdir,
         title=f"{settings.name} on {summary['dataset']}",
@@ -218,6 +215,7 @@ def about(settings: Settings, dataset: Dataset, **own: Any) -> dict[str, Any]:
     """
     return {
         "config_hash": config_hash(settings),
+        "epochs": settings.train.epochs,
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "preprocessing": "none" if own.get("model") else "standardised by model_state",
@@ -248,13 +246,16 @@ def check_same_data(
             )
 
 
-def check_same_flow(stored_hash: str | None, now: str | None, workdir: Path) -> None:
-    """Refuses to go on with another flow; one of the two that is not known is not compared."""
+def check_same_part(setting: str, stored_hash: str | None, now: str | None, workdir: Path) -> None:
+    """Refuses to go on with another flow, or another classifier to start from, than a run has used.
+
+    One of the two hashes that is not known is not compared.
+    """
     if stored_hash and now and stored_hash != now:
         raise UserError(
-            f"The run in {workdir} used a flow with the hash {stored_hash}, and that of "
-            f"config.flow.workdir has {now}. Nothing was changed; name the workdir of the flow it "
-            "used, or start in a new workdir."
+            f"The run in {workdir} used the other run in config.{setting} when that had the hash "
+            f"{stored_hash}, and now it has {now}. Nothing was changed; name the workdir of the "
+            "run it used, or start in a new workdir."
         )
 
 
@@ -305,144 +306,3 @@ def lost_metrics(workdir: Path, epochs: int) -> int:
             "has their number."
         )
     return lost
-
-
-class Classifier(NamedTuple):
-    """The best classifier of a run.
-
-    Attributes:
-      model: for images `[B, H, W, C]` in [0, 1].
-      params: what it has learned.
-      model_state: its running statistics, those of the standardisation among them.
-      class_names: K names.
-      image_shape: `(H, W, C)`.
-      settings: of the run.
-    """
-
-    model: Model
-    params: Any
-    model_state: Any
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, ...]
-    settings: Settings
-
-    def logits(self, x: jax.Array) -> jax.Array:
-        """Images `[B, H, W, C]` in [0, 1] to logits `[B, K]`."""
-        outputs, _ = self.model.apply(self.params, self.model_state, x, rng=None, train=False)
-        return outputs.logits
-
-
-def restore_classifier(workdir: str | Path, model: Model | None = None) -> Classifier:
-    """The best classifier of a finished or running run.
-
-    Args:
-      workdir: of a run that trains a classifier.
-      model: that it was trained with, where it was the caller's own.
-
-    Raises:
-      UserError: it holds none, one that is not of this library and `model` is not given, or one
-        of this library and `model` is.
-    """
-    workdir, restored = Path(workdir), None
-    if (workdir / "config.json").exists():
-        with CheckpointReader(workdir / "checkpoints") as checkpoints:
-            restored = checkpoints.restore(None)
-    if restored is None:
-        raise UserError(
-            f"{str(workdir)!r} holds no trained classifier: there is no checkpoint of one. Name "
-            "the workdir of a run that trained one, such as `python -m genreg_jax.main "
-            "--config=configs/base_digits.py --workdir=DIR`."
-        )
-    _, (_, best), extra = restored
-    run = extra.get("run")
-    if run is None:
-        raise UserError(
-            f"The run in {str(workdir)!r} is of an earlier version, whose checkpoints do not say "
-            "what classes and images they are for; train it again in a new workdir."
-        )
-    if "model" in run["own"] and model is None:
-        raise UserError(
-            f"The run in {str(workdir)!r} trained a classifier that its caller had made, which "
-            "cannot be built from its config; in Python, give it: gr.load(workdir, model=...)."
-        )
-    if "model" not in run["own"] and model is not None:
-        raise UserError(
-            f"The run in {str(workdir)!r} trained a classifier of its config, and a model was given"
-            "; leave it out."
-        )
-    settings = from_config(read_json(workdir / "config.json"))
-    if run.get("config_hash") not in (None, config_hash(settings)):
-        raise UserError(
-            f"{workdir / 'config.json'} is not the config that the run was trained with. Put the "
-            "file back."
-        )
-    names, shape = tuple(run["class_names"]), tuple(run["image_shape"])
-    if model is None:
-        blank = [0.0] * shape[-1]  # the statistics are restored with the state
-        model = classifier(settings, len(names), blank, blank)
-    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
-    params, model_state = _like((best["params"], best["model_state"]), like, workdir)
-    return Classifier(model, params, model_state, names, shape, settings)
-
-
-def _like(tree: Any, like: Any, workdir: Path) -> Any:
-    """A restored tree of dicts and lists in the containers of another, leaf by leaf by name."""
-    there, wanted = dict(named(tree)), named(like)
-    for name, leaf in wanted:
-        found = there.get(name)
-        if found is None or (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
-            raise UserError(
-                f"The model that was given is not that of the run in {str(workdir)!r}: its {name} "
-                f"is {leaf.shape} {leaf.dtype}, and the run has "
-                f"{'none' if found is None else f'{found.shape} {found.dtype}'}."
-            )
-    return jax.tree.unflatten(jax.tree.structure(like), [there[name] for name, _ in wanted])
-
-
-class TrainedFlow(NamedTuple):
-    """The flow of a run.
-
-    Attributes:
-      flow: from `genreg_jax.flows`.
-      params: its parameters.
-      class_names: of the images that it was trained on.
-      subset_hash: of those images.
-    """
-
-    flow: flows.Flow
-    params: Any
-    class_names: tuple[str, ...]
-    subset_hash: str
-
-
-def restore_flow(workdir: str | Path) -> TrainedFlow:
-    """The trained flow of a run.
-
-    Args:
-      workdir: of a run whose method needs a flow.
-
-    Raises:
-      UserError: there is no trained flow.
-    """
-    folder = Path(workdir) / "flow"
-    with CheckpointReader(folder) as checkpoints:
-        extra = checkpoints.extra()
-        if extra is None or "images" not in extra:
-            raise _no_flow(workdir)
-        trained, images = extra["trained_with"], extra["images"]
-        settings, names = FlowSettings(**trained["settings"]), tuple(images["class_names"])
-        flow = flow_of(settings, tuple(images["image_shape"]), len(names))
-        x = jnp.zeros((1, *flow.image_shape))
-        y = jnp.zeros(1, jnp.int32) if settings.conditional else None
-        restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
-        if restored is None:
-            raise _no_flow(workdir)
-    return TrainedFlow(flow, restored[1], names, trained["subset_hash"])
-
-
-def _no_flow(workdir: str | Path) -> UserError:
-    return UserError(
-        f"{str(workdir)!r} holds no trained flow: there is no whole checkpoint of one in "
-        f"{Path(workdir) / 'flow'}. Name the workdir of a run that trained one, such as `python -m "
-        "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
-    )

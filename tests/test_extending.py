@@ -10,7 +10,7 @@ import pytest
 import genreg_jax as gr
 from genreg_jax.build import _both
 from genreg_jax.logs import read_metrics
-from genreg_jax.workdir import restore_classifier
+from genreg_jax.restore import restore_classifier
 
 TRAIN = {"epochs": 2, "steps_per_epoch": 4, "batch_size": 8, "progress": False}
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import genreg_jax as gr
-from genreg_jax import workdir as workdirs
 from genreg_jax.augment.__main__ import main
+from genreg_jax.checkpoint import CheckpointReader
+from genreg_jax.restore import restore_classifier
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +159,12 @@ def test_an_adversarial_perturbation_says_that_a_classifier_is_not_of_this_libra
 
 
 def test_a_classifier_of_an_earlier_version_is_refused_in_words(tmp_path, workdir, monkeypatch):
-    restore = workdirs.CheckpointReader.restore
+    restore = CheckpointReader.restore
 
     def without_record(self, like):
         step, tree, extra = restore(self, like)
         return step, tree, {k: v for k, v in extra.items() if k != "run"}
 
-    monkeypatch.setattr(workdirs.CheckpointReader, "restore", without_record)
+    monkeypatch.setattr(CheckpointReader, "restore", without_record)
     with pytest.raises(gr.UserError, match="is of an earlier version"):
-        workdirs.restore_classifier(workdir)
+        restore_classifier(workdir)

@@ -244,6 +244,13 @@ def test_a_setting_that_came_later_leaves_published_hashes_alone():
     assert config_hash(wider) != config_hash(Settings())
 
 
+def test_a_classifier_to_start_from_counts_by_its_hash_and_by_being_there():
+    plain, here, there = (from_config({"model": {"init_from": name}}) for name in ("", "a", "b/c"))
+    assert identity(here) == identity(there) != identity(plain)
+    hashes = [config_hash(here, init_hash=h) for h in ("", "123", "124")]
+    assert len({*hashes, config_hash(plain)}) == 4
+
+
 def test_a_flow_of_another_run_counts_by_its_own_hash():
     here, there = (from_config({"flow": {"workdir": name}}) for name in ("a", "b/c"))
     assert config_hash(here) == config_hash(there) == config_hash(Settings())

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import genreg_jax as gr
-from genreg_jax import build, train
+from genreg_jax import build, epoch, train
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
@@ -183,20 +183,20 @@ def test_equal_accuracies_are_decided_by_the_loss(correct):
     state = SimpleNamespace(params={}, model_state={})
     metrics = lambda loss: {"validation/accuracy": correct / 10, "validation/cross_entropy": loss}
     first = Best({}, {}, jnp.float32(-1), jnp.float32(np.inf), jnp.int32(0))
-    best = train._better(first, state, metrics(0.7), 1)
+    best = epoch.better(first, state, metrics(0.7), 1)
     assert int(best.epoch) == 1
-    assert int(train._better(best, state, metrics(0.7), 2).epoch) == 1, "a tie keeps the earlier"
-    assert int(train._better(best, state, metrics(0.8), 2).epoch) == 1
-    assert int(train._better(best, state, metrics(0.6), 2).epoch) == 2
+    assert int(epoch.better(best, state, metrics(0.7), 2).epoch) == 1, "a tie keeps the earlier"
+    assert int(epoch.better(best, state, metrics(0.8), 2).epoch) == 1
+    assert int(epoch.better(best, state, metrics(0.6), 2).epoch) == 2
     more = {"validation/accuracy": correct / 10 + 0.1, "validation/cross_entropy": 9.0}
-    assert int(train._better(best, state, more, 2).epoch) == 2
+    assert int(epoch.better(best, state, more, 2).epoch) == 2
 
 
 def test_a_diverged_model_is_not_better_at_the_same_accuracy():
     state = SimpleNamespace(params={}, model_state={})
     best = Best({}, {}, jnp.float32(0.5), jnp.float32(2.0), jnp.int32(1))
     metrics = {"validation/accuracy": 0.5, "validation/cross_entropy": float("nan")}
-    assert int(train._better(best, state, metrics, 2).epoch) == 1
+    assert int(epoch.better(best, state, metrics, 2).epoch) == 1
 
 
 def test_patience_stops_early(tmp_path):
@@ -826,12 +826,114 @@ def test_a_trained_flow_is_taken_from_another_run_and_only_where_it_fits(
         gr.train_and_evaluate({**config, "seed": 9}, tmp_path / "seed")
 
 
+# ----------------------------------------------------------------------- callbacks and more epochs
+
+
+def test_a_callback_gets_what_is_written_after_every_epoch(tmp_path):
+    seen = []
+    run(tmp_path, callbacks=[lambda step, metrics: seen.append({"step": step, **metrics})])
+    assert seen == metric_lines(tmp_path) and len(seen) == 4
+
+
+def test_what_a_callback_raises_ends_the_run_and_it_continues(tmp_path):
+    def full(step, metrics):
+        if step == 6:
+            raise RuntimeError("no space at the other side")
+
+    with pytest.raises(RuntimeError, match="other side"):
+        run(tmp_path / "a", callbacks=[full])
+    run(tmp_path / "a")
+    run(tmp_path / "b")
+    assert metric_lines(tmp_path / "a") == metric_lines(tmp_path / "b")
+
+
+def epochs(number):
+    return small(train={"epochs": number}, optimizer={"schedule": "constant"})
+
+
+def test_a_finished_run_with_more_epochs_is_the_longer_run(tmp_path):
+    first = run(tmp_path / "a", epochs(2))
+    more = run(tmp_path / "a", epochs(4))
+    whole = run(tmp_path / "b", epochs(4))
+    assert metric_lines(tmp_path / "a") == metric_lines(tmp_path / "b")
+    assert more["extended"] == [{"step": 6, "epochs_before": 2}] and whole["extended"] == []
+    same = ("test_accuracy", "test_loss", "best_step", "steps", "epochs", "config_hash")
+    assert {n: more[n] for n in same} == {n: whole[n] for n in same}
+    assert json.loads((tmp_path / "a" / "summary-6.json").read_text()) == first
+    assert run(tmp_path / "a", epochs(4)) == more, "and it is finished"
+    with pytest.raises(gr.UserError, match=r"config\.train\.epochs: 4 -> 3"):
+        run(tmp_path / "a", epochs(3))
+
+
+def test_more_epochs_survive_a_kill_and_can_be_read_meanwhile(tmp_path):
+    def stop(step, metrics):
+        raise KeyboardInterrupt
+
+    model = gr.from_linen(Perceptron(2))
+    run(tmp_path / "a", epochs(2), model=model)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", epochs(4), callbacks=[stop])
+    assert gr.load(tmp_path / "a", model=model).summary is None
+    assert run(tmp_path / "a", epochs(4))["extended"] == [{"step": 6, "epochs_before": 2}]
+    # A kill between the two files of a start.
+    run(tmp_path / "b", epochs(2))
+    (tmp_path / "b" / "summary.json").rename(tmp_path / "b" / "summary-6.json")
+    assert run(tmp_path / "b", epochs(4))["steps"] == 12
+    assert metric_lines(tmp_path / "a") == metric_lines(tmp_path / "b")
+
+
+# --------------------------------------------------------------------------------------- warm start
+
+
+def own_network(**model):
+    return small(model={"widths": [4], **model}, train={"epochs": 1})
+
+
+def start(workdir, config, **kwargs):
+    """A run of a network of this library."""
+    return gr.train_and_evaluate(config, workdir, dataset=points(**kwargs))
+
+
+def test_a_warm_start_begins_with_the_other_runs_classifier(tmp_path):
+    start(tmp_path / "a", own_network())
+    config = own_network(init_from=str(tmp_path / "a"))
+    config["optimizer"]["learning_rate"] = 0.0
+    warm = start(tmp_path / "b", config)
+    a, b = (gr.load(tmp_path / name) for name in "ab")
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    assert warm["init_hash"] and start(tmp_path / "b", config) == warm
+    # Other classes: all but the head is the same.
+    config = own_network(init_from=str(tmp_path / "a"))
+    config["optimizer"]["learning_rate"] = 0.0
+    start(tmp_path / "c", config, num_classes=4)
+    c = dict(jax.tree_util.tree_leaves_with_path(gr.load(tmp_path / "c").params))
+    equal = [
+        np.array_equal(leaf, c[path])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(a.params)
+    ]
+    assert sum(not same for same in equal) == 2, "kernel and bias of the head"
+
+
+def test_a_warm_start_needs_the_same_network_and_the_same_run(tmp_path):
+    start(tmp_path / "a", own_network())
+    with pytest.raises(gr.UserError, match=r"init_from = .*/a' is a run of another network"):
+        start(tmp_path / "b", own_network(widths=[5], init_from=str(tmp_path / "a")))
+    with pytest.raises(gr.UserError, match="holds no trained classifier"):
+        start(tmp_path / "c", own_network(init_from=str(tmp_path / "nothing")))
+    config = own_network(init_from=str(tmp_path / "a"))
+    start(tmp_path / "d", config)
+    shutil.rmtree(tmp_path / "a")
+    start(tmp_path / "a", {**own_network(), "seed": 1})
+    with pytest.raises(gr.UserError, match=r"other run in config\.model\.init_from when"):
+        start(tmp_path / "d", config)
+
+
 # ----------------------------------------------------------------------------------------- refusals
 
 
 def interrupted_points(workdir, monkeypatch, **kwargs):
     with monkeypatch.context() as patch:
-        better, calls = train._better, []
+        better, calls = epoch.better, []
 
         def stop(*args):
             calls.append(1)
@@ -839,7 +941,7 @@ def interrupted_points(workdir, monkeypatch, **kwargs):
                 raise KeyboardInterrupt
             return better(*args)
 
-        patch.setattr(train, "_better", stop)
+        patch.setattr(train, "better", stop)
         with pytest.raises(KeyboardInterrupt):
             run(workdir, **kwargs)
 

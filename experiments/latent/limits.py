@@ -23,8 +23,8 @@ from experiments.runner import load, mean_and_error, run, settings_of, with_flow
 from genreg_jax.build import perturbation_of
 from genreg_jax.config import config_hash
 from genreg_jax.logs import provenance
+from genreg_jax.restore import restore_classifier, restore_flow
 from genreg_jax.settings import LatentSettings
-from genreg_jax.workdir import restore_classifier, restore_flow
 
 ROWS = ("pgd", "random", "away", "adversarial")
 JUDGE = {"train.steps_per_epoch": 0, "train.epochs": 4, "train.evaluate_test": False}

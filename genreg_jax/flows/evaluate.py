@@ -29,6 +29,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     from genreg_jax.config import from_config
     from genreg_jax.logs import read_json
     from genreg_jax.memorisation import memorisation_in_words
+    from genreg_jax.restore import restore_classifier, restore_flow
     from genreg_jax.samples import about_prior
 
     path = workdir / "config.json"
@@ -41,7 +42,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     if data_dir:
         data_settings = dataclasses.replace(settings.data, dir=data_dir)
         settings = dataclasses.replace(settings, data=data_settings)
-    trained = workdirs.restore_flow(settings.flow.workdir or workdir)
+    trained = restore_flow(settings.flow.workdir or workdir)
     dataset = data.from_settings(settings.data, settings.seed)
     workdirs.check_same_data(trained.subset_hash, dataset, workdir)
     test, key = dataset.test, test_key(settings.seed)
@@ -50,7 +51,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
 
     classify = None
     if settings.model.name != "none" and (workdir / "summary.json").exists():
-        logits = workdirs.restore_classifier(workdir).logits
+        logits = restore_classifier(workdir).logits
         classify = lambda x: np.asarray(logits(jnp.asarray(x / np.float32(255)))).argmax(axis=-1)
     generator = flow_generator(
         trained.flow,

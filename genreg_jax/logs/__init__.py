@@ -4,6 +4,7 @@ from genreg_jax.logs.files import check_new_folder, read_json, to_json, write_at
 from genreg_jax.logs.metrics import PHASES, MetricWriter, read_metrics
 from genreg_jax.logs.progress import Clock, Progress, format_seconds
 from genreg_jax.logs.provenance import PACKAGES, changes, provenance
+from genreg_jax.logs.summary import Summary, checksum, read_summary
 
 __all__ = [
     "PACKAGES",
@@ -11,12 +12,15 @@ __all__ = [
     "Clock",
     "MetricWriter",
     "Progress",
+    "Summary",
     "changes",
     "check_new_folder",
+    "checksum",
     "format_seconds",
     "provenance",
     "read_json",
     "read_metrics",
+    "read_summary",
     "to_json",
     "write_atomically",
     "write_json",

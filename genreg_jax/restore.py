@@ -1,0 +1,213 @@
+"""A run's parts read back from its workdir, which is not changed."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genreg_jax import flows
+from genreg_jax.build import classifier, flow_of
+from genreg_jax.checkpoint import CheckpointReader, named
+from genreg_jax.config import config_hash, from_config
+from genreg_jax.contract import Model
+from genreg_jax.data import Dataset
+from genreg_jax.errors import UserError
+from genreg_jax.logs import read_json
+from genreg_jax.settings import FlowSettings, Settings
+
+
+class Classifier(NamedTuple):
+    """The best classifier of a run.
+
+    Attributes:
+      model: for images `[B, H, W, C]` in [0, 1].
+      params: what it has learned.
+      model_state: its running statistics, those of the standardisation among them.
+      class_names: K names.
+      image_shape: `(H, W, C)`.
+      settings: of the run.
+    """
+
+    model: Model
+    params: Any
+    model_state: Any
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    settings: Settings
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Images `[B, H, W, C]` in [0, 1] to logits `[B, K]`."""
+        outputs, _ = self.model.apply(self.params, self.model_state, x, rng=None, train=False)
+        return outputs.logits
+
+
+def restore_classifier(workdir: str | Path, model: Model | None = None) -> Classifier:
+    """The best classifier of a finished or running run.
+
+    Args:
+      workdir: of a run that trains a classifier.
+      model: that it was trained with, where it was the caller's own.
+
+    Raises:
+      UserError: it holds none, one that is not of this library and `model` is not given, or one
+        of this library and `model` is.
+    """
+    workdir, restored = Path(workdir), None
+    if (workdir / "config.json").exists():
+        with CheckpointReader(workdir / "checkpoints") as checkpoints:
+            restored = checkpoints.restore(None)
+    if restored is None:
+        raise UserError(
+            f"{str(workdir)!r} holds no trained classifier: there is no checkpoint of one. Name "
+            "the workdir of a run that trained one, such as `python -m genreg_jax.main "
+            "--config=configs/base_digits.py --workdir=DIR`."
+        )
+    _, (_, best), extra = restored
+    run = extra.get("run")
+    if run is None:
+        raise UserError(
+            f"The run in {str(workdir)!r} is of an earlier version, whose checkpoints do not say "
+            "what classes and images they are for; train it again in a new workdir."
+        )
+    if "model" in run["own"] and model is None:
+        raise UserError(
+            f"The run in {str(workdir)!r} trained a classifier that its caller had made, which "
+            "cannot be built from its config; in Python, give it: gr.load(workdir, model=...)."
+        )
+    if "model" not in run["own"] and model is not None:
+        raise UserError(
+            f"The run in {str(workdir)!r} trained a classifier of its config, and a model was given"
+            "; leave it out."
+        )
+    settings = from_config(read_json(workdir / "config.json"))
+    # A run that has just been given more epochs has its last checkpoint from before.
+    epochs = run.get("epochs", settings.train.epochs)
+    then = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=epochs))
+    if run.get("config_hash") not in (None, config_hash(then)):
+        raise UserError(
+            f"{workdir / 'config.json'} is not the config that the run was trained with. Put the "
+            "file back."
+        )
+    names, shape = tuple(run["class_names"]), tuple(run["image_shape"])
+    if model is None:
+        blank = [0.0] * shape[-1]  # the statistics are restored with the state
+        model = classifier(settings, len(names), blank, blank)
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    params, model_state = _like((best["params"], best["model_state"]), like, workdir)
+    return Classifier(model, params, model_state, names, shape, settings)
+
+
+def _like(tree: Any, like: Any, workdir: Path) -> Any:
+    """A restored tree of dicts and lists in the containers of another, leaf by leaf by name."""
+    there, wanted = dict(named(tree)), named(like)
+    for name, leaf in wanted:
+        found = there.get(name)
+        if found is None or (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise UserError(
+                f"The model that was given is not that of the run in {str(workdir)!r}: its {name} "
+                f"is {leaf.shape} {leaf.dtype}, and the run has "
+                f"{'none' if found is None else f'{found.shape} {found.dtype}'}."
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [there[name] for name, _ in wanted])
+
+
+def warm_start(
+    settings: Settings, dataset: Dataset, note: Callable[[str], None] = print
+) -> tuple[Callable[[Any], Any], str]:
+    """What a classifier starts from that of the run in `config.model.init_from`.
+
+    Args:
+      settings: of the run that is to start.
+      dataset: its images.
+      note: called with a line for people.
+
+    Returns:
+      A function from the fresh `(params, model_state)` to those of the other run, in which a head
+      for other classes is fresh; and a hash of the other run's arrays.
+
+    Raises:
+      UserError: there is no such run, or, from the function, it is of another network.
+    """
+    workdir = Path(settings.model.init_from).expanduser()
+    found = restore_classifier(workdir)
+    with CheckpointReader(workdir / "checkpoints") as checkpoints:
+        digest = checkpoints.digest() or ""
+    there = dict(named((found.params, found.model_state)))
+    k = len(found.class_names)
+
+    def warm(fresh: Any) -> Any:
+        taken, left = [], []
+        for name, leaf in named(fresh):
+            other, shape = there.get(name), None
+            if other is not None and other.dtype == leaf.dtype:
+                shape = tuple(other.shape)
+            if shape == leaf.shape:
+                taken.append(other)
+                continue
+            of_head = shape and tuple(dataset.num_classes if n == k else n for n in shape)
+            if k == dataset.num_classes or of_head != leaf.shape:
+                has = "has none" if other is None else f"has {other.shape} {other.dtype}"
+                raise UserError(
+                    f"config.model.init_from = {str(workdir)!r} is a run of another network: this "
+                    f"one's {name} is {leaf.shape} {leaf.dtype}, and that of the run {has}. "
+                    "Start from a run of the same config.model and the same channels."
+                )
+            left.append(name)
+            taken.append(leaf)
+        fresh_head = f"; for its {dataset.num_classes} classes a head of its own" if left else ""
+        note(f"the classifier starts from that of {workdir}{fresh_head}")
+        return jax.tree.unflatten(jax.tree.structure(fresh), taken)
+
+    return warm, digest
+
+
+class TrainedFlow(NamedTuple):
+    """The flow of a run.
+
+    Attributes:
+      flow: from `genreg_jax.flows`.
+      params: its parameters.
+      class_names: of the images that it was trained on.
+      subset_hash: of those images.
+    """
+
+    flow: flows.Flow
+    params: Any
+    class_names: tuple[str, ...]
+    subset_hash: str
+
+
+def restore_flow(workdir: str | Path) -> TrainedFlow:
+    """The trained flow of a run.
+
+    Args:
+      workdir: of a run whose method needs a flow.
+
+    Raises:
+      UserError: there is no trained flow.
+    """
+    folder = Path(workdir) / "flow"
+    with CheckpointReader(folder) as checkpoints:
+        extra = checkpoints.extra()
+        if extra is None or "images" not in extra:
+            raise _no_flow(workdir)
+        trained, images = extra["trained_with"], extra["images"]
+        settings, names = FlowSettings(**trained["settings"]), tuple(images["class_names"])
+        flow = flow_of(settings, tuple(images["image_shape"]), len(names))
+        x = jnp.zeros((1, *flow.image_shape))
+        y = jnp.zeros(1, jnp.int32) if settings.conditional else None
+        restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
+        if restored is None:
+            raise _no_flow(workdir)
+    return TrainedFlow(flow, restored[1], names, trained["subset_hash"])
+
+
+def _no_flow(workdir: str | Path) -> UserError:
+    return UserError(
+        f"{str(workdir)!r} holds no trained flow: there is no whole checkpoint of one in "
+        f"{Path(workdir) / 'flow'}. Name the workdir of a run that trained one, such as `python -m "
+        "genreg_jax.main --config=configs/latent_random_digits.py --workdir=DIR`."
+    )
