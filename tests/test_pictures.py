@@ -1,6 +1,7 @@
 """Picture files of every kind against Pillow and NumPy, and folders, tables and `.npz` of them."""
 
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import genreg_jax as gr
+from genreg_jax.data import cache, pictures
 from genreg_jax.data.files import read_images, read_npz
 from genreg_jax.data.pictures import Unreadable, find, fit, open_picture
 
@@ -314,3 +316,85 @@ def test_one_picture_a_grey_one_and_labels_by_folder_are_read_for_a_run(tmp_path
     assert one.labels is None and one.names == [Path("00.png")]
     with pytest.raises(gr.UserError, match=r"have the shape \(20, 30, 1\), and \(8, 8, 1\)"):
         read_images(tmp_path, (8, 8, 1), ("b", "a"))
+
+
+# ------------------------------------------------------------------------------------------ cache
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """Three pictures, which are many enough to be kept; how often one is decoded is counted."""
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "LEAST_PICTURES", 3)
+    decoded = []
+
+    def counted(path, open_picture=pictures.open_picture):
+        decoded.append(path.name)
+        return open_picture(path)
+
+    monkeypatch.setattr(pictures, "open_picture", counted)
+    for i in range(3):
+        Image.fromarray(noise(6, 8, 3, seed=i)).save(tmp_path / f"{i}.png")
+    return [tmp_path / f"{i}.png" for i in range(3)], decoded
+
+
+def entries(tmp_path):
+    return sorted((tmp_path / "cache" / "pictures").glob("*"))
+
+
+def test_pictures_are_decoded_once_and_again_when_they_or_the_policy_change(many, tmp_path):
+    files, decoded = many
+    first, _ = pictures.read_pictures(files, (4, 4))
+    again, kept = pictures.read_pictures(files, (4, 4))
+    np.testing.assert_array_equal(first, again)
+    assert len(decoded) == 3 and kept == [0, 1, 2] and len(entries(tmp_path)) == 1
+    pictures.read_pictures(files, (4, 4), "pad")
+    assert len(decoded) == 6
+    Image.fromarray(noise(6, 8, 3, seed=9)).save(files[1])
+    os.utime(files[1], ns=(0, time.time_ns() + 10**9))
+    changed, _ = pictures.read_pictures(files, (4, 4))
+    assert len(decoded) == 9
+    np.testing.assert_array_equal(changed[[0, 2]], first[[0, 2]])
+    assert (changed[1] != first[1]).any()
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 40, "cut", "bit"])
+def test_a_damaged_entry_of_the_cache_is_not_used(many, tmp_path, damage):
+    files, decoded = many
+    first, _ = pictures.read_pictures(files, (4, 4))
+    (entry,) = entries(tmp_path)
+    content = bytearray(entry.read_bytes())
+    if damage == "cut":
+        content = content[:-1]
+    elif damage == "bit":
+        content[-5] ^= 4
+    else:
+        content = damage
+    entry.write_bytes(content)
+    np.testing.assert_array_equal(pictures.read_pictures(files, (4, 4))[0], first)
+    assert len(decoded) == 6
+    pictures.read_pictures(files, (4, 4))
+    assert len(decoded) == 6, "and it is made again"
+
+
+def test_what_is_left_out_is_said_each_time_and_the_cache_can_be_off_or_full(
+    many, tmp_path, monkeypatch, capsys
+):
+    files, decoded = many
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    for _ in range(2):
+        _, kept = pictures.read_pictures([*files, tmp_path / "bad.png"], (4, 4), "crop", "skip")
+        assert kept == [0, 1, 2] and "1 of 4 pictures" in capsys.readouterr().err
+    assert entries(tmp_path) == []
+    pictures.read_pictures(files, (4, 4))
+    monkeypatch.setattr(cache, "MOST_BYTES", 600)  # an entry has 16 + 128 + 144 bytes
+    pictures.read_pictures(files, (3, 4))
+    pictures.read_pictures(files, (4, 3))
+    assert len(entries(tmp_path)) == 2
+    count = len(decoded)
+    for value in ("", str(tmp_path / "0.png")):  # off, and no folder can be made there
+        monkeypatch.setenv("GENREG_CACHE", value)
+        for _ in range(2):
+            count += 3
+            pictures.read_pictures(files, (4, 4))
+            assert len(decoded) == count

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from genreg_jax.data.cache import LEAST_PICTURES, cached
 from genreg_jax.data.dataset import note
 from genreg_jax.errors import UserError
+from genreg_jax.logs import Progress
 
 # Suffix to Pillow's name of the format; others, such as PostScript, are programs rather.
 FORMATS = {
@@ -172,7 +174,7 @@ def read_pictures(
     unreadable: str = "refuse",
     channels: int = 0,
 ) -> tuple[np.ndarray, list[int]]:
-    """Reads pictures into one array, several at a time.
+    """Reads pictures into one array, several at a time, or from `genreg_jax.data.cache`.
 
     Args:
       files: of the pictures.
@@ -188,7 +190,17 @@ def read_pictures(
       UserError: some cannot be read and `unreadable` is `refuse`, or none can; their sizes differ
         and `size` is None; or the array would not fit.
     """
+    policy = {"size": size, "resize": resize, "channels": channels}
+    return cached(files, policy, lambda: _decode(files, size, resize, unreadable, channels))
 
+
+def _decode(
+    files: Sequence[Path],
+    size: tuple[int, int] | None,
+    resize: str,
+    unreadable: str,
+    channels: int,
+) -> tuple[np.ndarray, list[int]]:
     def one(file: Path) -> Any:
         try:
             picture = open_picture(file)
@@ -196,10 +208,15 @@ def read_pictures(
         except Unreadable as error:
             return error
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    many = len(files) >= LEAST_PICTURES
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        Progress(len(files), label="reading pictures", enabled=many) as progress,
+    ):
         found, bad, taken = [], [], 0
         for file, result in zip(files, pool.map(one, files)):
             found.append(result)
+            progress.update(len(found))
             if isinstance(result, Unreadable):
                 bad.append(f"{file} ({result})")
                 continue
