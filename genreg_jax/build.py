@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from genreg_jax import augment, flows, models
 from genreg_jax.batches import BatchPlan
-from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
+from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, Outputs, to_float
 from genreg_jax.data import Dataset
 from genreg_jax.devices import data_mesh, replicate, splitter
 from genreg_jax.errors import UserError
@@ -234,6 +234,31 @@ def flow_generator(
         return frozen.encode(x, y if conditional else None)
 
     return Generator(apply, params=frozen, latent_shape=tuple(image_shape), encode=encode)
+
+
+def check_model(model: Model | None, dataset: Dataset) -> None:
+    """Refuses a classifier of the caller's own that does not return what the contract says."""
+    if model is None:
+        return
+
+    def run(key, x):
+        params, model_state = model.init(key, x)
+        return model.apply(params, model_state, x, rng=None, train=False)
+
+    x = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
+    found = jax.eval_shape(run, jax.random.key(0), x)
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Outputs)):
+        raise UserError(
+            "model.apply must return (Outputs(logits [B, K], embedding [B, D]), model_state); for "
+            f"two images it returned {found}."
+        )
+    logits, embedding = found[0]
+    if logits.shape != (2, dataset.num_classes) or embedding.ndim != 2 or len(embedding) != 2:
+        raise UserError(
+            f"For two images of {dataset.name}, which has {dataset.num_classes} classes, the model "
+            f"returns logits of shape {logits.shape} and an embedding of shape {embedding.shape}; "
+            f"needed are (2, {dataset.num_classes}) and (2, D)."
+        )
 
 
 def check_flow(flow: Any, dataset: Dataset) -> None:

@@ -35,6 +35,27 @@ class Outputs(NamedTuple):
     embedding: jax.Array
 
 
+def as_outputs(found: Any) -> Outputs:
+    """What a network returns, as `Outputs`.
+
+    Raises:
+      ValueError: it is no pair.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> as_outputs((jnp.zeros((2, 10)), jnp.ones((2, 64)))).embedding.shape
+      (2, 64)
+    """
+    if isinstance(found, tuple | list) and len(found) == 2:
+        return Outputs(*found)
+    shape = getattr(found, "shape", None)
+    shape = "" if shape is None else f" of shape {shape}"
+    raise ValueError(
+        f"the network returns {type(found).__name__}{shape}; it must return the pair (logits [B, K]"
+        ", embedding [B, D]), the embedding being what its last layer takes: `return head(e), e`"
+    )
+
+
 class Model(NamedTuple):
     """A classifier as two pure functions.
 
@@ -75,7 +96,7 @@ def standardized(model: Model, mean: Any, std: Any) -> Model:
     Returns:
       A model that computes `model((x - mean) / std)`. The two statistics are part of its
       `model_state`, so that a checkpoint holds all that a prediction needs. Gradients flow to the
-      image.
+      image. uint8 images are divided by 255 first; other integers are refused.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -91,6 +112,13 @@ def standardized(model: Model, mean: Any, std: Any) -> Model:
     statistics = {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
 
     def standardize(statistics, x):
+        if x.dtype == jnp.uint8:
+            x = to_float(x)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"the images have the type {x.dtype}; they must be uint8, or floating point in "
+                "[0, 1]"
+            )
         shape = (1,) * (x.ndim - 1) + (-1,)
         mean, std = (statistics[k].reshape(shape).astype(x.dtype) for k in ("mean", "std"))
         return (x - mean) / std

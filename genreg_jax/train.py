@@ -140,6 +140,7 @@ def _run(
         start()
         return train_flow(settings, dataset, workdir, augment=views["flow"], command=command)
     plan = BatchPlan(settings, dataset.train.labels)
+    build.check_model(own["model"], dataset)
     build.check_flow(own["flow"], dataset)
     build.check_generator(settings, own["generator"])
     warm, init_hash = (lambda fresh: fresh), ""

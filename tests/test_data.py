@@ -475,6 +475,28 @@ def test_test_images_that_are_training_images_are_counted(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_without_test_images_a_stratified_part_is_held_out_the_same_for_every_seed(capfd):
+    images, labels = numbered([30, 50])
+    a, b = (data.from_arrays(images, labels, test_fraction=0.25, seed=seed) for seed in (0, 1))
+    assert "20 of the 80 images, 25% of every class, are held out" in capfd.readouterr().err
+    assert as_set(a.test) == as_set(b.test) and a.subset_hash != b.subset_hash
+    assert not as_set(a.test) & (as_set(a.train) | as_set(a.validation))
+    assert sorted(Counter(a.test.labels.tolist()).values()) == [8, 12]
+    for fraction in (0, 1, 0.001, float("nan")):
+        with pytest.raises(UserError, match="is no test set"):
+            data.from_arrays(images, labels, test_fraction=fraction)
+
+
+def test_a_dataset_shows_itself_in_one_line():
+    images, labels = numbered([30, 50])
+    dataset = data.from_arrays(images, labels, images, labels, name="mine")
+    assert (
+        repr(dataset)
+        == "Dataset('mine': train 72, validation 8, test 80 images (1, 2, 1), 2 classes)"
+    )
+    assert repr(dataset.test) == "Split(80 images (1, 2, 1))"
+
+
 def test_classes_with_no_image_or_one_are_named(capfd):
     images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), np.uint8)
     names = ["cat", "dog", "emu", "fox"]

@@ -227,6 +227,19 @@ def test_standardisation_stands_in_front_of_the_model_channel_by_channel():
         jax.tree.map(np.testing.assert_array_equal, new_state, model_state)
 
 
+def test_standardisation_divides_uint8_by_255_and_refuses_other_integers():
+    model = gr.Model(
+        init=lambda key, x: ({}, {}), apply=lambda p, s, x, *, rng, train: (gr.Outputs(x, x), s)
+    )
+    wrapped = models.standardized(model, [0.25], [0.5])
+    _, state = wrapped.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+    x = np.random.default_rng(0).integers(0, 256, (3, 2, 2, 1))
+    outputs, _ = wrapped.apply({}, state, jnp.asarray(x, jnp.uint8), rng=None, train=False)
+    np.testing.assert_allclose(outputs.logits, (x / 255 - 0.25) / 0.5, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="the images have the type int32; they must be uint8"):
+        wrapped.apply({}, state, jnp.asarray(x, jnp.int32), rng=None, train=False)
+
+
 def test_wrong_models_are_refused_by_name():
     with pytest.raises(TypeError, match="module must be an instance of flax.linen.Module, got"):
         gr.from_linen(gr.models.ConvNet)

@@ -826,6 +826,32 @@ def test_a_trained_flow_is_taken_from_another_run_and_only_where_it_fits(
         gr.train_and_evaluate({**config, "seed": 9}, tmp_path / "seed")
 
 
+# --------------------------------------------------------------------------- networks of one's own
+
+
+class OnlyLogits(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(2)(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (gr.from_linen(OnlyLogits()), r"returns \w+ of shape \(2, 2\); it must return the pair"),
+        (gr.from_linen(Perceptron(3)), r"logits of shape \(2, 3\) .* needed are \(2, 2\)"),
+        (
+            gr.Model(lambda key, x: ({}, {}), lambda p, s, x, *, rng, train: (x[:, 0, :, 0], s)),
+            r"must return \(Outputs\(logits",
+        ),
+    ],
+)
+def test_a_network_that_returns_something_else_is_told_what_to_return(tmp_path, model, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "new", model=model)
+    assert not (tmp_path / "new").exists()
+
+
 # ----------------------------------------------------------------------- callbacks and more epochs
 
 

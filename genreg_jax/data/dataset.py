@@ -16,6 +16,8 @@ from genreg_jax.data import subsets
 from genreg_jax.errors import UserError
 
 _MOST_CLASSES = 100_000
+# One seed for all: the images held out for the test are the same for every seed of a run.
+_TEST_SEED = 8_128_496
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +39,10 @@ class Split:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        """One line without the images."""
+        return f"Split({len(self)} images {self.images.shape[1:]})"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +77,13 @@ class Dataset:
     test_images_in_train: int = 0
     _pool: tuple[np.ndarray, np.ndarray] | None = None  # images, and which of them
 
+    def __repr__(self) -> str:
+        """One line without the images."""
+        sizes = ", ".join(f"{n} {len(getattr(self, n))}" for n in ("train", "validation", "test"))
+        return (
+            f"Dataset({self.name!r}: {sizes} images {self.image_shape}, {self.num_classes} classes)"
+        )
+
     @property
     def unlabelled(self) -> np.ndarray:
         """Images [N, H, W, C] of the training split but those for validation; no labels."""
@@ -94,14 +107,15 @@ class Dataset:
 def from_arrays(
     train_images: Any,
     train_labels: Any,
-    test_images: Any,
-    test_labels: Any,
+    test_images: Any = None,
+    test_labels: Any = None,
     *,
     name: str = "arrays",
     class_names: Sequence[str] | None = None,
     per_class: int = 0,
     fraction: float = 1.0,
     validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
     """Make a `Dataset` of arrays in memory, drawing subsets as `load` does.
@@ -109,13 +123,15 @@ def from_arrays(
     Args:
       train_images: [N, H, W, C], uint8 or float in [0, 1]; floats are rounded to uint8.
       train_labels: integers [N] in [0, number of classes).
-      test_images: [M, H, W, C], as `train_images`.
+      test_images: [M, H, W, C], as `train_images`; None to hold some of those out, which is said.
       test_labels: integers [M].
       name: the name of the dataset.
       class_names: one name a class; by default the classes are numbered up to the largest label.
       per_class: labelled training images of every class; 0 for all.
       fraction: labelled share of the training images left after validation, in (0, 1].
       validation_fraction: share of every class of the training images, in [0, 1).
+      test_fraction: share of every class that is held out where there are no test images, in
+        (0, 1); the same images for every seed.
       seed: non-negative integer, the seed of the draw.
 
     Returns:
@@ -133,7 +149,10 @@ def from_arrays(
     """
     subsets.check_subset_arguments(per_class, fraction, validation_fraction, seed)
     train = as_split(train_images, train_labels, "train")
-    test = as_split(test_images, test_labels, "test")
+    if test_images is None and test_labels is None:
+        train, test = hold_out(train, test_fraction)
+    else:
+        test = as_split(test_images, test_labels, "test")
     if class_names is None:
         num_classes = 1 + max(int(split.labels.max(initial=-1)) for split in (train, test))
         if num_classes > _MOST_CLASSES:
@@ -153,6 +172,24 @@ def from_arrays(
         validation_fraction=validation_fraction,
         seed=seed,
     )
+
+
+def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
+    """A training and a test split of one, stratified and the same for every seed."""
+    count = round(fraction * len(whole)) if 0 < fraction < 1 else 0
+    if not 0 < count < len(whole):
+        raise UserError(
+            f"test_fraction = {fraction} of {len(whole)} images is no test set; give test images, "
+            "or another fraction."
+        )
+    order = subsets.random_order(subsets.content_digests(whole.images, whole.labels), _TEST_SEED)
+    test = subsets.stratified_first(whole.labels[order], count)
+    train = np.delete(np.arange(len(whole)), test)
+    note(
+        f"There is no test split: {count} of the {len(whole)} images, {fraction:.0%} of every "
+        "class, are held out for it, the same for every seed."
+    )
+    return take(whole, order[train]), take(whole, order[test])
 
 
 def validate_images(images: Any, *, name: str = "images") -> np.ndarray:

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genreg_jax.data import subsets
-from genreg_jax.data.dataset import Split, note, take, validate_images
+from genreg_jax.data.dataset import Split, hold_out, note, take, validate_images
 from genreg_jax.data.pictures import (
     FORMATS,
     find,
@@ -30,8 +29,6 @@ from genreg_jax.data.pictures import (
 )
 from genreg_jax.errors import UserError
 
-# One seed for all: the images held out for the test are the same for every seed of a run.
-_TEST_SEED = 8_128_496
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 
 
@@ -92,7 +89,7 @@ def read(
         rows = _table(path) if path.is_file() else _folder(path)
         splits, class_names = _read_rows(path, rows, image_size, resize, unreadable)
     if splits.get("test") is None:
-        splits["train"], splits["test"] = _hold_out(splits["train"], test_fraction)
+        splits["train"], splits["test"] = hold_out(splits["train"], test_fraction)
     return splits["train"], splits["test"], class_names, splits.get("validation")
 
 
@@ -182,23 +179,6 @@ def _natural(name: str) -> tuple[bool, int, str]:
     """Numbers in their order, before names."""
     number = name.isdecimal() and name.isascii() and len(name) < 10
     return not number, int(name) if number else 0, name
-
-
-def _hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
-    count = round(fraction * len(whole))
-    if not 0 < count < len(whole):
-        raise UserError(
-            f"config.data.test_fraction = {fraction} of {len(whole)} images is no test set; give a "
-            "test folder beside train, or another fraction."
-        )
-    order = subsets.random_order(subsets.content_digests(whole.images, whole.labels), _TEST_SEED)
-    test = subsets.stratified_first(whole.labels[order], count)
-    train = np.delete(np.arange(len(whole)), test)
-    note(
-        f"There is no test split: {count} of the {len(whole)} images, {fraction:.0%} of every "
-        "class, are held out for it, the same for every seed."
-    )
-    return take(whole, order[train]), take(whole, order[test])
 
 
 def _read_arrays(path: Path) -> tuple[dict[str, Split], tuple[str, ...]]:

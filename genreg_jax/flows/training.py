@@ -48,8 +48,8 @@ class FlowFit(NamedTuple):
       >>> from genreg_jax import flows
       >>> result = flows.FlowFit(params=(), history=[], best_step=40, bits_per_dim=3.2, seconds=9.0,
       ...                        compile_seconds=2.0, images_per_second=800.0, steps=50)
-      >>> result.best_step, result.bits_per_dim
-      (40, 3.2)
+      >>> result
+      FlowFit(best_step=40, bits_per_dim=3.2, steps=50, seconds=9.0)
     """
 
     params: Any
@@ -60,6 +60,13 @@ class FlowFit(NamedTuple):
     compile_seconds: float
     images_per_second: float
     steps: int
+
+    def __repr__(self) -> str:
+        """One line without the parameters."""
+        return (
+            f"FlowFit(best_step={self.best_step}, bits_per_dim={self.bits_per_dim:.4g}, "
+            f"steps={self.steps}, seconds={self.seconds:.1f})"
+        )
 
 
 class _State(NamedTuple):

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.contract import Model, Outputs
+from genreg_jax.contract import Model, as_outputs
 
 
 def from_linen(module: nn.Module) -> Model:
@@ -57,12 +57,11 @@ def from_linen(module: nn.Module) -> Model:
         variables = {"params": params, **model_state}
         rngs = None if rng is None else {"dropout": rng}
         if not train:
-            logits, embedding = run(variables, x, train=False, rngs=rngs)
-            return Outputs(logits, embedding), model_state
-        (logits, embedding), new_model_state = run(
+            return as_outputs(run(variables, x, train=False, rngs=rngs)), model_state
+        outputs, new_model_state = run(
             variables, x, train=True, rngs=rngs, mutable=list(model_state)
         )
-        return Outputs(logits, embedding), dict(new_model_state)
+        return as_outputs(outputs), dict(new_model_state)
 
     return Model(init, apply)
 
@@ -125,9 +124,9 @@ def from_nnx(module: Any) -> Model:
         )
         if not train:
             merged.eval()
-            return Outputs(*merged(x)), model_state
+            return as_outputs(merged(x)), model_state
         merged.train()
-        outputs = Outputs(*merged(x))
+        outputs = as_outputs(merged(x))
         return outputs, _named(nnx.split(merged, nnx.Param, nnx.RngState, ...)[3])
 
     return Model(init, apply)
@@ -211,7 +210,7 @@ def from_equinox(module: Any, *, state: Any = None) -> Model:
             axis_name="batch",
         )
         outputs, new_state = mapped(x, _unnamed(model_state, state), keys)
-        return Outputs(*outputs), _named(new_state) if train else model_state
+        return as_outputs(outputs), _named(new_state) if train else model_state
 
     return Model(init, apply)
 
@@ -265,7 +264,7 @@ def from_haiku(fn: Any) -> Model:
 
     def apply(params, model_state, x, *, rng, train):
         outputs, new_state = transformed.apply(params, model_state, rng, x, train=train)
-        return Outputs(*outputs), new_state if train else model_state
+        return as_outputs(outputs), new_state if train else model_state
 
     return Model(init, apply)
 
