@@ -16,6 +16,7 @@ from genreg_jax.build import Parts
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
+from genreg_jax.costs import flow_cost, in_words, size
 from genreg_jax.data import Dataset
 from genreg_jax.devices import is_first, largest, on_one_device, own_folder, replicate, shared
 from genreg_jax.epoch import better, check_finite, compile_epoch, means
@@ -158,6 +159,11 @@ def _run(
     wants_generator = settings.uses_synthetic and generator is None
     wants_flow = settings.perturbs_latents and flow is None
     if wants_generator or wants_flow:
+        if show and not settings.flow.workdir and not (workdir / "flow").exists():
+            model = own["model"] or build.model_of(settings, dataset)
+            images = settings.train.epochs * plan.steps_per_epoch * settings.train.batch_size
+            cost = flow_cost(settings.flow, dataset, model, images)
+            note("\n".join(in_words(settings.flow, dataset, *cost)))
         trained, flow_record = trained_flow_generator(
             settings, dataset, workdir, augment=views["flow"], note=note
         )
@@ -221,7 +227,10 @@ def _run(
 
         with Interruption() as interruption, writer, progress:
             with progress.excluded():
-                note(f"compiling the step of a classifier with {_count(state.params):,} parameters")
+                note(
+                    f"compiling the step of a classifier with {size(state.params):,} parameters, "
+                    f"{total_steps:,} updates of {settings.train.batch_size} images"
+                )
                 compiling = Clock()
                 indices = replicate(mesh, plan.epoch(epoch))
                 run_epoch = compile_epoch(
@@ -304,7 +313,7 @@ def _run(
             "skipped_updates": skipped,
             "seconds": round(clock.seconds, 2),
             "images_per_second": round(progress.images_per_second, 1),
-            "parameters": _count(best.params),
+            "parameters": size(best.params),
             "seed": settings.seed,
             "flow": flow_record,
             **_finder(samples, workdir),
@@ -340,10 +349,6 @@ def _run(
 
 
 _MOST_SHOWN = 200  # classes; a confusion matrix grows with their square
-
-
-def _count(params: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _done(settings: Settings, best: Best, epoch: int) -> bool:

@@ -13,7 +13,7 @@ FLOORS = [
     "models regularizers settings augment logs flows devices chunks",
     "objective config optimizers data batches checkpoint",
     "build evaluate epoch memorisation samples",
-    "workdir restore report",
+    "workdir restore costs report",
     "perturb predict export compare flow_run",
     "train",
     "__init__",

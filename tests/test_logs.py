@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
+import types
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -245,6 +248,50 @@ def test_metrics_are_read_only_when_shown():
         clock.now += 0.001
         progress.update(step, loss=Value())
     assert Value.reads == 1
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_a_bar_is_one_line_of_its_terminal(monkeypatch, columns):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out, clock = _Terminal(), _Clock()
+    metrics = {"loss": 0.123456, "train": 0.987654, "validation": 0.876543}
+    with Progress(100_000, file=out, clock=clock) as progress:
+        for step in (500, 99_000):
+            clock.now += 9876
+            progress.update(step, images=123_456, **metrics)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", text) if "/100000" in line]
+    assert max(map(len, lines)) <= columns
+    last = lines[-1]
+    assert "99000/100000" in last and "ETA" in last
+    assert ("validation 0.8765" in last) == (columns >= 80)
+    assert ("images/s" in last) == (columns == 160)
+
+
+def test_a_notebook_gets_one_output_that_is_drawn_again(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, bar):
+            shown.append((repr(bar), bar._repr_html_()))
+
+    ipython, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=object())
+    display.display = lambda bar, display_id: shown.append(repr(bar)) or Handle()
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Progress(3, label="<mgr>") as progress:
+        progress.update(3, images=16, loss=0.5)
+    assert shown[0] == "<mgr> 0/3  "
+    text, page = shown[1]
+    assert text.startswith("<mgr> 3/3") and "loss 0.5" in text and sys.stderr.getvalue() == ""
+    assert '<progress value="3" max="3">' in page and "&lt;mgr&gt; 3/3" in page
+    ipython.get_ipython = lambda: None  # imported, and not in a notebook
+    with Progress(3, label="lines") as progress:
+        progress.update(3)
+    assert sys.stderr.getvalue().startswith("lines  step 3/3")
 
 
 def test_a_terminal_gets_a_bar_and_a_disabled_display_nothing(monkeypatch):

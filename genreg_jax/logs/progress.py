@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import math
 import sys
 import time
@@ -13,10 +14,11 @@ import jax
 
 _LINE_INTERVAL = 5.0  # seconds between plain lines, so that a log file stays readable
 _DRAW_INTERVAL = 0.2  # seconds between redraws; metrics are fetched from the device only then
+_ETA_STEPS = 3  # that are timed before the rest is estimated
 
 
 class Progress:
-    """Shows how far a training is: a bar in a terminal, a plain line now and then elsewhere.
+    """Shows how far a training is: a bar in a terminal and in a notebook, elsewhere plain lines.
 
     Speed and remaining time count the steps that this process did, in the time that was not
     excluded, so neither compilation, evaluation nor the steps before a restart distort them.
@@ -62,7 +64,7 @@ class Progress:
         self._timed_images = 0
         self._last_shown = -math.inf
         self._metrics: Mapping[str, Any] = {}
-        self._bar = _rich_bar(self._file) if enabled else None
+        self._bar = _bar(self._file) if enabled else None
         if self._bar is not None:
             self._task = self._bar.add_task(
                 label, total=self._total, completed=self._step, stats=""
@@ -145,7 +147,11 @@ class Progress:
             return
         self._last_shown = now
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._step, stats="  ".join(self._stats()))
+            # "train", the bar and "step/total", with a space after each
+            room = self._bar.console.width - len(self._label) - _BAR_WIDTH
+            room -= 2 * len(str(self._total)) + 4
+            stats = _fitting(self._stats(), room)
+            self._bar.update(self._task, completed=self._step, stats=stats)
             return
         done = 100 * self._step // max(self._total, 1)
         head = f"{self._label}  step {self._step}/{self._total} ({done} %)"
@@ -155,7 +161,7 @@ class Progress:
         stats = []
         if self._timed_steps > 0 and (seconds := self.seconds) > 0:
             left = (self._total - self._step) * seconds / self._timed_steps
-            if self._step < self._total:
+            if self._step < self._total and self._timed_steps >= _ETA_STEPS:
                 stats.append(f"ETA {format_seconds(left)}")
             if self._timed_images:
                 stats.append(f"{self.images_per_second:,.0f} images/s")
@@ -163,8 +169,62 @@ class Progress:
         return stats + [f"{name} {float(value):.4g}" for name, value in zip(self._metrics, values)]
 
 
-def _rich_bar(file: TextIO) -> Any:
-    """Returns a bar for a terminal, None for anything else."""
+_BAR_WIDTH = 14
+
+
+def _fitting(stats: list[str], room: int) -> str:
+    """As many of the figures as one line has room for; the first and the last ones stay longest."""
+    while len(stats) > 1 and len("  ".join(stats)) > room:
+        stats = stats[: len(stats) // 2] + stats[len(stats) // 2 + 1 :]
+    return "  ".join(stats)
+
+
+class _NotebookBar:
+    """One output of a notebook's cell, drawn again in its place; it needs no widgets."""
+
+    width = 120  # of its console, which is itself
+
+    def add_task(self, label: str, *, total: int, completed: int, stats: str) -> int:
+        self._label, self._total, self._completed, self._stats = label, total, completed, stats
+        return 0
+
+    @property
+    def console(self) -> _NotebookBar:
+        return self
+
+    def print(self, text: str, **_: Any) -> None:
+        print(text)
+
+    def start(self) -> None:
+        from IPython.display import display  # pyright: ignore
+
+        self._shown = display(self, display_id=True)
+
+    def update(self, _: int, *, completed: int, stats: str) -> None:
+        self._completed, self._stats = completed, stats
+        self._shown.update(self)
+
+    def stop(self) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return f"{self._label} {self._completed}/{self._total}  {self._stats}"
+
+    def _repr_html_(self) -> str:
+        bar = f'<progress value="{self._completed}" max="{max(self._total, 1)}"></progress>'
+        return f"{bar} <code>{html.escape(repr(self))}</code>"
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _bar(file: TextIO) -> Any:
+    """Returns a bar for a terminal or a notebook, None for anything else."""
+    if file is sys.stderr and _in_notebook():
+        return _NotebookBar()
     # Not rich's own `is_terminal`: FORCE_COLOR would make it draw bars into log files.
     if not file.isatty():
         return None
@@ -177,7 +237,7 @@ def _rich_bar(file: TextIO) -> Any:
         return None
     return RichProgress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=_BAR_WIDTH),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TextColumn("{task.fields[stats]}", markup=False),
         console=console,
