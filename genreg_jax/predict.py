@@ -10,6 +10,7 @@ import argparse
 import csv
 import dataclasses
 import functools
+import html
 import io
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,14 @@ class Run:
             f"Run({str(self.workdir)!r}: {self.config.name}, {len(self.class_names)} classes, "
             f"images {self.image_shape}, {shown})"
         )
+
+    def _repr_html_(self) -> str:
+        """The run's report, in a notebook."""
+        page = self.workdir / "report.html"
+        if not page.is_file():
+            return f"<code>{html.escape(repr(self))}</code>"
+        content = html.escape(page.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe sandbox srcdoc="{content}" width="100%" height="700"></iframe>'
 
     @functools.cached_property
     def flow(self) -> TrainedFlow:

@@ -32,8 +32,10 @@ from genreg_jax.logs import (
     read_metrics,
     read_summary,
     write_json,
+    write_result,
 )
 from genreg_jax.report import write_report
+from genreg_jax.report.html import flatten
 from genreg_jax.settings import Settings
 
 
@@ -188,7 +190,7 @@ def _lock(workdir: Path) -> Iterator[None]:
 def finish(
     workdir: Path, settings: Settings, summary: dict[str, Any], *, command: str | None, **page: Any
 ) -> None:
-    """Writes the report and, last, the summary, to which its checksum is added.
+    """Writes the report, TensorBoard's table and, last, the summary, to which a checksum is added.
 
     `page` is more for `report.write_report`.
     """
@@ -201,6 +203,13 @@ def finish(
         defaults=to_dict(Settings()),
         command=command,
         **page,
+    )
+    write_result(
+        workdir,
+        summary["steps"],
+        {n: v for n, v in summary.items() if n.startswith("test_") and isinstance(v, float)},
+        {n: v for n, v in flatten(to_dict(settings)).items() if isinstance(v, (str, int, float))},
+        sorted((workdir / "samples").glob("*.png")),
     )
     write_json(workdir / "summary.json", summary)
 

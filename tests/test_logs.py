@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from genreg_jax import logs
 from genreg_jax.errors import UserError
@@ -62,6 +63,35 @@ def test_jsonl_csv_and_events_agree(tmp_path):
     assert len(scalars) == 16
     assert scalars[0][:2] == (1, "train/loss")
     assert scalars[2][0] == 2 and scalars[2][2] == pytest.approx(0.5)
+
+
+def test_the_end_of_a_run_is_in_its_events_pictures_and_settings_too(tmp_path):
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    picture = np.random.default_rng(0).integers(0, 256, (5, 9, 3), dtype=np.uint8)
+    save_png(tmp_path / "1_real.png", picture)
+    with MetricWriter(tmp_path) as writer:
+        writer.write(3, {"loss": 1.0})
+    settings = {"model.name": "convnet", "seed": 3, "train.rate": 0.25, "balanced": True}
+    results = {"test_accuracy": 0.75}
+    logs.write_result(tmp_path, 40, results, settings, [tmp_path / "1_real.png"])
+    values = [
+        (event.step, value)
+        for event in _events(tmp_path / "tensorboard")
+        for value in event.summary.value
+    ]
+    scalars = {value.tag: (step, value.simple_value) for step, value in values}
+    assert scalars["loss"] == (3, 1.0) and scalars["test_accuracy"] == (40, 0.75)
+    (image,) = [value.image for _, value in values if value.tag == "1_real"]
+    assert (image.width, image.height) == (9, 5)
+    shown = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"))
+    np.testing.assert_array_equal(shown, picture)
+    found = {}
+    for _, value in values:
+        data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for name, setting in data.session_start_info.hparams.items():
+            found[name] = getattr(setting, setting.WhichOneof("kind"))
+    assert found == settings
 
 
 def test_a_line_is_on_disk_before_the_writer_is_closed(tmp_path):

@@ -41,6 +41,16 @@ def snapshot(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
+def test_a_notebook_shows_a_run_by_its_report_which_runs_nothing(trained, tmp_path):
+    run = gr.load(trained[0])
+    assert "not finished" not in run._repr_html_() and "<iframe" not in run._repr_html_()
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "report.html").write_text('<p class="a">é & <script>alert(1)</script></p>')
+    page = gr.load(tmp_path / "run")._repr_html_()
+    assert page.startswith('<iframe sandbox srcdoc="&lt;p class=&quot;a&quot;&gt;é &amp; ')
+    assert "<script" not in page
+
+
 def test_predictions_are_those_of_the_run_bit_for_bit_and_reading_changes_nothing(trained):
     workdir, seen = trained
     before = snapshot(workdir)

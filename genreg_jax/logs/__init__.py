@@ -1,7 +1,7 @@
 """What a run leaves behind while it runs: metrics, a progress display, and where it came from."""
 
 from genreg_jax.logs.files import check_new_folder, read_json, to_json, write_atomically, write_json
-from genreg_jax.logs.metrics import PHASES, MetricWriter, read_metrics
+from genreg_jax.logs.metrics import PHASES, MetricWriter, read_metrics, write_result
 from genreg_jax.logs.progress import Clock, Progress, format_seconds
 from genreg_jax.logs.provenance import PACKAGES, changes, provenance
 from genreg_jax.logs.summary import Summary, checksum, read_summary
@@ -24,4 +24,5 @@ __all__ = [
     "to_json",
     "write_atomically",
     "write_json",
+    "write_result",
 ]

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,41 @@ class MetricWriter:
         table.writeheader()
         table.writerows(lines)
         write_atomically(self._workdir / "metrics.csv", text.getvalue())
+
+
+def write_result(
+    workdir: str | os.PathLike,
+    step: int,
+    results: Mapping[str, float],
+    settings: Mapping[str, Any],
+    pictures: Iterable[Path] = (),
+) -> None:
+    """Adds the end of a run to its TensorBoard events.
+
+    Args:
+      workdir: Directory of the run.
+      step: Updates made.
+      results: Name to number, scalars and the metrics of TensorBoard's table of hyper-parameters.
+      settings: Name to text, number or truth value, the hyper-parameters of that table.
+      pictures: PNG files, shown under their names.
+    """
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
+    from tensorboardX.summary import hparams
+
+    events = _event_writer(Path(workdir) / "tensorboard", step)
+    for name, value in results.items():
+        events.write_event(_event(step, summary=_scalar(name, value)))
+    for path in pictures:
+        content = path.read_bytes()
+        width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))  # of a PNG
+        image = Summary.Image(
+            encoded_image_string=content, width=width, height=height, colorspace=3
+        )
+        value = Summary.Value(tag=path.stem, image=image)
+        events.write_event(_event(step, summary=Summary(value=[value])))
+    for summary in hparams(dict(settings), dict(results)):
+        events.write_event(_event(step, summary=summary))
+    events.close()
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
