@@ -1,0 +1,158 @@
+"""What limits MGR: the samples, the finder's outer loss, or the finder?
+
+python -m experiments.sources.limits --data_dir=DIR     # validation images only; resumes
+
+FashionMNIST, 50 labels per class, at the weight that tuning chose for `pcr interpolated`. One part
+after another is replaced by a perfect one, which nobody has in practice: `real` draws the samples
+from the whole training split; `labelled real` gives them their true labels, for `gda`; `outer of
+4,500 other images` lets the finder's outer loss see labelled images that neither the classifier nor
+the flow has seen. Writes `results/limits.jsonl` and `results/limits.md`.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+from unittest import mock
+
+import jax
+import numpy as np
+
+import genreg_jax as gr
+from experiments.digits.limits import of_images
+from experiments.runner import (
+    load,
+    mean_and_error,
+    read_lines,
+    record,
+    settings_of,
+    with_flow,
+    write_lines,
+)
+from experiments.sources.run import STUDY
+from genreg_jax import build, data
+from genreg_jax.batches import BatchPlan
+from genreg_jax.config import config_hash
+
+SEEDS = range(102, 106)
+PCR = {"synthetic.loss": "pcr", "synthetic.source": "interpolated", "synthetic.weight": 2.0}
+MGR = {**PCR, "meta.enabled": True, "meta.radius": 0.3}
+DRAWN = {"synthetic.source": "prior", "synthetic.temperature": 1.0}
+ROWS = {
+    "base": ("", {"optimizer.weight_decay": 2e-3}),
+    "pcr": ("", PCR),
+    "pcr, real": ("real", {**PCR, **DRAWN}),
+    "mgr, outer of the training images": ("", {**MGR, "meta.outer": "train"}),
+    "mgr, outer of 4,500 other images": ("outer", {**MGR, "meta.outer": "holdout"}),
+    "gda, labelled real": (
+        "labelled",
+        {"synthetic.loss": "cross_entropy", "synthetic.weight": 1.0, **DRAWN},
+    ),
+}
+
+
+def others(settings):
+    """Labelled images of the training split, 450 a class, that the run does not have."""
+    more = dataclasses.replace(settings.data, per_class=500)
+    train, own = data.from_settings(more, settings.seed).train, load(settings).train
+    known = {image.tobytes() for image in own.images}
+    keep = np.array([image.tobytes() not in known for image in train.images])
+    assert keep.sum() >= 4_490, "a larger subset holds the smaller one"
+    return data.Split(train.images[keep], train.labels[keep])
+
+
+def of_classes(split):
+    """A generator whose latent, one normal number, picks an image of the class asked for."""
+    order = np.argsort(split.labels, kind="stable")
+    images = split.images[order] / 255.0
+    counts = np.bincount(split.labels)
+    starts = np.cumsum(counts) - counts
+
+    def apply(params, z, y):
+        images, counts, starts = params
+        rows = jax.scipy.stats.norm.cdf(z[:, 0]) * counts[y]
+        return images[starts[y] + rows.astype(int).clip(0, counts[y] - 1)]
+
+    params = (images.astype(np.float32), counts, starts)
+    return gr.Generator(apply, jax.tree.map(jax.numpy.asarray, params), (1,))
+
+
+def one(folder, settings, substitute):
+    """The summary of a run with one part replaced."""
+    dataset = load(settings)
+    workdir = folder / f"{substitute or 'none'}-{config_hash(settings)}"
+    if substitute == "real":
+        generator = of_images(dataset.unlabelled)
+        return gr.train_and_evaluate(settings, workdir, dataset=dataset, generator=generator)
+    if substitute == "labelled":
+        generator = of_classes(others(settings))
+        return gr.train_and_evaluate(settings, workdir, dataset=dataset, generator=generator)
+    settings = with_flow(folder, settings)
+    if not substitute:
+        return gr.train_and_evaluate(settings, workdir, dataset=dataset)
+    extra, count = others(settings), len(dataset.train)
+    train = data.Split(
+        np.concatenate([dataset.train.images, extra.images]),
+        np.concatenate([dataset.train.labels, extra.labels]),
+    )
+    # The classifier and its standardisation are those of the other rows.
+    model = build.model_of(settings, dataset)
+    outer = lambda plan, labels: (np.arange(len(labels)) < count).astype(np.int64)
+    with mock.patch.object(BatchPlan, "_holdout", outer):
+        return gr.train_and_evaluate(
+            settings, workdir, dataset=dataclasses.replace(dataset, train=train), model=model
+        )
+
+
+def table(records):
+    """Markdown: validation accuracy, paired differences to base and to pcr."""
+    of = {
+        row: {r["seed"]: 100 * r["validation_accuracy"] for r in records if r["row"] == row}
+        for row in ROWS
+    }
+    lines = [
+        "| row | n | validation accuracy, % | difference to base | difference to pcr | "
+        "finder's share |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row, runs in of.items():
+        if len(runs) < 2:
+            continue
+        cells = [f"{mean_and_error(list(runs.values()))[0]:.2f} ± "]
+        cells[0] += f"{mean_and_error(list(runs.values()))[1]:.2f}"
+        for other in ("base", "pcr"):
+            both = sorted(runs.keys() & of[other].keys())
+            gain = [runs[seed] - of[other][seed] for seed in both]
+            cells.append("{:+.2f} ± {:.2f}".format(*mean_and_error(gain)) if row != other else "")
+        shares = [r["finder_share"] for r in records if r["row"] == row and r["finder_share"]]
+        cells.append(f"{100 * np.median(shares):.0f} %" if shares else "")
+        lines.append(f"| {row} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m experiments.sources.limits")
+    parser.add_argument("--data_dir", default="", help="TFDS data directory")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
+    args = parser.parse_args()
+    folder = args.runs / "sources_limits"
+    jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
+    path = pathlib.Path(__file__).parent / "results" / "limits.jsonl"
+    records = read_lines(path)
+    there = {(r["row"], r["seed"]) for r in records}
+    for seed in SEEDS:
+        for row, (substitute, changes) in ROWS.items():
+            if (row, seed) in there:
+                continue
+            changes = {**changes, "train.evaluate_test": False}
+            settings = settings_of(STUDY, changes, STUDY.tuning_size, seed, args.data_dir)
+            summary = one(folder, settings, substitute)
+            records.append(record(row, STUDY.tuning_size, changes, summary, settings))
+            print(json.dumps(records[-1]), flush=True)
+            write_lines(path, records)
+            path.with_suffix(".md").write_text(table(records))
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()
