@@ -19,7 +19,8 @@ from genreg_jax import workdir as workdirs
 from genreg_jax.build import flow_generator, flow_of
 from genreg_jax.checkpoint import CheckpointReader, Checkpoints
 from genreg_jax.config import config_hash, differences
-from genreg_jax.contract import Augment, Generator
+from genreg_jax.contract import Augment, Generator, Model
+from genreg_jax.costs import flow_cost, in_words
 from genreg_jax.data import Dataset, Split
 from genreg_jax.devices import is_first, largest
 from genreg_jax.errors import UserError
@@ -119,6 +120,13 @@ def train_flow(
     notes = [] if about is None else [memorisation_in_words(about)]
     workdirs.finish(workdir, settings, summary, command=command, notes=notes)
     return summary
+
+
+def cost_in_words(settings: Settings, dataset: Dataset, model: Model, images: int) -> str:
+    """What the flow of a run will cost, as lines for people; arguments as of `costs.flow_cost`."""
+    with _as_user_error():
+        cost = flow_cost(settings.flow, dataset, model, images)
+    return "\n".join(in_words(settings.flow, dataset, *cost))
 
 
 def trained_flow_generator(

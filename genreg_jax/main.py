@@ -3,6 +3,7 @@
 `--config=mgr_digits` is the shipped config of that name, from any folder and from a wheel.
 """
 
+import ast
 import difflib
 import importlib.util
 import os
@@ -30,6 +31,8 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which one, from 0.")
 
+_FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
+_DATA = ("cifar10", "digits", "fashion_mnist", "folder")  # of the shipped configs
 _NOT_READ = "config.train.evaluate_test is False"
 
 
@@ -49,6 +52,34 @@ def _shipped_configs(wanted: str = "") -> str:
     close = difflib.get_close_matches(Path(wanted).stem, names, n=3)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}Shipped: {', '.join(names)}."
+
+
+def _help() -> str:
+    """What `--help` prints: how to call it, and what is shipped."""
+    methods: dict[str, list[str]] = {}
+    about: dict[str, str] = {}
+    for path in sorted(_configs().glob("[!_]*_*.py")):
+        data = next(name for name in _DATA if path.stem.endswith(f"_{name}"))
+        method = path.stem.removesuffix(f"_{data}")
+        methods.setdefault(method, []).append(data)
+        text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        line = text.partition("\n")[0]
+        about[method] = min(about.get(method, line), line, key=len)
+    lines = [
+        "usage: python -m genreg_jax.main --config=NAME[:OPTION] [--workdir=DIR]",
+        "                                 [--config.key=value ...]",
+        "",
+        "Trains the classifier, or the flow alone, of a config, and continues where it stopped.",
+        "",
+        *(f"  --{name}: {flags.FLAGS[name].help}" for name in _FLAGS),
+        "",
+        "NAME is a file or one of these; the option `runlocal` makes it small enough to look at in",
+        "minutes, and the head of its file says which others there are.",
+        "",
+    ]
+    for method, names in methods.items():
+        lines += [f"  {method}_{{{','.join(names)}}}", f"      {about[method]}"]
+    return "\n".join(lines)
 
 
 def _as_file(config: str) -> str:
@@ -79,6 +110,9 @@ def _reason(error: Exception) -> str:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them ends in one paragraph."""
+    if any(arg in ("-h", "-help", "--help", "--helpshort") for arg in argv[1:]):
+        print(_help())
+        sys.exit(0)
     path, argv = "", list(argv)
     for i, arg in enumerate(argv[1:], start=1):
         name, equals, value = arg.lstrip("-").partition("=")

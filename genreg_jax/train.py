@@ -16,7 +16,7 @@ from genreg_jax.build import Parts
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
-from genreg_jax.costs import flow_cost, in_words, size
+from genreg_jax.costs import size
 from genreg_jax.data import Dataset
 from genreg_jax.devices import is_first, largest, on_one_device, own_folder, replicate, shared
 from genreg_jax.epoch import better, check_finite, compile_epoch, means
@@ -28,7 +28,7 @@ from genreg_jax.evaluate import (
     search_in_words,
     validate,
 )
-from genreg_jax.flow_run import train_flow, trained_flow_generator
+from genreg_jax.flow_run import cost_in_words, train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import Clock, MetricWriter, Progress, Summary, format_seconds, read_metrics
 from genreg_jax.memorisation import memorisation_in_words
@@ -162,8 +162,7 @@ def _run(
         if show and not settings.flow.workdir and not (workdir / "flow").exists():
             model = own["model"] or build.model_of(settings, dataset)
             images = settings.train.epochs * plan.steps_per_epoch * settings.train.batch_size
-            cost = flow_cost(settings.flow, dataset, model, images)
-            note("\n".join(in_words(settings.flow, dataset, *cost)))
+            note(cost_in_words(settings, dataset, model, images))
         trained, flow_record = trained_flow_generator(
             settings, dataset, workdir, augment=views["flow"], note=note
         )
@@ -195,8 +194,11 @@ def _run(
             extra = restored[2]
             fingerprint = extra.get("fingerprint")
             workdirs.check_same_data(extra["subset_hash"], dataset, workdir, fingerprint)
-            workdirs.check_same_part("flow.workdir", extra.get("flow_hash"), flow_hash, workdir)
-            workdirs.check_same_part("model.init_from", extra.get("init_hash"), init_hash, workdir)
+            for part, setting, key, now in (
+                ("flow", "flow.workdir", "flow_hash", flow_hash),
+                ("classifier", "model.init_from", "init_hash", init_hash),
+            ):
+                workdirs.check_same_part(part, setting, extra.get(key), now, workdir)
             clock.add(extra["seconds"])
             history, skipped = extra["history"], extra["skipped"]
             processes = extra.get("processes", [])

@@ -115,11 +115,11 @@ def check_finished(
     if settings.flow.workdir and settings.uses_flow:
         with CheckpointReader(Path(settings.flow.workdir) / "flow") as checkpoints:
             used = (summary.get("flow") or {}).get("hash")
-            check_same_part("flow.workdir", used, checkpoints.digest(), workdir)
+            check_same_part("flow", "flow.workdir", used, checkpoints.digest(), workdir)
     if settings.model.init_from:
         with CheckpointReader(Path(settings.model.init_from) / "checkpoints") as checkpoints:
             now = checkpoints.digest()
-        check_same_part("model.init_from", summary.get("init_hash"), now, workdir)
+        check_same_part("classifier", "model.init_from", summary.get("init_hash"), now, workdir)
 
 
 def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
@@ -255,16 +255,18 @@ def check_same_data(
             )
 
 
-def check_same_part(setting: str, stored_hash: str | None, now: str | None, workdir: Path) -> None:
+def check_same_part(
+    part: str, setting: str, stored_hash: str | None, now: str | None, workdir: Path
+) -> None:
     """Refuses to go on with another flow, or another classifier to start from, than a run has used.
 
     One of the two hashes that is not known is not compared.
     """
     if stored_hash and now and stored_hash != now:
         raise UserError(
-            f"The run in {workdir} used the other run in config.{setting} when that had the hash "
-            f"{stored_hash}, and now it has {now}. Nothing was changed; name the workdir of the "
-            "run it used, or start in a new workdir."
+            f"The run in {workdir} used a {part} with the hash {stored_hash}, and that of "
+            f"config.{setting} has {now}. Nothing was changed; name the workdir of the run it "
+            "used, or start in a new workdir."
         )
 
 

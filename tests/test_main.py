@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -264,3 +265,17 @@ def test_only_what_follows_a_reported_error_is_not_printed():
     for error in (RuntimeError("Event loop is closed"), OSError(28, "full"), RuntimeError("news")):
         hook(SimpleNamespace(exc_value=error))
     assert [str(unraisable.exc_value) for unraisable in seen] == ["news"]
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "-help"])
+def test_help_lists_every_shipped_config_and_every_flag(cli, flag):
+    status, out, err = cli("--config=mgr_digits", flag)
+    assert status == 0 and err == ""
+    assert all(f"--{name}: " in out for name in ("config", "workdir", "coordinator"))
+    listed = {
+        f"{method}_{data}"
+        for method, names in re.findall(r"^  (\w+)_\{([\w,]+)\}$", out, re.MULTILINE)
+        for data in names.split(",")
+    }
+    assert listed == {path.stem for path in (ROOT / "configs").glob("[!_]*_*.py")}
+    assert "Naive generative data augmentation" in out and max(map(len, out.splitlines())) < 100
