@@ -318,6 +318,26 @@ def test_one_picture_a_grey_one_and_labels_by_folder_are_read_for_a_run(tmp_path
         read_images(tmp_path, (8, 8, 1), ("b", "a"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": -3}, "image_size is -3; allowed: an integer from 0 to 4096"),
+        ({"image_size": 100_000}, "image_size is 100000; allowed"),
+        ({"image_size": "32"}, "image_size is '32'; allowed"),
+        ({"image_size": 8.5}, "image_size is 8.5; allowed"),
+        ({"resize": "stretch"}, "resize must be one of .*'crop', 'pad'.*, got 'stretch'"),
+        ({"unreadable": "ignore"}, "unreadable is 'ignore'; it must be 'refuse' or 'skip'"),
+        ({"test_fraction": 1.0}, "test_fraction = 1.0 of 2 images is no test set"),
+    ],
+)
+def test_arguments_of_a_folder_are_checked_before_memory_is_taken(tmp_path, change, message):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(noise(6, 6, 3)).save(tmp_path / name / "0.png")
+    with pytest.raises(gr.UserError, match=message):
+        gr.data.from_folder(tmp_path, **{"image_size": 4, **change})
+
+
 # ------------------------------------------------------------------------------------------ cache
 
 
