@@ -28,7 +28,7 @@ EXAMPLES = {
 PAGES = {
     page: "".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
     for page, text in TEXTS.items()
-    if page not in (*SECTIONS, "README.md") and "```python\n" in text
+    if page not in SECTIONS and "```python\n" in text
 }
 # What takes long, and what it is here.
 FEWER = {
@@ -79,6 +79,7 @@ def test_the_program_of_a_page_runs(page, tmp_path, monkeypatch):
             pixels = rng.integers(low, low + 130, (20 + i, 30, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "PICTURES" / name / f"{i}.png")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
     space = run(page, PAGES[page])
     if page == "own_images.md":  # the exported classifier is the run's
