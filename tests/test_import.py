@@ -78,8 +78,8 @@ DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
 }
-# Imported by `genreg_jax` only for a user who already has them: their adapter is called.
-OPTIONAL = {"dm-haiku", "equinox"}
+# Imported by `genreg_jax` only for a user who already has them: an adapter is called, a notebook runs.
+OPTIONAL = {"dm-haiku", "equinox", "ipython"}
 
 
 def imported(folder):
