@@ -78,7 +78,7 @@ DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
 }
-# Imported by `genreg_jax` only for a user who already has them: an adapter is called, a notebook runs.
+# Imported by `genreg_jax` only for a user who already has them: an adapter, a notebook.
 OPTIONAL = {"dm-haiku", "equinox", "ipython"}
 
 
