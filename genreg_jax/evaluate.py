@@ -31,8 +31,9 @@ def make_evaluate(
 
     Returns:
       `evaluate(params, model_state, images [N, H, W, C], labels [N])`, which returns a dict with
-      `accuracy` in [0, 1], mean `loss` (cross-entropy in nats), and NumPy arrays `predictions`
-      int `[N]`, `embeddings` `[N, D]`, and maybe `probabilities` `[N, K]`.
+      `accuracy` in [0, 1], mean `loss` (cross-entropy in nats, the negative log-likelihood),
+      `calibration_error` in [0, 1], and NumPy arrays `predictions` int `[N]`, their probabilities
+      `confidences` `[N]`, `embeddings` `[N, D]`, and maybe `probabilities` `[N, K]`.
     """
 
     @jax.jit
@@ -41,8 +42,9 @@ def make_evaluate(
         outputs, _ = model.apply(params, model_state, to_float(images), rng=None, train=False)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         predictions = jnp.argmax(outputs.logits, axis=-1)
-        more = (jax.nn.softmax(outputs.logits),) if probabilities else ()
-        return losses, predictions, outputs.embedding, *more
+        chances = jax.nn.softmax(outputs.logits.astype(jnp.float32))
+        more = (chances,) if probabilities else ()
+        return losses, predictions, jnp.max(chances, axis=-1), outputs.embedding, *more
 
     def gather(out):
         return (
@@ -60,11 +62,13 @@ def make_evaluate(
             out = jax.device_get(gather(forward(params, model_state, x, y)))
             rows.append([a[: batch_size - padding] for a in out])
         columns = [np.concatenate(column) for column in zip(*rows)]
-        losses, predictions, embeddings, *more = columns
+        losses, predictions, confidences, embeddings, *more = columns
         return {
             "accuracy": float(np.mean(predictions == labels)),
             "loss": float(np.mean(losses, dtype=np.float64)),
+            "calibration_error": calibration_error(reliability(confidences, predictions == labels)),
             "predictions": predictions,
+            "confidences": confidences,
             "embeddings": embeddings,
             **({"probabilities": more[0]} if more else {}),
         }
@@ -117,6 +121,52 @@ def class_similarity(embeddings: Any, labels: Any) -> dict[str, float]:
         intra = np.float64(within - np.sum(x**2)) / np.float64(pairs_within - len(x))
         inter = np.float64(everything - within) / np.float64(pairs - pairs_within)
     return {"intra_class_similarity": float(intra), "inter_class_similarity": float(inter)}
+
+
+def reliability(confidences: Any, correct: Any, *, bins: int = 15) -> dict[str, np.ndarray]:
+    """How often predictions of a confidence are right: the sums of a reliability diagram.
+
+    Args:
+      confidences: `[N]`, probabilities of the predicted classes, in [0, 1].
+      correct: bool `[N]`, whether these are the true ones.
+      bins: M equal parts of [0, 1]; part m is `(m / M, (m + 1) / M]`, and 0 is in the first.
+
+    Returns:
+      Of each part, `[M]`: `images`, how many are `right`, and the sum of their `confidence`.
+
+    Example:
+      >>> from genreg_jax.evaluate import reliability
+      >>> reliability([0.4, 0.5, 0.9], [True, False, True], bins=2)["right"].tolist()
+      [1, 1]
+    """
+    confidences, correct = np.asarray(confidences, np.float64), np.asarray(correct, bool)
+    place = np.digitize(confidences, np.arange(1, bins) / bins, right=True)
+    return {
+        "images": np.bincount(place, minlength=bins),
+        "right": np.bincount(place[correct], minlength=bins),
+        "confidence": np.bincount(place, confidences, minlength=bins),
+    }
+
+
+def calibration_error(sums: Mapping[str, Any]) -> float:
+    """The expected calibration error (Guo et al., 2017, arXiv:1706.04599).
+
+        sum over parts m of n_m / N |accuracy_m - confidence_m|
+
+    Args:
+      sums: from `reliability`.
+
+    Returns:
+      In [0, 1]; NaN where there are no images.
+
+    Example:
+      >>> from genreg_jax.evaluate import calibration_error, reliability
+      >>> calibration_error(reliability([0.75, 0.75], [True, False]))
+      0.25
+    """
+    with np.errstate(invalid="ignore"):
+        gaps = np.abs(np.subtract(sums["right"], sums["confidence"]))
+        return float(np.sum(gaps) / np.float64(np.sum(sums["images"])))
 
 
 def principal_plane(embeddings: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from genreg_jax.errors import UserError
 from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 from genreg_jax.flows.training import fit
 from genreg_jax.interrupt import Interrupted, Interruption
-from genreg_jax.logs import MetricWriter, Progress, Summary, provenance
+from genreg_jax.logs import MetricWriter, Progress, Stages, Summary, provenance
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.report.pictures import write_flow_samples
 from genreg_jax.samples import about_prior
@@ -40,6 +40,7 @@ def train_flow(
     workdir: Path,
     *,
     augment: Augment,
+    stages: Stages,
     command: str | None = None,
 ) -> Summary:
     """Trains the flow of `config.flow` on the training images, and reads the test set once.
@@ -49,6 +50,7 @@ def train_flow(
       dataset: the flow learns from `train`; `validation` chooses its parameters.
       workdir: of the run.
       augment: of the training images.
+      stages: the run's clock so far.
       command: what to type to get this run again, shown in the report.
 
     Returns:
@@ -65,6 +67,8 @@ def train_flow(
         f"{dataset.image_shape}"
     )
     flow, params, trained = trained_flow(settings, dataset, workdir, augment=augment, note=note)
+    stages.end("flow")
+    stages.at_least("flow", trained["seconds"])  # over all of its processes
     key = test_key(settings.seed)
 
     def measure(split: Split, limit: int | None = None) -> dict[str, float]:
@@ -82,7 +86,9 @@ def train_flow(
         + ((dataset.train, train),)
         if read is not None
     )
+    stages.end("evaluation")
     write_flow_samples(jax.random.fold_in(key, 1), workdir, flow, params, dataset, shown)
+    stages.end("pictures")
     about = None
     if test is not None or validation is not None:
         generator = flow_generator(
@@ -90,6 +96,7 @@ def train_flow(
         )
         held_out = (dataset.validation if test is None else dataset.test).images
         about = about_prior(jax.random.fold_in(key, 2), generator, dataset, settings, held_out)
+    stages.end("evaluation")
     summary = Summary(
         {
             "name": settings.name,
@@ -107,6 +114,7 @@ def train_flow(
             "test_examples": len(dataset.test),
             "seconds": trained["seconds"],
             "compile_seconds": trained["compile_seconds"],
+            "stages": stages.to_dict(),
             "images_per_second": trained["images_per_second"],
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "seed": settings.seed,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from genreg_jax import build, data
 from genreg_jax import workdir as workdirs
@@ -24,16 +23,24 @@ from genreg_jax.errors import UserError
 from genreg_jax.evaluate import (
     class_similarity,
     finder_share,
-    principal_plane,
     search_in_words,
     validate,
 )
 from genreg_jax.flow_run import cost_in_words, train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
-from genreg_jax.logs import Clock, MetricWriter, Progress, Summary, format_seconds, read_metrics
+from genreg_jax.logs import (
+    Clock,
+    MetricWriter,
+    Progress,
+    Stages,
+    Summary,
+    format_seconds,
+    read_metrics,
+)
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.report.pictures import write_perturbed, write_samples
 from genreg_jax.restore import warm_start
+from genreg_jax.results import page_of_test
 from genreg_jax.samples import Samples, about_samples, draw_samples
 from genreg_jax.settings import Settings
 from genreg_jax.state import Best
@@ -132,6 +139,7 @@ def _run(
     """The run of `train_and_evaluate`: `own` are the caller's parts, `start` opens the workdir."""
     show = settings.train.progress and is_first()
     note = print if show else (lambda text: None)
+    stages = Stages()
 
     # Load the data, and find out what is wrong before anything is written.
     if dataset is None:
@@ -139,7 +147,10 @@ def _run(
     views = build.views_of(settings, dataset.image_shape)
     if settings.flow_only:
         start()
-        return train_flow(settings, dataset, workdir, augment=views["flow"], command=command)
+        stages.end("data")
+        return train_flow(
+            settings, dataset, workdir, augment=views["flow"], stages=stages, command=command
+        )
     plan = BatchPlan(settings, dataset.train.labels)
     build.check_model(own["model"], dataset)
     build.check_flow(own["flow"], dataset)
@@ -153,6 +164,7 @@ def _run(
         f"{len(dataset.validation.labels)} validation and {len(dataset.test.labels)} test images "
         f"of shape {dataset.image_shape}, {dataset.num_classes} classes"
     )
+    stages.end("data")
 
     # Train the flow, or find it trained; build the parts.
     generator, flow, flow_record = own["generator"], own["flow"], None
@@ -168,6 +180,7 @@ def _run(
         )
         generator = trained if wants_generator else generator
         flow = trained.params if wants_flow else flow
+        stages.end("flow")
     parts = build.parts(
         settings,
         dataset,
@@ -200,6 +213,8 @@ def _run(
             ):
                 workdirs.check_same_part(part, setting, extra.get(key), now, workdir)
             clock.add(extra["seconds"])
+            # An earlier version did not tell the stages of its processes apart.
+            stages.add(extra.get("stages", {"earlier processes": extra["seconds"]}))
             history, skipped = extra["history"], extra["skipped"]
             processes = extra.get("processes", [])
             extended = extra.get("extended", [])
@@ -219,6 +234,7 @@ def _run(
                 "flow_hash": flow_hash,
                 "init_hash": init_hash,
                 "seconds": clock.seconds,
+                "stages": stages.to_dict(),
                 "history": history,
                 "skipped": skipped,
                 "processes": processes,
@@ -226,6 +242,7 @@ def _run(
                 "run": workdirs.about(settings, dataset, **own),
             }
             checkpoints.save(int(state.step), (state, best), extra)
+            stages.end("checkpoints")
 
         with Interruption() as interruption, writer, progress:
             with progress.excluded():
@@ -239,6 +256,7 @@ def _run(
                     parts.step, state, parts.train_data, indices, parts.frozen
                 )
                 note(f"compiled in {format_seconds(compiling.seconds)}")
+                stages.end("compilation")
             while not _done(settings, best, epoch):
                 indices = replicate(mesh, plan.epoch(epoch))
                 state, history = run_epoch(
@@ -251,6 +269,7 @@ def _run(
                     # Several processes stop together, after an epoch.
                     stop=lambda: interruption.signum is not None and jax.process_count() == 1,
                 )
+                stages.end("training")
                 if settings.train.nonfinite == "stop":
                     check_finite(history, state, best, workdir, settings)
                 if len(history) == plan.steps_per_epoch:
@@ -270,6 +289,7 @@ def _run(
                         for callback in callbacks if is_first() else ():
                             callback(int(state.step), dict(metrics))
                         progress.update(int(state.step), **_shown(metrics))
+                        stages.end("validation")
                 stopped = largest(interruption.signum or 0)
                 if stopped:
                     save()
@@ -283,8 +303,10 @@ def _run(
                 if epoch % settings.train.checkpoint_every == 0 or _done(settings, best, epoch):
                     save()
 
+    stages.end("checkpoints")
     # Read the test set, once; write the pictures, the report and the summary.
-    test: dict[str, Any] = {"accuracy": None, "loss": None, "predictions": None}
+    names = ("accuracy", "loss", "calibration_error", "predictions")
+    test: dict[str, Any] = dict.fromkeys(names)
     similarity = {"intra_class_similarity": None, "inter_class_similarity": None}
     if settings.train.evaluate_test:
         split = dataset.test
@@ -295,6 +317,7 @@ def _run(
         key, finder_params = jax.random.fold_in(parts.root, 4), on_one_device(state.finder_params)
         samples = draw_samples(key, parts, dataset, finder_params)
         about = about_samples(samples, parts, best, dataset, settings)
+    stages.end("evaluation")
     state, best = on_one_device((state, best))
     summary = Summary(
         {
@@ -302,6 +325,7 @@ def _run(
             "dataset": dataset.name,
             "test_accuracy": test["accuracy"],
             "test_loss": test["loss"],
+            "test_calibration_error": test["calibration_error"],
             **{f"test_{name}": value for name, value in similarity.items()},
             "validation_accuracy": float(best.accuracy) if len(dataset.validation.labels) else None,
             "best_step": int(best.epoch) * plan.steps_per_epoch,
@@ -330,7 +354,11 @@ def _run(
         }
     )
     _write_pictures(workdir, settings, dataset, parts, best, samples)
-    page = _test_page(dataset, test)
+    page = page_of_test(dataset, test)
+    stages.end("pictures")
+    if flow_record and not settings.flow.workdir:
+        stages.at_least("flow", flow_record["seconds"])  # over all of its processes
+    summary["stages"] = stages.to_dict()
     if extended:
         page["notes"] += [
             "The run was given more epochs: "
@@ -348,9 +376,6 @@ def _run(
         page["notes"] += [memorisation_in_words(about)]
     workdirs.finish(workdir, settings, summary, command=command, **page)
     return summary
-
-
-_MOST_SHOWN = 200  # classes; a confusion matrix grows with their square
 
 
 def _done(settings: Settings, best: Best, epoch: int) -> bool:
@@ -407,29 +432,3 @@ def _finder(samples: Samples | None, workdir: Path) -> dict[str, float | None]:
         return dict.fromkeys(names)
     search, share = samples.search, finder_share(read_metrics(workdir))
     return dict(zip(names, (round(search["spread"], 4), round(search["distance"], 4), share)))
-
-
-def _test_page(dataset: Dataset, test: dict[str, Any]) -> dict[str, Any]:
-    """What the report shows of the test set, if it was read."""
-    if test["predictions"] is None:
-        return {"class_names": dataset.class_names, "notes": []}
-    if dataset.num_classes > _MOST_SHOWN:
-        note = (
-            f"With {dataset.num_classes} classes there is no confusion matrix here and no plane of "
-            f"embeddings, which are drawn for up to {_MOST_SHOWN}; `python -m genreg_jax.predict` "
-            "gives the predictions."
-        )
-        return {"class_names": dataset.class_names, "notes": [note]}
-    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-    np.add.at(confusion, (dataset.test.labels, test["predictions"]), 1)
-    points, explained = principal_plane(test["embeddings"][:1000])
-    return {
-        "class_names": dataset.class_names,
-        "notes": [],
-        "confusion": confusion,
-        "embeddings": {
-            "points": points.round(4),
-            "explained": explained.round(4),
-            "labels": dataset.test.labels[:1000],
-        },
-    }

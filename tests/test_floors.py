@@ -14,7 +14,7 @@ FLOORS = [
     "objective config optimizers data batches checkpoint",
     "build evaluate epoch memorisation samples",
     "workdir restore costs report",
-    "perturb predict export compare flow_run",
+    "perturb predict export compare flow_run results",
     "train",
     "__init__",
 ]

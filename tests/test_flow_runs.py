@@ -43,6 +43,8 @@ def test_a_flow_run_leaves_everything(run):
     assert 0 < summary["reconstruction_error_median"] < summary["reconstruction_error_max"] < 1e-4
     for name in ("seconds", "compile_seconds", "images_per_second", "steps", "versions", "device"):
         assert summary[name]
+    assert set(summary["stages"]) == {"data", "flow", "evaluation", "pictures"}
+    assert summary["stages"]["flow"] >= summary["seconds"]
     assert "test_accuracy" not in summary and summary["train_examples"] == 90
     names = [path.name for path in sorted((workdir / "samples").iterdir())]
     assert names == [
@@ -151,7 +153,9 @@ def test_only_the_first_process_shows_the_flow_s_progress(run, tmp_path, monkeyp
     # And the lines of a run that has nothing left to train.
     for first in (False, True):
         monkeypatch.setattr(flow_run, "is_first", lambda first=first: first)
-        flow_run.train_flow(settings, data, tmp_path, augment=lambda key, x: x)
+        flow_run.train_flow(
+            settings, data, tmp_path, augment=lambda key, x: x, stages=flow_run.Stages()
+        )
         assert ("bits/dim (mean" in "".join(capsys.readouterr())) == first
 
 

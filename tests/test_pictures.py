@@ -158,6 +158,13 @@ def photographs(folder, classes=("cat", "dog", "10", "9"), count=10, shape=(20, 
 def test_a_folder_is_a_data_set(tmp_path, capsys):
     photographs(tmp_path)
     one = gr.data.from_folder(tmp_path, image_size=8, validation_fraction=0.25)
+    for split in (one.train, one.validation, one.test):
+        assert len(set(split.names)) == len(split)
+        for name, image, label in zip(split.names, split.images, split.labels):
+            assert name.startswith(f"{one.class_names[label]}/")
+            np.testing.assert_array_equal(
+                np.asarray(fit(open_picture(tmp_path / name), (8, 8))), image
+            )
     assert one.class_names == ("9", "10", "cat", "dog") and one.image_shape == (8, 8, 3)
     assert [len(s) for s in (one.train, one.validation, one.test)] == [24, 8, 8]
     assert "8 of the 40 images, 20% of every class, are held out" in capsys.readouterr().err

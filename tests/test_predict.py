@@ -23,7 +23,7 @@ CONFIG = {
 def trained(tmp_path_factory):
     """A finished run, and what it predicted of its test set."""
     workdir, seen = tmp_path_factory.mktemp("run"), {}
-    page = train._test_page
+    page = train.page_of_test
 
     def kept(dataset, test):
         seen.update(test)
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("genreg_jax.workdir.write_report", lambda *args, **kwargs: None)
-        patch.setattr(train, "_test_page", kept)
+        patch.setattr(train, "page_of_test", kept)
         gr.train_and_evaluate(CONFIG, workdir)
     return workdir, seen
 

@@ -26,7 +26,7 @@ from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.devices import connect, data_mesh
-from genreg_jax.evaluate import make_evaluate
+from genreg_jax.evaluate import calibration_error, make_evaluate, reliability
 from genreg_jax.interrupt import Interrupted
 from genreg_jax.state import Best
 from genreg_jax.workdir import claim
@@ -625,7 +625,7 @@ def test_a_run_that_was_stopped_and_continued_is_the_same_run_bit_for_bit(
     assert int(state.step) == 6
     a, b = ((seen.workdir / "metrics.jsonl").read_bytes() for seen in (interrupted, uninterrupted))
     assert a == b and len(a) > 0
-    timing = {"seconds", "images_per_second", "flow", "checksum"}
+    timing = {"seconds", "stages", "images_per_second", "flow", "checksum"}
     a, b = (
         {k: v for k, v in seen.summary.items() if k not in timing}
         for seen in (interrupted, uninterrupted)
@@ -695,7 +695,7 @@ def test_an_update_that_is_not_finite_stops_the_run_or_is_skipped_and_counted(tm
     summaries = [
         run(tmp_path / name, skipping, dataset=dataset, model=model) for name in ("a", "b")
     ]
-    timing = {"seconds", "images_per_second", "checksum"}
+    timing = {"seconds", "stages", "images_per_second", "checksum"}
     a, b = ({k: v for k, v in s.items() if k not in timing} for s in summaries)
     assert a == b
     assert a["skipped_updates"] == 4 and a["steps"] == 12  # once an epoch
@@ -715,6 +715,8 @@ def test_a_signal_saves_within_an_epoch_and_the_run_continues_bit_for_bit(
 
     def kept_save(self, step, tree, extra):
         saved[step] = as_numpy(tree)
+        if step == 5:  # as if the process that is stopped had taken its time
+            extra["stages"] = {**extra["stages"], "data": 500.0, "training": 1000.0}
         save(self, step, tree, extra)
 
     monkeypatch.setattr(train.Checkpoints, "save", kept_save)
@@ -736,9 +738,14 @@ def test_a_signal_saves_within_an_epoch_and_the_run_continues_bit_for_bit(
     assert stopped.value.signum == signum and signal.getsignal(signum) == before
     assert sorted(saved) == [3, 5] and not (tmp_path / "stopped" / "summary.json").exists()
     summary = run(tmp_path / "stopped")
+    assert set(summary["stages"]) == set(whole["stages"]) == {
+        "data", "compilation", "training", "validation", "checkpoints", "evaluation", "pictures"
+    }  # fmt: skip
+    assert 500 < summary["stages"]["data"] < 600 and 1000 < summary["stages"]["training"] < 1100
+    assert sum(whole["stages"].values()) >= whole["seconds"] - 0.1
     jax.tree.map(np.testing.assert_array_equal, saved[12], expected)
     assert metric_lines(tmp_path / "stopped") == metric_lines(tmp_path / "whole")
-    timing = {"seconds", "images_per_second", "checksum"}
+    timing = {"seconds", "stages", "images_per_second", "checksum"}
     assert {k: summary[k] for k in summary.keys() - timing} == {
         k: whole[k] for k in whole.keys() - timing
     }
@@ -1106,6 +1113,10 @@ def test_evaluation_equals_numpy_and_does_not_count_padding(batch_size):
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(result["loss"], -log_p[np.arange(11), labels].mean(), rtol=1e-5)
     np.testing.assert_array_equal(result["predictions"], logits.argmax(1))
+    np.testing.assert_allclose(result["confidences"], np.exp(log_p).max(1), rtol=1e-5)
+    correct = logits.argmax(1) == labels
+    expected = calibration_error(reliability(np.exp(log_p).max(1), correct))
+    assert result["calibration_error"] == pytest.approx(expected, rel=1e-5)
     assert result["accuracy"] == np.mean(logits.argmax(1) == labels)
     np.testing.assert_allclose(result["embeddings"], 2 * x, rtol=1e-5, atol=1e-6)
 

@@ -16,6 +16,7 @@ from genreg_jax.data import subsets
 from genreg_jax.errors import UserError
 
 _MOST_CLASSES = 100_000
+_JOINERS = {0x200C: None, 0x200D: None}
 # One seed for all: the images held out for the test are the same for every seed of a run.
 _TEST_SEED = 8_128_496
 
@@ -27,6 +28,7 @@ class Split:
     Attributes:
       images: uint8 [N, H, W, C].
       labels: int32 [N].
+      names: of the N files, for people; None where there are none.
 
     Example:
       >>> len(Split(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int32)))
@@ -35,6 +37,7 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -361,7 +364,9 @@ def _count_in_both(name: str, train: Split, test: Split) -> int:
 def check_names(names: Sequence[str], what: str) -> None:
     """Refuse names that a report could not be written with."""
     for name in names:
-        if not isinstance(name, str) or len(name) > 500 or not name.isprintable():
+        # Words of several scripts need joiners, which are not printed themselves.
+        shown = name.translate(_JOINERS) if isinstance(name, str) else ""
+        if not isinstance(name, str) or len(name) > 500 or not shown.isprintable():
             raise UserError(
                 f"{what} have {name[:60] if isinstance(name, str) else name!r} among them; a name "
                 "is a text of at most 500 characters that can be printed."
@@ -380,8 +385,9 @@ def listed(items: Sequence[Any], most: int = 10) -> str:
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
-    """The images and labels of a split at some indices, in their order."""
-    return Split(split.images[indices], split.labels[indices])
+    """The images, labels and names of a split at some indices, in their order."""
+    names = None if split.names is None else tuple(split.names[i] for i in indices)
+    return Split(split.images[indices], split.labels[indices], names)
 
 
 def _hash_splits(*splits: Split) -> str:

@@ -173,13 +173,19 @@ def _read_rows(
     rows = [rows[i] for i in kept]
     place = {name: i for i, name in enumerate(class_names)}
     labels = np.array([place[row.label] for row in rows], np.int32)
-    whole = Split(images, labels)
+    root = path if path.is_dir() else path.parent
+    whole = Split(images, labels, tuple(_relative(row.file, root) for row in rows))
     names = dict.fromkeys(row.split for row in rows)
     which = {name: np.array([row.split == name for row in rows]) for name in names}
     splits = {name or "train": take(whole, np.flatnonzero(mask)) for name, mask in which.items()}
     if "train" not in splits:
         raise UserError(f"{str(path)!r} has no training pictures; there is only {list(splits)}.")
     return splits, class_names
+
+
+def _relative(file: Path, root: Path) -> str:
+    """A file's name for people."""
+    return shown([str(file.relative_to(root)) if file.is_relative_to(root) else file.name])
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

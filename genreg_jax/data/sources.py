@@ -162,15 +162,19 @@ def load(
     given = validation[0] if validation else None
     return make_dataset(
         name,
-        as_split(train.images, train.labels, "train"),
-        as_split(test.images, test.labels, "test"),
+        _checked(train, "train"),
+        _checked(test, "test"),
         tuple(class_names),
         per_class=per_class,
         fraction=fraction,
         validation_fraction=validation_fraction,
         seed=seed,
-        validation=None if given is None else as_split(given.images, given.labels, "validation"),
+        validation=None if given is None else _checked(given, "validation"),
     )
+
+
+def _checked(split: Split, name: str) -> Split:
+    return dataclasses.replace(as_split(split.images, split.labels, name), names=split.names)
 
 
 def from_folder(

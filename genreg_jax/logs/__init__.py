@@ -2,7 +2,7 @@
 
 from genreg_jax.logs.files import check_new_folder, read_json, to_json, write_atomically, write_json
 from genreg_jax.logs.metrics import PHASES, MetricWriter, read_metrics, write_result
-from genreg_jax.logs.progress import Clock, Progress, format_seconds
+from genreg_jax.logs.progress import Clock, Progress, Stages, format_seconds
 from genreg_jax.logs.provenance import PACKAGES, changes, provenance
 from genreg_jax.logs.summary import Summary, checksum, read_summary
 
@@ -12,6 +12,7 @@ __all__ = [
     "Clock",
     "MetricWriter",
     "Progress",
+    "Stages",
     "Summary",
     "changes",
     "check_new_folder",

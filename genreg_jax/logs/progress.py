@@ -293,3 +293,41 @@ class Clock:
     def seconds(self) -> float:
         """Seconds since the run's start."""
         return time.perf_counter() - self._start
+
+
+class Stages:
+    """Wall-clock seconds of a run by stage, those before a restart included.
+
+    Attributes:
+      seconds: of each stage, in the order in which they first ended.
+
+    Example:
+      >>> stages = Stages()
+      >>> stages.add({"data": 2.0, "training": 60.0})
+      >>> stages.end("data")
+      >>> 2 < stages.seconds["data"] < 3 and stages.seconds["training"]
+      60.0
+    """
+
+    def __init__(self):
+        self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, stage: str) -> None:
+        """Counts the time since the last stage's end for this one."""
+        now = time.perf_counter()
+        self.add({stage: now - self._last})
+        self._last = now
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Adds what earlier processes spent on the run."""
+        for stage, spent in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def at_least(self, stage: str, seconds: float) -> None:
+        """Raises a stage to what is known of it from elsewhere."""
+        self.seconds[stage] = max(self.seconds.get(stage, 0.0), seconds)
+
+    def to_dict(self) -> dict[str, float]:
+        """The record for a summary."""
+        return {stage: round(spent, 2) for stage, spent in self.seconds.items()}

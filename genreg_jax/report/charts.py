@@ -1,8 +1,7 @@
-"""The charts of the report, as SVG inside HTML: curves, the confusion matrix, the embeddings."""
+"""The curves of the report, as SVG inside HTML."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genreg_jax.report.html import number, table, text
-
-# Colours that keep their contrast on a white and on a dark page (Okabe and Ito's, slightly shifted,
-# told apart by people with any colour vision).
-_COLOURS = ("#0f7fc2", "#e07b00", "#0a9f73", "#cc6fa5", "#b59a00", "#d64f2a", "#4aa8dd", "#888888")
-
-# matplotlib wants a real colour; this one is replaced by the text colour of the page.
-_TEXT_COLOUR = "#010203"
+from genreg_jax.report.html import hint, number, text
+from genreg_jax.report.svg import TEXT_COLOUR, colour, rc, svg
 
 _MAX_POINTS = 400  # a curve with more is averaged down to this many, which a page can show
 
@@ -30,6 +23,7 @@ class _Panel(NamedTuple):
       kinds: of metrics that it shows. A metric is of a kind if one part of its name between slashes
         is the kind or ends in `_` and the kind: `train/embedding_loss` is a `loss`.
       label: of the vertical axis.
+      look: what to look for, in a sentence or two.
       log: whether that axis is logarithmic where all values are positive.
       mark: whether the chosen step is marked. On the schedules it would say nothing.
       phase: whose metrics it shows; a flow counts steps of its own.
@@ -38,6 +32,7 @@ class _Panel(NamedTuple):
     title: str
     kinds: tuple[str, ...]
     label: str
+    look: str
     log: bool = False
     mark: bool = False
     phase: str = ""
@@ -54,18 +49,89 @@ _LOSSES = ("loss", "ce", "cross_entropy", "pcr", "phantom", "attraction", "separ
 # In the order of the page. A metric is in the first panel that takes it, and there is one for every
 # metric: what nobody thought of is shown under "Other" and not left out.
 _PANELS = (
-    _Panel("Losses", _LOSSES, "loss", log=True, mark=True),
-    _Panel("Accuracy", ("accuracy",), "accuracy", mark=True),
-    _Panel("Similarity", ("similarity",), "mean cosine"),
-    _Panel("Learning rate", ("learning_rate",), "learning rate"),
-    _Panel("Gradient", ("gradient_norm",), "norm", log=True),
-    _Panel("Hypergradient", ("hypergradient_norm", "hypergradient"), "norm", log=True),
-    _Panel("Search", ("search_spread", "search_distance"), "relative to the draws"),
-    _Panel("Outer loss", ("outer_decrease", "search_gain"), "decrease in a step"),
-    _Panel("Skipped updates", ("skipped_updates",), "updates"),
-    _Panel("Other", (".*",), "value"),
-    _Panel("Flow", ("bits_per_dim",), "bits per dimension", phase="flow"),
-    _Panel("Flow, other", (".*",), "value", phase="flow"),
+    _Panel(
+        "Losses",
+        _LOSSES,
+        "loss",
+        "All should fall. A training loss that falls while the validation cross-entropy rises is "
+        "overfitting; one that jumps or never falls asks for a lower learning rate.",
+        log=True,
+        mark=True,
+    ),
+    _Panel(
+        "Accuracy",
+        ("accuracy",),
+        "accuracy",
+        "A gap that grows between training and validation is overfitting; validation that still "
+        "rises at the end asks for more epochs.",
+        mark=True,
+    ),
+    _Panel(
+        "Similarity",
+        ("similarity",),
+        "mean cosine",
+        "Of embeddings within a class (intra) and between two (inter): the farther apart the two "
+        "curves, the better the classes are separated.",
+    ),
+    _Panel(
+        "Learning rate",
+        ("learning_rate",),
+        "learning rate",
+        "The schedule as it was run; compare its turns with those of the losses.",
+    ),
+    _Panel(
+        "Gradient",
+        ("gradient_norm",),
+        "norm",
+        "Steady or slowly falling is well. Growth and spikes go before a divergence: clip the "
+        "gradient or lower the learning rate.",
+        log=True,
+    ),
+    _Panel(
+        "Hypergradient",
+        ("hypergradient_norm", "hypergradient"),
+        "norm",
+        "How strongly the outer loss moves the finder. Zero all along: the finder learns nothing; "
+        "spikes: lower its learning rate.",
+        log=True,
+    ),
+    _Panel(
+        "Search",
+        ("search_spread", "search_distance"),
+        "relative to the draws",
+        "A spread that falls towards 0 is a finder that collapses to one sample a class; a "
+        "distance of 0 is one that does nothing.",
+    ),
+    _Panel(
+        "Outer loss",
+        ("outer_decrease", "search_gain"),
+        "decrease in a step",
+        "Above 0, a step helps on images that it was not taken on; search_gain is the finder's "
+        "part of that.",
+    ),
+    _Panel(
+        "Skipped updates",
+        ("skipped_updates",),
+        "updates",
+        "Should be 0: updates whose loss or gradient was not finite. Many ask for a lower learning "
+        "rate.",
+    ),
+    _Panel("Other", (".*",), "value", "Metrics that belong to no other picture."),
+    _Panel(
+        "Flow",
+        ("bits_per_dim",),
+        "bits per dimension",
+        "Both should fall and level off. Validation that rises while training falls is "
+        "overfitting; both still falling at the end ask for more updates.",
+        phase="flow",
+    ),
+    _Panel(
+        "Flow, other",
+        (".*",),
+        "value",
+        "Metrics of the flow that belong to no other picture.",
+        phase="flow",
+    ),
 )
 
 
@@ -106,18 +172,15 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], best_step: Any) -> str:
             mark = number(best_step) if panel.mark else None
             drawn.append(
                 f"<figure><figcaption><h3>{panel.title}</h3>{_legend(curves)}</figcaption>"
-                f"{_curve_svg(curves, panel.label, panel.log, mark=mark)}</figure>"
+                f"{_curve_svg(curves, panel.label, panel.log, mark=mark)}"
+                f"{hint(panel.look)}</figure>"
             )
     return f'<div class="curves">{"".join(drawn)}</div>' if drawn else ""
 
 
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
-
-
 def _legend(names: Iterable[str]) -> str:
     return "".join(
-        f'<span><i style="background:{_colour(i)}"></i>{text(name)}</span>'
+        f'<span><i style="background:{colour(i)}"></i>{text(name)}</span>'
         for i, name in enumerate(names)
     )
 
@@ -149,15 +212,15 @@ def _curve_svg(
 
     values = np.concatenate([value for _, value in series.values()])
     values = values[np.isfinite(values)]
-    with mpl.rc_context(_rc("|".join(series))):
+    with mpl.rc_context(rc("|".join(series))):
         canvas = Canvas(figsize=(5.2, 2.8))
         # Fixed margins: the axes of all pictures stand in line.
-        axes = canvas.add_axes((0.15, 0.16, 0.84, 0.8))
+        axes = canvas.add_axes((0.15, 0.16, 0.82, 0.8))
         for i, (steps, value) in enumerate(series.values()):
             axes.plot(
                 steps,
                 value,
-                color=_colour(i),
+                color=colour(i),
                 linewidth=1.6,
                 marker="o" if np.isfinite(value).sum() < 3 else None,
                 markersize=4,
@@ -167,21 +230,23 @@ def _curve_svg(
         if label == "accuracy":
             axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
         if mark is not None:
-            axes.axvline(mark, color=_TEXT_COLOUR, alpha=0.5, linewidth=1, linestyle=(0, (2, 3)))
+            axes.axvline(mark, color=TEXT_COLOUR, alpha=0.5, linewidth=1, linestyle=(0, (2, 3)))
+            left, right = axes.get_xlim()
+            before = mark > (left + right) / 2  # on the side where there is room
             axes.annotate(
                 "chosen",
                 (mark, 0.02),
                 xycoords=("data", "axes fraction"),
-                xytext=(-4, 0),
+                xytext=(-4 if before else 4, 0),
                 textcoords="offset points",
-                ha="right",
+                ha="right" if before else "left",
                 fontsize=8,
             )
         axes.set_xlabel("step")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="y", alpha=0.18, linewidth=0.8)
-        return _svg(canvas)
+        return svg(canvas)
 
 
 def _logarithmic(axes: Any, values: np.ndarray) -> None:
@@ -193,168 +258,3 @@ def _logarithmic(axes: Any, values: np.ndarray) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,), numticks=8))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _rc(salt: str) -> dict[Any, Any]:
-    return {
-        "svg.fonttype": "none",  # text stays text, in the page's own font
-        "svg.hashsalt": salt,  # ids that differ between pictures and not between calls
-        "text.parse_math": False,  # a "$" in a metric's name is a dollar sign
-        "text.color": _TEXT_COLOUR,
-        "axes.labelcolor": _TEXT_COLOUR,
-        "axes.edgecolor": _TEXT_COLOUR,
-        "axes.linewidth": 0.6,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.color": _TEXT_COLOUR,
-        "ytick.color": _TEXT_COLOUR,
-        "grid.color": _TEXT_COLOUR,
-        "font.size": 9.5,
-    }
-
-
-def _svg(canvas: Any) -> str:
-    out = io.StringIO()
-    unwanted = {"Creator": None, "Date": None, "Format": None, "Type": None}
-    canvas.savefig(out, format="svg", transparent=True, metadata=unwanted)
-    svg = out.getvalue()
-    # Inside HTML the XML prologue has no place, and it names an address.
-    return svg[svg.index("<svg") :].replace(_TEXT_COLOUR, "currentColor")
-
-
-# --------------------------------------------------------------------------------------- confusion
-
-
-def draw_confusion(confusion: Any, class_names: Sequence[str] | None) -> str:
-    """The confusion matrix and its most frequent mistakes.
-
-    Args:
-      confusion: [K, K] counts, row the true class, column the predicted one, or None.
-      class_names: K names; None numbers the classes.
-
-    Returns:
-      HTML, empty where there is no matrix.
-
-    Raises:
-      ValueError: `confusion` is not square or does not fit `class_names`.
-    """
-    if confusion is None:
-        return ""
-    counts = np.asarray(confusion)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.size == 0:
-        raise ValueError(f"confusion must be [K, K], got shape {counts.shape}")
-    names = [str(i) for i in range(len(counts))] if class_names is None else list(class_names)
-    if len(names) != len(counts):
-        raise ValueError(
-            f"class_names must have {len(counts)} names, as confusion has rows; got {len(names)}"
-        )
-    return (
-        f'<div class="confusion"><figure>{_confusion_svg(counts, names)}</figure>'
-        f"<div>{_most_confused(counts, names)}</div></div>"
-    )
-
-
-def _most_confused(counts: np.ndarray, names: Sequence[str]) -> str:
-    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
-    pairs = [
-        np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:5]
-    ]
-    rows = [
-        (names[true], names[predicted], f"{wrong[true, predicted]:g}")
-        for true, predicted in pairs
-        if wrong[true, predicted] > 0
-    ]
-    if not rows:
-        return "<p>No mistakes.</p>"
-    head = ("true class", "taken for", "images")
-    return f"<h3>Most frequent mistakes</h3>{table(rows, head)}"
-
-
-def _confusion_svg(counts: np.ndarray, names: Sequence[str]) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure as Canvas
-
-    k = len(counts)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with mpl.rc_context(_rc("confusion")):
-        size = min(max(2.6 + 0.3 * k, 3.2), 5.6)
-        canvas = Canvas(figsize=(size, size), layout="constrained")
-        axes = canvas.add_subplot()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        every = math.ceil(k / 25)  # more labels than this run into each other
-        long = max(map(len, map(str, names))) > 3
-        axes.set_xticks(range(0, k, every), names[::every], rotation=90 if long else 0)
-        axes.set_yticks(range(0, k, every), names[::every])
-        if k <= 20:
-            for (row, column), count in np.ndenumerate(counts):
-                if count:
-                    dark = shares[row, column] > 0.5
-                    axes.text(
-                        column,
-                        row,
-                        f"{count:g}",
-                        ha="center",
-                        va="center",
-                        fontsize=8,
-                        color="white" if dark else "black",
-                    )
-        return _svg(canvas)
-
-
-# -------------------------------------------------------------------------------------- embeddings
-
-
-def draw_embeddings(plane: Mapping[str, Any] | None, class_names: Sequence[str] | None) -> str:
-    """The embeddings of the test set in a plane, a dot an image.
-
-    Args:
-      plane: `points` [N, 2], `labels` [N] and `explained` [2], the share of the variance; or None.
-      class_names: one name a class; None numbers the classes.
-
-    Returns:
-      HTML, empty where there is no plane.
-
-    Raises:
-      ValueError: the points do not fit the labels.
-    """
-    if not plane:
-        return ""
-    points, labels = np.asarray(plane["points"], np.float64), np.asarray(plane["labels"])
-    if points.shape != (len(labels), 2):
-        raise ValueError(
-            f"embeddings must have points [N, 2] for its {len(labels)} labels, got points of shape "
-            f"{points.shape}"
-        )
-    names = class_names if class_names is not None else range(int(labels.max(initial=-1)) + 1)
-    return (
-        f'<div class="embeddings"><figure>{_embeddings_svg(points, labels, plane, list(names))}'
-        "<figcaption>Two principal components, a dot an image, a colour a class.</figcaption>"
-        "</figure></div>"
-    )
-
-
-def _embeddings_svg(
-    points: np.ndarray, labels: np.ndarray, plane: Mapping[str, Any], names: Sequence[Any]
-) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure as Canvas
-
-    with mpl.rc_context(_rc("embeddings")):
-        canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
-        axes = canvas.add_subplot()
-        for c in np.unique(labels):
-            of_class = points[labels == c]
-            axes.scatter(*of_class.T, s=7, color=_colour(int(c)), alpha=0.7, linewidths=0)
-        for c in np.unique(labels)[:20]:  # more names than this run into each other
-            x, y = np.median(points[labels == c], axis=0)
-            name = str(names[c]) if c < len(names) else str(c)
-            axes.annotate(name, (x, y), ha="center", va="center", weight="bold")
-        for axis, part in zip((axes.set_xlabel, axes.set_ylabel), plane["explained"]):
-            axis(f"{100 * part:.0f} % of the variance")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return _svg(canvas)

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from genreg_jax.logs import write_atomically
+from genreg_jax.report.fonts import font_for
 
 _READABLE = 48  # pixels; smaller images are enlarged to about this size
 _MARGIN = 6  # pixels around a label
 _FONT_SIZE = 13
+_THUMB = 112  # pixels
 _CAPTION_WIDTH = 96  # pixels; an image with a caption is enlarged to about this width
 
 
@@ -106,9 +108,9 @@ def captioned(
     scale = max(1, math.ceil(_CAPTION_WIDTH / width)) if scale is None else scale
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     band = _FONT_SIZE + 4
-    font = ImageFont.load_default(_FONT_SIZE - 2)
     bands = []
     for text in captions:
+        font = font_for(text, _FONT_SIZE - 2) or ImageFont.load_default(_FONT_SIZE - 2)
         while text and font.getlength(text) > width * scale:
             text = text[:-1]
         canvas = Image.new("L", (width * scale, band), 255)
@@ -145,6 +147,19 @@ def save_png(path: str | os.PathLike, array: np.ndarray, *, caption: str | None 
     _to_pil(array).save(data, format="PNG", pnginfo=text, optimize=True)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(Path(path), data.getvalue())
+
+
+def small_png(image: np.ndarray) -> bytes:
+    """An image [H, W, C] of uint8 as a PNG that is about as large as a thumb.
+
+    Small images are enlarged by a whole factor, large ones made smaller.
+    """
+    scale = max(1, math.ceil(_THUMB / max(image.shape[:2])))
+    picture = _to_pil(grid(image[None], columns=1, scale=scale, pad=0))
+    picture.thumbnail((2 * _THUMB, 2 * _THUMB))
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    return data.getvalue()
 
 
 def read_caption(path: str | os.PathLike) -> str | None:
@@ -205,7 +220,9 @@ def _with_text(
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(_FONT_SIZE)
-    margin = max((math.ceil(font.getlength(label)) + 2 * _MARGIN for label in labels), default=0)
+    fonts = [font_for(label, _FONT_SIZE) or font for label in labels]
+    widths = [math.ceil(font.getlength(label)) for font, label in zip(fonts, labels)]
+    margin = max(widths) + 2 * _MARGIN if widths else 0
     above = _FONT_SIZE + 2 * _MARGIN if title else 0
     body = _to_pil(picture)
     width = margin + body.width
@@ -217,7 +234,7 @@ def _with_text(
     draw = ImageDraw.Draw(canvas)
     if title:
         draw.text((margin + _MARGIN, above / 2), title, fill=black, font=font, anchor="lm")
-    for label, centre in zip(labels, centres, strict=True):
+    for label, centre, font in zip(labels, centres, fonts, strict=True):
         draw.text((margin - _MARGIN, above + centre), label, fill=black, font=font, anchor="rm")
     array = np.asarray(canvas)
     return array[..., None] if body.mode == "L" else array

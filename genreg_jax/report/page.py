@@ -12,7 +12,8 @@ import base64
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,26 @@ from genreg_jax.logs import (
     write_atomically,
     write_json,
 )
-from genreg_jax.report.charts import draw_confusion, draw_curves, draw_embeddings
-from genreg_jax.report.html import PAGE, STYLE, Figure, flatten, number, section, table, text
+from genreg_jax.report.charts import draw_curves
+from genreg_jax.report.classes import (
+    draw_accuracies,
+    draw_calibration,
+    draw_confusion,
+    draw_embeddings,
+    draw_mistakes,
+)
+from genreg_jax.report.extras import check_extras
+from genreg_jax.report.html import (
+    PAGE,
+    STYLE,
+    Figure,
+    flatten,
+    hint,
+    number,
+    section,
+    table,
+    text,
+)
 from genreg_jax.report.images import read_caption
 
 _UNFINISHED = (
@@ -46,8 +65,12 @@ def write_report(
     confusion: Any = None,
     embeddings: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
+    per_class: Any = None,
+    mistakes: Sequence[Mapping[str, Any]] | None = None,
+    calibration: Mapping[str, Any] | None = None,
     command: str | None = None,
     notes: str | Sequence[str] = (),
+    drawing_seconds: float | None = None,
 ) -> Path:
     """Writes `report.html` into the workdir.
 
@@ -63,8 +86,8 @@ def write_report(
       title: What was run, such as "MGR on digits".
       summary: Results. Shown first: `test_accuracy`, `validation_accuracy` (fractions; with
         `test_examples` the standard error too), `train_examples`, `steps`, `seconds`, `device`,
-        `images_per_second`. `best_step` is marked in the curves; `seed`, `versions`, `commit` and
-        `config_hash` are shown last.
+        `images_per_second`. `best_step` is marked in the curves; `stages` are the seconds of each
+        part of the run; `seed`, `versions`, `commit` and `config_hash` are shown last.
       config: The full config, nested or flat.
       defaults: The config's defaults; keys that differ from them are shown first.
       figures: (caption, PNG file) in the order to show; None shows `samples/*.png`, of each
@@ -72,16 +95,22 @@ def write_report(
       confusion: [K, K] counts, row the true class, column the predicted one.
       embeddings: The test set's in a plane: `points` [N, 2], `labels` [N] and the fractions of the
         variance that the two axes explain, `explained` [2].
-      class_names: K names.
+      class_names: K names, in any script.
+      per_class: [K, 2], of each class of the test set how many images were right and how many there
+        are; None for those of `confusion`.
+      mistakes: The test images that were taken most surely for another class: of each `image`, a
+        PNG in base64, `name`, `label` and `predicted` (places in `class_names`), `probability`.
+      calibration: The test set's, from `evaluate.reliability`.
       command: The exact command that gives this run.
       notes: One or several paragraphs, shown below the headline.
+      drawing_seconds: What drawing an earlier version of the page took; None measures it.
 
     Returns:
       The path of the page.
 
     Raises:
       UserError: a figure does not exist, or `metrics.jsonl` is damaged.
-      ValueError: `confusion` is not square or does not fit `class_names`.
+      ValueError: `confusion` is not square, or it or `per_class` does not fit `class_names`.
 
     Example:
       >>> import tempfile
@@ -90,16 +119,29 @@ def write_report(
       >>> "97.2" in path.read_text(encoding="utf-8")
       True
     """
-    workdir = Path(workdir)
+    workdir, began = Path(workdir), time.perf_counter()
     # As they come back from JSON, so that a page written again is the same page.
     summary, config, defaults = to_json(summary), to_json(config), to_json(defaults)
     notes = [notes] if isinstance(notes, str) else list(notes)
     sections = [
-        _header(title, summary, notes),
         section("Training", draw_curves(read_metrics(workdir), summary.get("best_step"))),
-        section("Pictures", _pictures(_sample_figures(workdir) if figures is None else figures)),
+        section(
+            "Accuracy on each class of the test set",
+            draw_accuracies(per_class, confusion, class_names),
+        ),
+        section("Worst mistakes on the test set", draw_mistakes(to_json(mistakes), class_names)),
         section("Confusion on the test set", draw_confusion(confusion, class_names)),
+        section("Calibration on the test set", draw_calibration(to_json(calibration))),
         section("Embeddings of the test set", draw_embeddings(to_json(embeddings), class_names)),
+        section("Pictures", _pictures(_sample_figures(workdir) if figures is None else figures)),
+    ]
+    if drawing_seconds is None:
+        drawing_seconds = round(time.perf_counter() - began, 2)
+    seconds = _seconds(summary.get("stages"), drawing_seconds)
+    sections = [
+        _header(title, summary, notes, seconds),
+        *sections,
+        section("Where the time went", _stages(seconds)),
         section("Configuration", _configuration(config, defaults)),
         section("How to get this result again", _reproduction(command, summary)),
     ]
@@ -115,6 +157,10 @@ def write_report(
         "class_names": class_names,
         "confusion": confusion,
         "embeddings": embeddings,
+        "per_class": per_class,
+        "mistakes": mistakes,
+        "calibration": calibration,
+        "drawing_seconds": drawing_seconds,
     }
     write_json(workdir / "report.json", extras)
     path = workdir / "report.html"
@@ -154,7 +200,7 @@ def regenerate(workdir: str | os.PathLike) -> Path:
     )
     finished = (workdir / "summary.json").exists()
     summary = read_json(workdir / "summary.json") if finished else {}
-    _check_extras(workdir / "report.json", extras)
+    check_extras(workdir / "report.json", extras)
     extras = {"title": workdir.resolve().name, **extras}
     if not finished:
         extras = {"title": extras["title"], "notes": _UNFINISHED}
@@ -191,67 +237,12 @@ def _inside(workdir: Path, file: str) -> Path:
     return path
 
 
-def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(map(of, value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _is_plane(value: Any) -> bool:
-    if not isinstance(value, dict) or set(value) != {"points", "explained", "labels"}:
-        return False
-    points, explained, labels = value["points"], value["explained"], value["labels"]
-    return (
-        _is_list(points, lambda point: _is_list(point, _is_number) and len(point) == 2)
-        and _is_list(explained, _is_number)
-        and len(explained) == 2
-        and _is_list(labels, lambda label: type(label) is int)
-        and len(labels) == len(points)
-    )
-
-
-# What `report.json` may hold; each entry may be null, but for the title.
-_EXTRAS: dict[str, Callable[[Any], bool]] = {
-    "title": _is_text,
-    "command": _is_text,
-    "notes": lambda value: _is_text(value) or _is_list(value, _is_text),
-    "defaults": lambda value: isinstance(value, dict),
-    "figures": lambda value: _is_list(value, lambda f: _is_list(f, _is_text) and len(f) == 2),
-    "class_names": lambda value: _is_list(value, _is_text),
-    "confusion": lambda value: _is_list(
-        value,
-        lambda row: _is_list(row, lambda n: type(n) is int and n >= 0) and len(row) == len(value),
-    ),
-    "embeddings": _is_plane,
-}
-
-
-def _check_extras(path: Path, extras: Mapping[str, Any]) -> None:
-    for name, value in extras.items():
-        right = name in _EXTRAS and (_EXTRAS[name](value) or (value is None and name != "title"))
-        if not right:
-            raise UserError(
-                f"{path} is damaged: its {name[:60]!r} is not what a report has there. Put the "
-                "file back, or remove it: the page is then written without what it holds."
-            )
-    names, counts = extras.get("class_names"), extras.get("confusion")
-    if names is not None and counts is not None and len(names) != len(counts):
-        raise UserError(
-            f"{path} is damaged: it has {len(names)} class names and a confusion matrix of "
-            f"{len(counts)}. Put the file back, or remove it."
-        )
-
-
 # ----------------------------------------------------------------------------- headline and tables
 
 
-def _header(title: str, summary: Mapping[str, Any], notes: Iterable[str]) -> str:
+def _header(
+    title: str, summary: Mapping[str, Any], notes: Iterable[str], stages: Mapping[str, float]
+) -> str:
     cards = []
     for key, label in (
         ("test_accuracy", "test accuracy"),
@@ -274,7 +265,8 @@ def _header(title: str, summary: Mapping[str, Any], notes: Iterable[str]) -> str
     for key, label in (("train_examples", examples), ("steps", "training steps")):
         if (count := number(summary.get(key))) is not None:
             cards.append((f"{count:,.0f}", label, ""))
-    if (seconds := number(summary.get("seconds"))) is not None:
+    seconds = sum(stages.values()) or number(summary.get("seconds"))
+    if seconds is not None:
         speed = number(summary.get("images_per_second"))
         detail = f"{speed:,.0f} images/s" if speed else ""
         cards.append((format_seconds(seconds), "wall time", detail))
@@ -301,6 +293,42 @@ def _standard_error(accuracy: float, examples: Any) -> str:
         return ""
     error = math.sqrt(max(accuracy * (1 - accuracy), 0) / n)
     return f"± {100 * error:.1f} s.e., n = {n:,.0f}"
+
+
+def _seconds(stages: Any, drawing_seconds: float) -> dict[str, float]:
+    """The seconds of each stage, of a summary that may hold anything; none where it has none."""
+    items = stages.items() if isinstance(stages, Mapping) else ()
+    found = {name: s for name, value in items if (s := number(value)) is not None and s >= 0}
+    return {**found, "report": drawing_seconds} if found else {}
+
+
+# Where time goes, in words; a run has those of its kind.
+_STAGES = {
+    "data": "reading the images",
+    "flow": "training the flow, or restoring it",
+    "compilation": "making the model and compiling the step",
+    "checkpoints": "saving",
+    "evaluation": "the test set, and what the samples are like",
+    "pictures": "drawing the pictures",
+    "report": "drawing this page",
+    "earlier processes": "of an earlier version, which did not tell them apart",
+}
+
+
+def _stages(seconds: Mapping[str, float]) -> str:
+    if not seconds:
+        return ""
+    whole = max(sum(seconds.values()), 1e-9)
+    rows = [
+        (name, format_seconds(spent), f"{100 * spent / whole:.0f} %", _STAGES.get(name, ""))
+        for name, spent in seconds.items()
+    ]
+    rows.append(("all", format_seconds(whole), "", ""))
+    return table(rows, ("stage", "wall time", "share", ""), ["all"], "stages") + hint(
+        "All processes of the run together. Not in it: starting Python, and what a process that "
+        "was killed did after it had saved last. Look at the largest share before making anything "
+        "faster; many short epochs make validation and saving large."
+    )
 
 
 def _device(device: Any) -> str:

@@ -15,6 +15,7 @@ import optax
 from genreg_jax.contract import Augment, Model, to_float
 from genreg_jax.data import Dataset, Split
 from genreg_jax.flows import Flow
+from genreg_jax.report.fonts import picture_names
 from genreg_jax.report.images import captioned, grid, save_png
 from genreg_jax.samples import Samples
 
@@ -25,6 +26,23 @@ _SOURCES = {
     "renoised": "Generated from latents of training images, partly replaced by noise.",
     "interpolated": "Generated from latents of training images, moved towards others of the class.",
 }
+# What to look for.
+_REAL = " Look for wrong labels, and for what matters that is cut off or too small to be seen."
+_GENERATED = (
+    " Look for samples of another class than their row's, for rows of nearly one picture, and for "
+    "copies of the training images."
+)
+_FOUND = (
+    " Look for what the finder changes: a row that has become one picture has collapsed, one that "
+    "is the same as before shows that it does nothing."
+)
+_VIEWS = (
+    " Look whether both still show their class; where one does not, its augmentation is strong."
+)
+_PERTURBED = (
+    " Look whether the perturbed image still shows its class: if not, the perturbation is too "
+    "large; if the prediction never changes, it may be too small."
+)
 _TEMPERATURES = (0.5, 0.7, 1.0)  # of a flow's samples
 
 
@@ -56,7 +74,7 @@ def write_samples(
       ['1_real.png']
     """
     classes = min(dataset.num_classes, _MOST_CLASSES)
-    names = list(dataset.class_names[:classes])
+    names, also = picture_names(dataset.class_names[:classes])
     save = partial(_save, workdir)
 
     def rows_of(labels):
@@ -65,20 +83,24 @@ def write_samples(
     real = rows_of(dataset.train.labels)
     if min(len(rows) for rows in real) == _COLUMNS:
         images = dataset.train.images[np.concatenate(real)] / 255.0
-        save("1_real", images, "Real training images, one class a row.", row_labels=names)
+        caption = f"Real training images, one class a row.{also}{_REAL}"
+        save("1_real", images, caption, row_labels=names)
     if samples is None:
         return
     rows = np.concatenate(rows_of(samples.labels))
-    save("2_generated", samples.drawn[rows] / 255.0, _SOURCES[source], row_labels=names)
+    caption = f"{_SOURCES[source]}{also}{_GENERATED}"
+    save("2_generated", samples.drawn[rows] / 255.0, caption, row_labels=names)
     if samples.found is not None:
-        caption = "Generated from the latents that the finder makes of the same ones."
+        caption = (
+            f"Generated from the latents that the finder makes of the same ones.{also}{_FOUND}"
+        )
         save("3_found", samples.found[rows] / 255.0, caption, row_labels=names)
     if views is not None:
         images = jnp.asarray(samples.used[rows[: 2 * _COLUMNS]] / np.float32(255))
         pairs = zip(jax.random.split(key), views)
         weak, strong = (view(key, images) for key, view in pairs)
         pairs = np.stack([weak, strong], axis=1).reshape(-1, *images.shape[1:])
-        save("4_views", pairs, "The two views of synthetic samples, side by side.")
+        save("4_views", pairs, f"The two views of synthetic samples, side by side.{_VIEWS}")
 
 
 def write_perturbed(
@@ -133,7 +155,9 @@ def write_perturbed(
     views, chances = jax.device_get(make(params, model_state, flow, x, y))
     change = views[2] - views[0]
     largest = max(float(np.abs(change).max()), 1e-6)
-    captions = [[f"{dataset.class_names[p.argmax()]}: {p.max():.0%}" for p in c] for c in chances]
+    names, _ = picture_names(dataset.class_names)
+    _, also = picture_names(dataset.class_names[: len(classes)])
+    captions = [[f"{p.max():.0%} {names[p.argmax()]}" for p in c] for c in chances]
     captions.append([f"{np.sqrt(np.sum(d**2)):.2f}" for d in change])
     pictures = np.stack([*views, 0.5 + 0.5 * change / largest], axis=1)
     texts = [text for row in zip(*captions) for text in row]
@@ -142,7 +166,7 @@ def write_perturbed(
         columns=4,
         scale=1,
         pad=4,
-        row_labels=[dataset.class_names[c] for c in classes],
+        row_labels=[names[c] for c in classes],
     )
     save_png(
         workdir / "samples" / "5_perturbed.png",
@@ -150,7 +174,7 @@ def write_perturbed(
         caption=f"From left to right: training image, decoded without perturbation, perturbed "
         f"({kind}), and the difference, grey for none and full range "
         f"{largest:.2f}. Below: what the classifier takes it for and how surely; below the "
-        "difference: its length.",
+        f"difference: its length.{also}{_PERTURBED}",
     )
 
 
@@ -168,7 +192,7 @@ def write_flow_samples(
       unseen: images that the flow was not trained on, to reconstruct and to interpolate.
     """
     classes = min(dataset.num_classes, _MOST_CLASSES)
-    names = list(dataset.class_names[:classes])
+    names, also = picture_names(dataset.class_names[:classes])
     conditional = flow.num_classes is not None
     labels = names if conditional else None
     y = jnp.repeat(jnp.arange(classes), _COLUMNS) if conditional else None
@@ -181,12 +205,15 @@ def write_flow_samples(
         return np.concatenate(rows)
 
     real = dataset.train.images[pick(dataset.train, _COLUMNS)] / np.float32(255)
-    save("1_real", real, "Real training images, one class a row.", row_labels=names)
+    save("1_real", real, f"Real training images, one class a row.{also}{_REAL}", row_labels=names)
     of_class = ", one class a row" if conditional else ""
     for temperature in _TEMPERATURES:
         # The same draws at every temperature.
         images = flow.sample(params, key, classes * _COLUMNS, y, temperature=temperature)
-        caption = f"Samples at temperature {temperature}{of_class}."
+        caption = (
+            f"Samples at temperature {temperature}{of_class}.{also if conditional else ''} Look "
+            "for what real images do not have; lower temperatures are cleaner and less varied."
+        )
         save(f"2_temperature_{temperature}_samples", images, caption, row_labels=labels)
 
     x = jnp.asarray(unseen.images[pick(unseen, 1)] / np.float32(255))
@@ -198,7 +225,8 @@ def write_flow_samples(
         "3_reconstructions",
         jnp.concatenate([x, again, errors / max(largest, 1e-12)]),
         f"Images that the flow has not seen, their reconstructions, and the errors; white is the "
-        f"largest, {largest:.1e}.",
+        f"largest, {largest:.1e}. Look for the size of the errors alone: far above 1e-3 the flow "
+        "can hardly be inverted.",
         columns=classes,
         row_labels=["images", "reconstructions", "errors"],
     )
@@ -208,7 +236,8 @@ def write_flow_samples(
     save(
         "4_interpolations",
         jnp.swapaxes(path, 0, 1).reshape(-1, *flow.image_shape),
-        "Interpolations in latent space; the first and the last image of a row are real.",
+        "Interpolations in latent space; the first and the last image of a row are real."
+        f"{also} Look for images between them that could be real.",
         row_labels=names,
     )
 
