@@ -18,6 +18,7 @@ from PIL import Image, features
 import genreg_jax as gr
 from genreg_jax import logs, report, results
 from genreg_jax.data import Split
+from genreg_jax.data.pictures import shown
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import calibration_error, reliability
 from genreg_jax.report import classes, fonts, svg
@@ -271,7 +272,7 @@ def test_joiners_belong_to_names_and_what_turns_text_around_does_not():
     make = lambda name: gr.data.from_arrays(
         images, labels, images, labels, class_names=["a", name], validation_fraction=0
     )
-    assert make(NAMES[3]).class_names[1] == NAMES[3]
+    assert make(NAMES[3]).class_names[1] == NAMES[3] == shown([NAMES[3]])
     for name in ("a\u202eb", "two\nlines"):
         with pytest.raises(UserError, match="that can be printed"):
             make(name)

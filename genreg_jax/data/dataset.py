@@ -16,7 +16,6 @@ from genreg_jax.data import subsets
 from genreg_jax.errors import UserError
 
 _MOST_CLASSES = 100_000
-_JOINERS = {0x200C: None, 0x200D: None}
 # One seed for all: the images held out for the test are the same for every seed of a run.
 _TEST_SEED = 8_128_496
 
@@ -364,13 +363,16 @@ def _count_in_both(name: str, train: Split, test: Split) -> int:
 def check_names(names: Sequence[str], what: str) -> None:
     """Refuse names that a report could not be written with."""
     for name in names:
-        # Words of several scripts need joiners, which are not printed themselves.
-        shown = name.translate(_JOINERS) if isinstance(name, str) else ""
-        if not isinstance(name, str) or len(name) > 500 or not shown.isprintable():
+        if not isinstance(name, str) or len(name) > 500 or not printable(name):
             raise UserError(
                 f"{what} have {name[:60] if isinstance(name, str) else name!r} among them; a name "
                 "is a text of at most 500 characters that can be printed."
             )
+
+
+def printable(text: str) -> bool:
+    """Whether a text can be shown; words of several scripts need joiners, which are not seen."""
+    return text.translate({0x200C: None, 0x200D: None}).isprintable()
 
 
 def note(text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from genreg_jax.data.cache import LEAST_PICTURES, cached
-from genreg_jax.data.dataset import note
+from genreg_jax.data.dataset import note, printable
 from genreg_jax.errors import UserError
 from genreg_jax.logs import Progress
 
@@ -304,6 +304,6 @@ def _relative(here: str, name: str, folder: Path) -> str:
 def shown(paths: Sequence[str], most: int = 5) -> str:
     """The first of some names, which may hold anything, and how many there are besides."""
     names = [name.encode("utf-8", "backslashreplace").decode() for name in paths[:most]]
-    names = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in name) for name in names]
+    names = ["".join(c if printable(c) else repr(c)[1:-1] for c in name) for name in names]
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
     return ", ".join(names) + more
