@@ -198,7 +198,7 @@ class _NotebookBar:
     def start(self) -> None:
         from IPython.display import display  # pyright: ignore
 
-        self._shown = display(self, display_id=True)
+        self._shown: Any = display(self, display_id=True)
 
     def update(self, _: int, *, completed: int, stats: str) -> None:
         self._completed, self._stats = completed, stats
