@@ -360,6 +360,131 @@ def test_slow_name_resolution_is_bounded_too(tmp_path, monkeypatch):
     assert time.monotonic() - start < 3
 
 
+class Odd(http.server.BaseHTTPRequestHandler):
+    """Answers as its path says."""
+
+    def do_GET(self):
+        self.send_response(302 if "away" in self.path or "round" in self.path else 200)
+        if "away" in self.path:
+            self.send_header("Location", f"file://{__file__}")
+        if "round" in self.path:
+            self.send_header("Location", self.path)
+        if "short" in self.path:
+            self.send_header("Content-Length", "5")
+        if "long" in self.path:
+            self.send_header("Content-Length", "50")
+        self.end_headers()
+        self.wfile.write(b"not the archive")
+        while "drips" in self.path or "stops" in self.path:
+            time.sleep(0.05 if "drips" in self.path else 3)
+            try:
+                self.wfile.write(b"x")
+                self.wfile.flush()
+            except OSError:
+                return
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("drips", "less than 1024 bytes a second came"),
+        ("stops", "timed out"),
+        ("away", "Redirection to url"),
+        ("round", "infinite loop"),
+        ("short", "it has 5 bytes"),
+        ("long", "it has 15 bytes"),
+    ],
+)
+def test_odd_servers_end_in_a_paragraph_within_seconds(path, message, tmp_path):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.daemon_threads, start = True, time.monotonic()
+        url = f"http://127.0.0.1:{server.server_port}/{path}"
+        with pytest.raises(UserError, match=message):
+            prepare_lib.prepare("cifar10", tmp_path / "tfds", url=url, timeout=0.4)
+        assert time.monotonic() - start < 4
+        server.shutdown()
+
+
+def odd_archives(members):
+    """Name to an archive in which one member is odd."""
+    name = "cifar-10-batches-bin/data_batch_1.bin"
+
+    def tar(**fields):
+        out = io.BytesIO()
+        with tarfile.open(
+            fileobj=out, mode="w:gz", format=fields.pop("format", tarfile.PAX_FORMAT)
+        ) as file:
+            for key, content in members.items():
+                member = tarfile.TarInfo(key)
+                member.size = len(content)
+                for field, value in fields.items() if key == name else ():
+                    setattr(member, field, value)
+                file.addfile(member, io.BytesIO(content) if member.isreg() else None)
+        return out.getvalue()
+
+    for kind in (
+        tarfile.LNKTYPE,
+        tarfile.SYMTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.DIRTYPE,
+    ):
+        yield f"type {kind}", tar(type=kind, linkname="/etc/passwd"), "not a plain file"
+    for odd in (
+        f"/{name}",
+        f"../{name}",
+        f"./{name}",
+        name.upper(),
+        f"{name}\n",
+        "a" * 5000,
+        "\udcff",
+        "",
+    ):
+        yield f"name {odd[:40]!r}", tar(name=odd), "data_batch_1.bin"
+    for sparse in ("x", "9" * 400, "0,1,2"):
+        headers = {"GNU.sparse.map": sparse, "GNU.sparse.size": "5"}
+        yield f"sparse {sparse[:9]}", tar(pax_headers=headers), "archive"
+    yield "a huge size", tar(pax_headers={"size": str(2**62)}), "archive"
+    raw = bytearray(gzip.decompress(tar()))
+    at = raw.index(name.encode())
+    for field, value in {
+        "size": (124, b"\x80" + b"\xff" * 11),
+        "negative": (124, b"\xff" * 12),
+        "checksum": (148, b"99999999"),
+    }.items():
+        other = bytearray(raw)
+        other[at + value[0] : at + value[0] + len(value[1])] = value[1]
+        if field != "checksum":
+            other[at + 148 : at + 156] = b" " * 8
+            other[at + 148 : at + 156] = b"%06o\0 " % sum(other[at : at + 512])
+        yield f"header {field}", gzip.compress(other), "archive"
+
+
+def test_odd_members_of_an_archive_end_in_a_paragraph(cifar10, tmp_path, monkeypatch):
+    _, images, labels = cifar10
+    members = cifar10_members(images, labels)
+    path = tmp_path / "odd.tar.gz"
+    for case, content, message in odd_archives(members):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            prepare_lib.prepare(
+                "cifar10", tmp_path / "tfds", archive=path, sha256=[sha256_of(path)]
+            )
+        assert not (tmp_path / "tfds").exists(), case
+    monkeypatch.setattr(prepare_lib, "MAX_BYTES", 10**6)
+    path.write_bytes(gzip.compress(bytes(10**7)))  # a thousand times its size
+    with pytest.raises(UserError, match="unpacks to more than 1,000,000 bytes"):
+        prepare_lib.prepare("cifar10", tmp_path / "tfds", archive=path, sha256=[sha256_of(path)])
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="it is not a plain file"):
+        prepare_lib.prepare("cifar10", tmp_path / "tfds", archive=tmp_path / "fifo")
+
+
 def test_other_mistakes_are_one_paragraph(tmp_path, capsys):
     blocked = tmp_path / "cifar10" / "3.0.2"
     blocked.mkdir(parents=True)

@@ -11,31 +11,22 @@ TFDS's own layout, in `array_record` format, under the same keys as TFDS itself 
 import argparse
 import contextlib
 import gzip
-import hashlib
-import http.client
 import io
 import math
 import os
-import queue
 import sys
 import tarfile
 import tempfile
-import threading
-import urllib.request
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from genreg_jax.data.download import MAX_BYTES, Remote, read_verified
 from genreg_jax.data.tfds import tfds_root
-from genreg_jax.door import through
+from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
-
-# No official file comes near this, so it only stops a wrong file from filling the memory.
-_MAX_BYTES = 2**29
-_BLOCK = 2**20
 
 
 class _Cifar(NamedTuple):
@@ -59,15 +50,6 @@ _CIFAR = {
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 
 DATASETS = (*_CIFAR, "fashion_mnist")
-
-
-class _Remote(NamedTuple):
-    """One official file: where it is and what it must be."""
-
-    url: str
-    filename: str
-    sha256: str
-    size: int | None
 
 
 class _Parsed(NamedTuple):
@@ -98,7 +80,8 @@ def prepare(
         four files. The same checksums apply.
       sha256: the expected SHA-256 of every file, in the order in which TFDS registers them, in
         place of the registered ones. For an archive that is not the official one.
-      timeout: seconds to wait for a connection, and for each piece of a download.
+      timeout: seconds to wait for a connection, and for each piece of a download; a server that
+        sends less than 1 KiB a second over as long is given up.
 
     Returns:
       The directory of the prepared version, `DATA_DIR/NAME/VERSION`.
@@ -121,14 +104,16 @@ def prepare(
         _check_existing(target)
         return target
     remotes = _official_files(dataset, url, sha256)
-    files = {r.filename: _read_verified(dataset, r, archive, timeout) for r in remotes}
+    files = {r.filename: read_verified(dataset, r, archive, timeout) for r in remotes}
     try:
         parsed, names = (
             _parse_cifar(_CIFAR[dataset], *files.values())
             if dataset in _CIFAR
             else _parse_fashion_mnist(files)
         )
-    except (EOFError, KeyError, OSError, tarfile.TarError, zlib.error) as error:
+    except UserError:
+        raise
+    except Exception as error:  # what a parser of another's bytes can raise, tarfile's is anything
         raise UserError(
             f"The archive of {dataset} cannot be read ({type(error).__name__}: {error}); it is "
             "truncated, damaged or not the binary version. Download it again."
@@ -158,16 +143,13 @@ def _check_existing(target: Path) -> None:
         )
 
 
-# Getting the archive.
-
-
-def _official_files(dataset: str, url: str | None, sha256: Sequence[str] | None) -> list[_Remote]:
+def _official_files(dataset: str, url: str | None, sha256: Sequence[str] | None) -> list[Remote]:
     import tensorflow_datasets as tfds
 
     remotes = []
     for address, info in (tfds.builder_cls(dataset).url_infos or {}).items():
         filename = info.filename or address.rsplit("/", 1)[-1]
-        remotes.append(_Remote(address, filename, info.checksum, int(info.size)))
+        remotes.append(Remote(address, filename, info.checksum, int(info.size)))
     if sha256 is not None:
         if len(sha256) != len(remotes):
             raise UserError(
@@ -183,95 +165,12 @@ def _official_files(dataset: str, url: str | None, sha256: Sequence[str] | None)
     return remotes
 
 
-def _read_verified(
-    dataset: str, remote: _Remote, archive: str | os.PathLike[str] | None, timeout: float
-) -> bytes:
-    limit = _MAX_BYTES if remote.size is None else remote.size
-    if archive is None:
-        place, content = remote.url, _download(remote, limit, timeout)
-    else:
-        place, content = _read_archive(dataset, remote, Path(archive).expanduser(), limit)
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != remote.sha256 or remote.size not in (None, len(content)):
-        size = "" if remote.size is None else f" and {remote.size:,} bytes"
-        got = f"more than {limit:,}" if len(content) > limit else f"{len(content):,}"
-        raise UserError(
-            f"{place} is not the expected {remote.filename}: it has {got} bytes and the SHA-256 "
-            f"{digest} of what was read, where SHA-256 {remote.sha256}{size} are registered. It is "
-            "truncated, damaged or another file; download it again. Nothing was written."
-        )
-    return content
-
-
-def _read_archive(dataset: str, remote: _Remote, archive: Path, limit: int) -> tuple[str, bytes]:
-    path = archive / remote.filename if archive.is_dir() else archive
-    if not archive.is_dir() and dataset == "fashion_mnist":
-        raise UserError(
-            f"--archive={archive} is not a directory; for fashion_mnist, give the directory that "
-            "holds its four official .gz files."
-        )
-    try:
-        with path.open("rb") as file:
-            return str(path), file.read(limit + 1)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); --archive must be the official "
-            f"{remote.filename}, or a directory that holds it."
-        ) from error
-
-
-def _download(remote: _Remote, limit: int, timeout: float) -> bytes:
-    content = bytearray()
-    try:
-        with _open_url(remote.url, timeout) as response:
-            while (block := response.read(_BLOCK)) and len(content) <= limit:
-                content += block
-                _show_progress(remote.filename, len(content), remote.size)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise UserError(
-            f"{remote.url} cannot be downloaded ({getattr(error, 'reason', None) or error}). Give "
-            "the file by hand with --archive=PATH, or name a mirror with --url=URL."
-        ) from error
-    return bytes(content)
-
-
-def _open_url(url: str, timeout: float) -> Any:
-    """Open an address within `timeout` seconds in all.
-
-    A socket's own time limit covers neither name resolution nor the trying of one address after
-    another, so the opening runs in a thread that is left behind when it takes too long.
-    """
-    result: queue.Queue[Any] = queue.Queue()
-
-    def run() -> None:
-        try:
-            result.put(urllib.request.urlopen(url, timeout=timeout))
-        except BaseException as error:
-            result.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        opened = result.get(timeout=timeout)
-    except queue.Empty:
-        raise TimeoutError(f"no connection within {timeout:g} seconds") from None
-    if isinstance(opened, BaseException):
-        raise opened
-    return opened
-
-
-def _show_progress(filename: str, done: int, size: int | None) -> None:
-    if sys.stderr.isatty():
-        total = f" of {size / 2**20:.0f}" if size else ""
-        print(f"\r{filename}: {done / 2**20:.0f}{total} MiB", end="", file=sys.stderr, flush=True)
-        if done == size:
-            print(file=sys.stderr)
-
-
 # Reading the official formats, in memory and by exact member names: nothing is extracted to disk.
 
 
 def _parse_cifar(layout: _Cifar, archive: bytes) -> tuple[dict[str, _Parsed], dict[str, list[str]]]:
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+    # Unpacked first, within a limit: to find a member, all before it must be.
+    with tarfile.open(fileobj=io.BytesIO(_unpacked(archive)), mode="r:") as tar:
         names = {
             feature: _read_names(_read_member(tar, f"{layout.folder}/{filename}"))
             for feature, filename in layout.label_files.items()
@@ -292,9 +191,17 @@ def _parse_cifar(layout: _Cifar, archive: bytes) -> tuple[dict[str, _Parsed], di
     return splits, names
 
 
+def _unpacked(content: bytes) -> bytes:
+    with gzip.open(io.BytesIO(content)) as file:
+        unpacked = file.read(MAX_BYTES + 1)
+    if len(unpacked) > MAX_BYTES:
+        raise UserError(f"The archive unpacks to more than {MAX_BYTES:,} bytes: it is another one.")
+    return unpacked
+
+
 def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
     member = tar.getmember(name)
-    file = tar.extractfile(member) if member.isfile() and member.size <= _MAX_BYTES else None
+    file = tar.extractfile(member) if member.isfile() and member.size <= MAX_BYTES else None
     if file is None:
         raise UserError(f"{name} in the archive is not a plain file of a sensible size.")
     return file.read()
@@ -340,8 +247,7 @@ def _parse_fashion_mnist(
 
 
 def _read_idx(files: dict[str, bytes], filename: str, rank: int) -> np.ndarray:
-    with gzip.open(io.BytesIO(files[filename])) as file:
-        content = file.read(_MAX_BYTES)
+    content = _unpacked(files[filename])
     header_size = 4 + 4 * rank
     magic, *shape = np.frombuffer(content[:header_size].ljust(header_size, b"\0"), ">u4").tolist()
     # An idx file begins 0, 0, type (8: unsigned byte), rank, then one 32-bit size an axis.
@@ -447,4 +353,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
