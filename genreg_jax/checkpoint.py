@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +23,28 @@ import orbax.checkpoint as ocp
 from genreg_jax.devices import from_first, is_first, is_key, on_one_device, shared
 from genreg_jax.door import say
 from genreg_jax.errors import UserError
+from genreg_jax.logs import unfinished
 
 
 # Of several processes only the first one saves and reads, and does not wait for the others.
 def _alone() -> Any:
     options: dict[str, Any] = {"active_processes": {0}} if jax.process_count() > 1 else {}
     return ocp.options.MultiprocessingOptions(primary_host=0, **options)
+
+
+class _WithoutOrphans:
+    """An `unraisablehook` silent on what follows a failure that orbax has reported.
+
+    When one array of a checkpoint cannot be read or written, those under way end after orbax's
+    event loop has, in threads of tensorstore, which prints a traceback for each.
+    """
+
+    def __init__(self, hook: Callable[[Any], Any]):
+        self._hook = hook
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._hook(unraisable)
 
 
 class CheckpointReader:
@@ -46,6 +63,8 @@ class CheckpointReader:
     def __init__(self, directory: str | Path, *, note: Callable[[str], None] = say):
         self._directory = Path(directory).absolute()
         self._note = note
+        if not isinstance(sys.unraisablehook, _WithoutOrphans):
+            sys.unraisablehook = _WithoutOrphans(sys.unraisablehook)
 
     def __enter__(self):
         return self
@@ -255,7 +274,7 @@ class Checkpoints(CheckpointReader):
 
         Orbax's own threads would not end for five minutes after that.
         """
-        probe = self._directory / f".probe-{os.getpid()}"
+        probe = unfinished(self._directory / "probe")
         deep = probe / ("0" * 100)  # as long as the names in a step are
         try:
             deep.mkdir(parents=True, exist_ok=True)

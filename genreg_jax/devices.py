@@ -36,6 +36,26 @@ def warn(message: object) -> None:
         say(message)
 
 
+def check_jax() -> None:
+    """Refuses settings of JAX under which a run could not be made, or not be made again.
+
+    Raises:
+      UserError: compilation is off, or keys are such that draws depend on what is drawn beside.
+    """
+    if getattr(jax.config, "jax_disable_jit", False):
+        raise UserError(
+            "JAX_DISABLE_JIT is set, and a run is compiled ahead of time; unset it. To look into a "
+            "step, call the functions of genreg_jax.objective and genreg_jax.regularizers."
+        )
+    kind = getattr(jax.config, "jax_default_prng_impl", "threefry2x32")
+    if kind != "threefry2x32":
+        raise UserError(
+            f"jax_default_prng_impl is {kind!r}. With such keys the draws of an image depend on "
+            "the images and devices beside it, so that a run could not be made again elsewhere; "
+            "unset JAX_DEFAULT_PRNG_IMPL, or set it to threefry2x32."
+        )
+
+
 def connect(coordinator: str, num_processes: int, process_id: int) -> None:
     """Makes this process one of several.
 

@@ -67,6 +67,8 @@ def train_flow(
         f"{dataset.image_shape}"
     )
     flow, params, trained = trained_flow(settings, dataset, workdir, augment=augment, note=note)
+    made_by = trained.get("processes", [])
+    processes = workdirs.continued(made_by, trained["updates"], workdir, settings)
     stages.end("flow")
     stages.at_least("flow", trained["seconds"])  # over all of its processes
     key = test_key(settings.seed)
@@ -121,7 +123,7 @@ def train_flow(
             "subset_hash": dataset.subset_hash,
             "fingerprint": dataset.fingerprint,
             "config_hash": config_hash(settings),
-            "processes": trained.get("processes", []),
+            "processes": processes,
             **provenance(),
         }
     )
@@ -196,7 +198,7 @@ def trained_flow(
         "settings": {**dataclasses.asdict(s), "workdir": ""},
         "subset_hash": dataset.subset_hash,
     }
-    folder = Path(s.workdir or workdir) / "flow"
+    folder, unfinished = Path(s.workdir or workdir) / "flow", workdir / "flow_training"
     # The flow of another run is only read.
     with CheckpointReader(folder) if s.workdir else Checkpoints(folder, keep=1) as checkpoints:
         found, restored = checkpoints.extra(), None
@@ -213,7 +215,6 @@ def trained_flow(
                 "leave it empty to train one here."
             )
         else:
-            unfinished = folder.with_name("flow_training")
             with Checkpoints(unfinished, keep=1) as training:
                 result = _train(settings, flow, dataset, workdir, augment, note, training, wanted)
             params, extra = result
@@ -225,7 +226,8 @@ def trained_flow(
             assert isinstance(checkpoints, Checkpoints)
             checkpoints.save(extra["updates"], params, extra)
             checkpoints.wait()
-            shutil.rmtree(unfinished, ignore_errors=True)  # five times the flow's own size
+        if not s.workdir:  # five times the flow's own size
+            shutil.rmtree(unfinished, ignore_errors=True)
         record = {k: v for k, v in extra.items() if k not in ("trained_with", "images")}
         return flow, params, {**record, "hash": checkpoints.digest()}
 

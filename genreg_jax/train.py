@@ -17,7 +17,15 @@ from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
 from genreg_jax.costs import size
 from genreg_jax.data import Dataset
-from genreg_jax.devices import is_first, largest, on_one_device, own_folder, replicate, shared
+from genreg_jax.devices import (
+    check_jax,
+    is_first,
+    largest,
+    on_one_device,
+    own_folder,
+    replicate,
+    shared,
+)
 from genreg_jax.epoch import better, check_finite, compile_epoch, means
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import (
@@ -104,11 +112,7 @@ def train_and_evaluate(
       (100, 2)
     """
     settings = from_config(config)
-    if getattr(jax.config, "jax_disable_jit", False):
-        raise UserError(
-            "JAX_DISABLE_JIT is set, and a run is compiled ahead of time; unset it. To look into a "
-            "step, call the functions of genreg_jax.objective and genreg_jax.regularizers."
-        )
+    check_jax()
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
     if finished is not None:
         workdirs.check_finished(finished, Path(workdir), settings, dataset)
@@ -222,6 +226,8 @@ def _run(
             if before != settings.train.epochs:
                 extended = [*extended, {"step": int(state.step), "epochs_before": before}]
             note(f"continuing after update {int(state.step)} of {total_steps}")
+        elif flow_record and not settings.flow.workdir:  # compared with the processes that made it
+            workdirs.continued(flow_record.get("processes", []), 0, workdir, settings)
         first_step, epoch = int(state.step), int(state.step) // plan.steps_per_epoch
         processes = workdirs.continued(processes, first_step, workdir, settings)
         writer = MetricWriter(workdir, resume_step=first_step if restored else None)

@@ -31,6 +31,7 @@ from genreg_jax.logs import (
     read_json,
     read_metrics,
     read_summary,
+    remove_unfinished,
     write_json,
     write_result,
 )
@@ -145,6 +146,7 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
                 if (workdir / "summary.json").exists():  # of fewer epochs
                     steps = read_summary(workdir, steps=int)["steps"]
                     (workdir / "summary.json").rename(workdir / f"summary-{steps}.json")
+                remove_unfinished(workdir)
                 write_json(workdir / "config.json", to_dict(settings))
             except OSError as error:
                 raise UserError(

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import chex
 import jax
@@ -292,3 +293,13 @@ except ValueError as error:
     assert "could not be written" in done.stdout and "No space left" in done.stdout, done.stderr
     assert done.returncode == 0 and "never awaited" not in done.stderr
     assert not any(tmp_path.rglob(".probe*"))
+
+
+def test_only_what_follows_a_reported_error_is_not_printed(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    CheckpointReader(tmp_path)
+    CheckpointReader(tmp_path)
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("news")):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in seen] == ["news"]

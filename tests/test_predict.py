@@ -168,6 +168,7 @@ def test_files_that_were_changed_are_refused_and_not_read_as_another_result(trai
         ("config.json", '"widths": [', '"widths": {', "is damaged"),
         ("config.json", '"epochs": 2', '"epochs": 1e999', "is damaged: the number 1e999"),
         ("config.json", '"epochs": 2', '"epochs": 12345678901234567890123', "is too large"),
+        ("config.json", '"stride"', '"\\ud800"', "it holds half of a character"),
     ]
     for name, old, new, words in changes:
         path = tmp_path / "run" / name

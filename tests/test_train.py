@@ -862,6 +862,18 @@ def test_a_network_that_returns_something_else_is_told_what_to_return(tmp_path, 
 # ----------------------------------------------------------------------- callbacks and more epochs
 
 
+def test_the_environment_of_the_flow_counts_too(uninterrupted, tmp_path):
+    if uninterrupted.method == "base":
+        pytest.skip("it has no flow")
+    for name in ("config.json", "flow"):
+        source = uninterrupted.workdir / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
+        with pytest.raises(gr.UserError, match=r"begun in another environment.*partitionable"):
+            gr.train_and_evaluate(uninterrupted.config, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_callback_gets_what_is_written_after_every_epoch(tmp_path):
     seen = []
     run(tmp_path, callbacks=[lambda step, metrics: seen.append({"step": step, **metrics})])
@@ -1149,6 +1161,16 @@ def test_images_of_any_number_of_channels_train_without_augmentation(tmp_path, c
 def test_a_run_says_that_it_is_compiled_where_compilation_is_off(tmp_path):
     with jax.disable_jit(), pytest.raises(gr.UserError, match="JAX_DISABLE_JIT is set"):
         run(tmp_path)
+
+
+def test_a_run_refuses_keys_whose_draws_depend_on_what_is_drawn_beside(tmp_path):
+    """And they do."""
+    key = jax.random.key(0, impl="rbg")
+    draw = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i)))
+    assert (draw(jnp.arange(4))[2:] != draw(jnp.arange(2, 4))).all()
+    with jax.default_prng_impl("rbg"), pytest.raises(gr.UserError, match="is 'rbg'.*threefry2x32"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_page_of_thousands_of_classes_stays_small(tmp_path, reported):

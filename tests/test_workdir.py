@@ -1,5 +1,7 @@
 """A workdir has one writer at a time."""
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +61,16 @@ def test_a_run_that_another_program_finished_meanwhile_is_not_run_again(tmp_path
     (tmp_path / "summary.json").write_text(summary)
     with pytest.raises(UserError, match="Another program has just finished"):
         workdirs.start(tmp_path, SETTINGS)
+
+
+def test_what_a_killed_program_was_writing_is_removed_by_the_next_writer(tmp_path):
+    (tmp_path / ".summary.json.123.tmp").write_text("{")
+    (tmp_path / "checkpoints" / ".probe.123.tmp" / "0").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".mine.tmp").touch()
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(SETTINGS)))
+    with workdirs.start(tmp_path, SETTINGS):
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {".lock", "config.json", "checkpoints", "checkpoints/.mine.tmp"}
 
 
 def test_what_a_killed_start_leaves_does_not_make_a_folder_foreign(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,7 @@ def read_json(path: str | os.PathLike, **types: Any) -> dict[str, Any]:
 
 def parse_json(text: str) -> Any:
     """What a JSON text holds; a `ValueError` too for numbers that are not finite or beyond 64 bits,
-    and for what is nested too deeply."""
+    for halves of characters, and for what is nested too deeply."""
 
     def whole(digits: str) -> int:
         if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
@@ -94,8 +96,12 @@ def parse_json(text: str) -> Any:
 
     try:
         obj = json.loads(text, parse_int=whole, parse_float=real, parse_constant=real)
+        if "\\ud" in text.lower():  # as JSON writes halves of characters
+            json.dumps(obj, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character") from None
     level = [obj]
     for _ in range(_DEEPEST):
         groups = [value for value in level if isinstance(value, dict | list)]
@@ -159,7 +165,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
       'done'
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = unfinished(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -168,3 +174,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """The name, beside a path, of what is to become it or is to go again."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process that was killed in the middle of writing has left in a folder."""
+    for path in list(folder.rglob(".*.tmp")):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
