@@ -14,7 +14,13 @@ Three places where a regulariser can act, and what the library has for each:
 `load(workdir)` what came out of it, with `predict`.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+from genreg_jax.door import answer_interrupts
+
+if sys.argv[:1] == ["-m"]:  # `python -m genreg_jax.COMMAND`, which is being found
+    answer_interrupts()
 
 from genreg_jax import augment, data, flows, models
 from genreg_jax.config import default_config

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from genreg_jax.config import from_config, identity
-from genreg_jax.door import through
+from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
 from genreg_jax.logs import read_json, read_summary
 from genreg_jax.report.html import flatten
@@ -140,4 +140,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from genreg_jax.errors import UserError
 from genreg_jax.interrupt import Interrupted
@@ -49,6 +50,38 @@ def through(command: Callable[[], Any]) -> int:
         except KeyboardInterrupt:
             say("Interrupted.")
             return 130
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process of a command; a Ctrl-C while its threads end is silent."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(status)
+
+
+def answer_interrupts() -> None:
+    """Lets every Ctrl-C end a command in a word, from its imports on.
+
+    One that comes in a callback of the garbage collector or of C++ would end that callback alone.
+    What JAX refuses of its environment variables when it is imported is a line too.
+    """
+    hook, hook_of_callbacks = sys.excepthook, sys.unraisablehook
+
+    def raised(kind, error, trace):
+        if issubclass(kind, KeyboardInterrupt):
+            say("Interrupted.")
+        elif issubclass(kind, ValueError) and "jax_" in str(error).lower():
+            say(f"JAX cannot be imported: {error}. Correct or unset that environment variable.")
+        else:
+            hook(kind, error, trace)
+
+    def raised_in_callback(unraisable):
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            say("Interrupted.")
+            os._exit(130)
+        hook_of_callbacks(unraisable)
+
+    sys.excepthook, sys.unraisablehook = raised, raised_in_callback
 
 
 def say(message: object) -> None:

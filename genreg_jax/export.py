@@ -9,7 +9,6 @@ frameworks; and a description of both. `README.md` in the folder says how to loa
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from jax import export as jax_export
 
 from genreg_jax.checkpoint import named
 from genreg_jax.contract import to_float
-from genreg_jax.door import through
+from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
 from genreg_jax.logs import check_new_folder, provenance, to_json, write_atomically
 from genreg_jax.predict import Run, load
@@ -157,4 +156,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from genreg_jax.door import say, through
+from genreg_jax.door import answer_interrupts, leave, say, through
 from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.interrupt import Interrupted
 
@@ -152,28 +152,14 @@ def _given(flag: Any, variable: str, default: Any) -> Any:
         raise UserError(f"The environment has {variable}={value!r}, not a whole number.") from None
 
 
-def _without_orphans(hook: Any) -> Any:
-    """An `unraisablehook` silent on what follows an error that has been reported.
-
-    When one array of a checkpoint cannot be read or written, those under way end after orbax's
-    event loop has, and tensorstore prints a traceback for each; a file that could not be written
-    fails once more when it is closed.
-    """
-
-    def print_others(unraisable):
-        error = unraisable.exc_value
-        if str(error) != "Event loop is closed" and not isinstance(error, OSError):
-            hook(unraisable)
-
-    return print_others
-
-
 def main(argv: list[str]) -> None:
     """Runs the config given by the flags and prints the test result as the last line."""
     del argv
     # What orbax logs of saving and its failures is not for people; a failure is also raised.
     logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = _without_orphans(sys.unraisablehook)
+    # A file that could not be written fails once more when it is closed.
+    hook: Any = sys.unraisablehook
+    sys.unraisablehook = lambda raised: isinstance(raised.exc_value, OSError) or hook(raised)
     # Imported late, so that a mistyped flag is answered at once.
     import jax
 
@@ -233,7 +219,8 @@ def main(argv: list[str]) -> None:
 
 def console() -> None:
     """Entry point of the installed command `genreg-jax`."""
-    sys.exit(through(lambda: app.run(main, flags_parser=_parse_flags)))
+    answer_interrupts()
+    leave(through(lambda: app.run(main, flags_parser=_parse_flags)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from genreg_jax.contract import Model
 from genreg_jax.data.dataset import validate_images
 from genreg_jax.data.files import read_images
 from genreg_jax.data.pictures import fit_array
-from genreg_jax.door import through
+from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.logs import read_summary, write_atomically
@@ -308,4 +308,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,11 +1,14 @@
 """Every command ends in words and a status, whatever becomes of its streams."""
 
+import os
+import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
-from genreg_jax.door import through
+from genreg_jax.door import answer_interrupts, leave, through
 from genreg_jax.errors import UserError
 from genreg_jax.interrupt import Interrupted
 
@@ -49,6 +52,39 @@ def test_what_a_user_can_do_ends_in_a_line_and_a_status(command, status, words, 
     streams = sys.stdout, sys.stderr
     assert through(command) == status
     assert capsys.readouterr().err == words and (sys.stdout, sys.stderr) == streams
+
+
+def test_every_ctrl_c_is_a_word_also_where_no_handler_can_take_it(monkeypatch, capsys):
+    seen, left = [], []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: seen.append(error))
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    monkeypatch.setattr(os, "_exit", left.append)
+    answer_interrupts()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "Interrupted.\n" and not left
+    error = ValueError("invalid truth value 'odd' for environment 'JAX_ENABLE_X64'")
+    sys.excepthook(ValueError, error, None)
+    said = capsys.readouterr().err
+    assert said.startswith("JAX cannot be imported: ") and "'JAX_ENABLE_X64'. Correct" in said
+    sys.excepthook(OSError, OSError(), None)
+    sys.unraisablehook(types.SimpleNamespace(exc_type=OSError))
+    assert len(seen) == 2 and not left
+    sys.unraisablehook(types.SimpleNamespace(exc_type=KeyboardInterrupt))
+    assert capsys.readouterr().err == "Interrupted.\n" and left == [130]
+
+
+def test_leaving_lets_a_ctrl_c_end_the_process_unless_it_is_ignored(monkeypatch):
+    for handler, then in (
+        (signal.default_int_handler, signal.SIG_DFL),
+        (signal.SIG_IGN, signal.SIG_IGN),
+    ):
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                leave(3)
+            assert stop.value.code == 3 and signal.getsignal(signal.SIGINT) is then
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

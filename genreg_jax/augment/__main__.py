@@ -9,10 +9,9 @@ on them, which is the default, and by interpolation), or an `.npz` with `images`
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from genreg_jax.door import through
+from genreg_jax.door import leave, through
 from genreg_jax.perturb import EPSILON, augment
 
 
@@ -53,4 +52,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
