@@ -13,6 +13,14 @@ times and places drawn at random:
               run is then continued without that
   two writers the same command is started beside it; the second must be told so, and the first end
   reader      `predict`, `augment` or `flows.evaluate` is run beside it, and must end in words
+  folder      the folder of its checkpoints cannot be made or filled: a file is in its place, it is
+              immutable, its device is full of bytes or of names, or its path is too long; the run
+              must end within 10 seconds of saying so
+  every operation
+              not at random: a smaller run is stopped before each of its operations on a file, and
+              what lies in the workdir then, which is what a SIGKILL there leaves, is copied; every
+              copy is gone on with, must say nothing of damage and leave no file behind that a run
+              without a fault does not
 
 A run passes if its last checkpoint, metrics and summary (times aside) are bit for bit those of the
 run without a fault; a damaged checkpoint, if the one before it comes back bit for bit, or itself
@@ -21,12 +29,16 @@ where the damage does not reach what is stored. The exit status is 1 if anything
 
 import argparse
 import collections
+import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
 import random
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -36,7 +48,10 @@ import time
 
 import jax
 import numpy as np
+from processes import Command
+from syscalls import states
 
+import genreg_jax as gr
 from genreg_jax import data
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.logs import provenance, write_json
@@ -44,24 +59,30 @@ from genreg_jax.report.images import save_png
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [
-    *(sys.executable, "-m", "genreg_jax.main", "--config=configs/mgr_digits.py:runlocal"),
+    *("genreg_jax.main", "--config=configs/mgr_digits.py:runlocal"),
     *("--config.train.epochs=6", "--config.train.steps_per_epoch=4", "--config.flow.updates=40"),
     *("--config.flow.eval_every=10", "--config.synthetic.batch_size=16"),
 ]
+SMALL = [
+    *("--config.meta.enabled=False", "--config.model.widths=(4,8)", "--config.flow.levels=1"),
+    *("--config.flow.steps=1", "--config.flow.width=4"),
+]
+TINY = {
+    "data": {"name": "digits", "per_class": 8},
+    "model": {"widths": [4, 8]},
+    "synthetic": {"loss": "pcr", "strong": "none", "batch_size": 8},
+    "flow": {"levels": 1, "steps": 1, "width": 4, "updates": 2, "eval_every": 1},
+    "train": {"epochs": 3, "steps_per_epoch": 1, "batch_size": 16, "progress": False},
+}
+FAULTS = (
+    *("SIGKILL", "SIGTERM", "bit flip", "truncation", "disk full", "two writers", "reader"),
+    "folder",
+)
 TIMES = ("seconds", "images_per_second", "compile_seconds", "checksum")
 
 
 def start(workdir):
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [*COMMAND, f"--workdir={workdir}"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return Command(*COMMAND, f"--workdir={workdir}", cwd=ROOT)
 
 
 def finish(workdir):
@@ -102,6 +123,14 @@ def outcome(workdir):
         "metrics": (workdir / "metrics.jsonl").read_bytes(),
         "summary": untimed(json.loads((workdir / "summary.json").read_text())),
     }
+
+
+def different(found, whole):
+    """Names of what differs, of the summary its entries."""
+    wrong = [name for name, value in found.items() if value != whole[name]]
+    summaries = found["summary"], whole["summary"]
+    names = {**summaries[0], **summaries[1]}
+    return wrong + [n for n in names if summaries[0].get(n) != summaries[1].get(n)]
 
 
 def stage(workdir):
@@ -152,13 +181,12 @@ def beside(workdir, delay, command):
     process = start(workdir)
     process.stdout.readline()
     time.sleep(delay)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    other = Command(*command, cwd=ROOT)
+    said, _ = other.communicate()
     text, _ = process.communicate()
-    if process.returncode or "Traceback" in done.stderr:
-        raise RuntimeError(
-            f"exit status {process.returncode}: {text[-1000:]} {done.stderr[-1000:]}"
-        )
-    return done.returncode, done.stderr.strip()
+    if process.returncode or "Traceback" in said:
+        raise RuntimeError(f"exit status {process.returncode}: {text[-1000:]} {said[-1000:]}")
+    return other.returncode, said.strip()
 
 
 def second_writer(workdir, delay):
@@ -182,11 +210,102 @@ def reader(workdir, delay, rng):
             ["flows.evaluate", f"--workdir={workdir}"],
         ]
     )
-    command = [sys.executable, "-m", f"genreg_jax.{module}", *options]
-    status, said = beside(workdir, delay, command)
+    status, said = beside(workdir, delay, [f"genreg_jax.{module}", *options])
     if status not in (0, 1) or (status and not said):
         raise RuntimeError(f"{module}: exit status {status}: {said[-1000:]}")
     return f"{module} {'had its answer' if status == 0 else 'was told that it is too early'}"
+
+
+@contextlib.contextmanager
+def obstructed(base, rng):
+    """A workdir where some checkpoint cannot be written, and why."""
+    above = base / "obstructed"
+    shutil.rmtree(above, ignore_errors=True)
+    above.mkdir()
+    workdir, why = above / "run", rng.choice(("file", "immutable", "bytes", "names", "path"))
+    if why == "path":  # that of the workdir is possible, those of a checkpoint's parts are not
+        left = rng.randrange(3900, 4080) - len(str(above))
+        yield above.joinpath(*["x" * 199] * (left // 200), "y" * (left % 200 or 1)), why
+    elif why in ("bytes", "names"):
+        limit = {
+            "bytes": f"size={rng.randrange(5, 80) * 4}k",
+            "names": f"nr_inodes={rng.randrange(5, 90)}",
+        }
+        subprocess.run(["mount", "-t", "tmpfs", "-o", limit[why], "tmpfs", above], check=True)
+        try:
+            yield workdir, why
+        finally:
+            subprocess.run(["umount", above], check=True)
+    else:
+        folder = workdir / rng.choice(("checkpoints", "flow", "flow_training"))
+        workdir.mkdir()
+        shutil.copy(base / "whole" / "config.json", workdir)
+        if why == "file":
+            folder.write_text("mine")
+            yield workdir, f"{folder.name} is a file"
+        else:
+            folder.mkdir()
+            subprocess.run(["chattr", "+i", folder], check=True)
+            try:
+                yield workdir, f"{folder.name} is immutable"
+            finally:
+                subprocess.run(["chattr", "-i", folder], check=True)
+
+
+def unwritable(base, rng):
+    """Runs in such a workdir; says what became of it."""
+    with obstructed(base, rng) as (workdir, why):
+        process, lines, said = start(workdir), [], time.perf_counter()
+        for line in process.stdout:
+            lines.append(line)
+            said = time.perf_counter()
+        process.communicate()
+        seconds = time.perf_counter() - said
+        if process.returncode == 0:
+            return f"{why}: there was enough after all"
+        text = "".join(lines)
+        if process.returncode != 1 or seconds > 10 or "Traceback" in text:
+            raise RuntimeError(
+                f"{why}: status {process.returncode}, {seconds:.0f} s: {text[-2000:]}"
+            )
+        return why
+
+
+def names(workdir):
+    """Of the files of a run, but for those that carry chance or the time in their names."""
+    files = [path.relative_to(workdir) for path in workdir.rglob("*")]
+    return {str(p) for p in files if p.parent.name != "d" and "tensorboard" not in p.parts}
+
+
+def every_operation(base, most):
+    """The row of that fault; at most so many states, evenly over the run."""
+    train = functools.partial(gr.train_and_evaluate, TINY)
+    traced, run = base / "traced", base / "continued"
+    operations, found = states(lambda: train(traced), traced, base / "states")
+    whole, files = outcome(traced), names(traced)
+    where, failures = collections.Counter(), []
+    print(f"{sum(operations.values())} operations, {len(found)} states", flush=True)
+    tried = found[:: -(-len(found) // most)] if most else found
+    for name, path, copy in tried:
+        shutil.rmtree(run, ignore_errors=True)
+        if copy.exists():
+            shutil.copytree(copy, run)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                train(run)
+            wrong = different(outcome(run), whole)
+            wrong += sorted(names(run) ^ files) + said.getvalue().splitlines()
+        except Exception as error:
+            wrong = [f"{type(error).__name__}: {error}"]
+        if wrong:
+            failures.append(f"before {name} {path}: {'; '.join(wrong)}")
+            print(f"every operation: {failures[-1]}", flush=True)
+        else:
+            where[name] += 1
+    return {
+        "fault": "every operation", "trials": len(tried), "passed": len(tried) - len(failures),
+        "operations": operations, "states": len(found), "where": where, "failures": failures,
+    }  # fmt: skip
 
 
 def damage(folder, rng, kind):
@@ -220,12 +339,29 @@ def main():
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", metavar="FAULT", help="such as SIGKILL")
+    parser.add_argument(
+        "--small", action="store_true", help="no finder, small networks: half the time"
+    )
+    parser.add_argument("--most", type=int, default=0, help="states of `every operation`; 0 is all")
     parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    rows = []
+    rows, wanted = [], list(args.only or ["every operation", *FAULTS])
+    COMMAND.extend(SMALL if args.small else [])
     with tempfile.TemporaryDirectory() as folder:
         base = pathlib.Path(folder)
+        for name, value in {  # for the processes to come, and for this one
+            "jax_compilation_cache_dir": str(base / "compiled"),
+            "jax_persistent_cache_min_compile_time_secs": 0,
+        }.items():
+            os.environ[name.upper()] = str(value)
+            jax.config.update(name, value)
+        # Before anything else, for it forks this process, which must have no threads yet.
+        if "every operation" in wanted:
+            rows.append(every_operation(base, args.most))
+            wanted.remove("every operation")
+        if not wanted:
+            finished(rows, args.output)
         finish(base / "compiling")  # fills the cache of compiled programs
         seconds = finish(base / "whole")
         test = data.load("digits").test
@@ -254,31 +390,24 @@ def main():
             else:
                 where = interrupted(workdir, signal.Signals[fault], delay)
             finish(workdir)
-            different = [name for name, value in outcome(workdir).items() if value != whole[name]]
-            if different:
-                raise RuntimeError(f"after {fault} {where}: {', '.join(different)} differ")
+            wrong = different(outcome(workdir), whole)
+            if wrong:
+                raise RuntimeError(f"after {fault} {where}: {', '.join(wrong)} differ")
             return where
 
-        faults = {
-            "SIGKILL": continued,
-            "SIGTERM": continued,
-            "bit flip": lambda kind: restored(
-                base / "whole", base / "scratch", rng, kind, expected, like
-            ),
-            "truncation": lambda kind: restored(
-                base / "whole", base / "scratch", rng, kind, expected, like
-            ),
-            "disk full": continued,
-            "two writers": continued,
-            "reader": continued,
-        }
+        def trial(fault):
+            if fault in ("bit flip", "truncation"):
+                scratch = base / "scratch"
+                return restored(base / "whole", scratch, rng, fault, expected, like)
+            return unwritable(base, rng) if fault == "folder" else continued(fault)
+
         print(f"a run takes {seconds:.1f} s from its first line, without a fault", flush=True)
-        for fault in args.only or faults:
+        for fault in wanted:
             where: collections.Counter = collections.Counter()
             failures = []
             for _ in range(args.trials):
                 try:
-                    where[faults[fault](fault)] += 1
+                    where[trial(fault)] += 1
                 except Exception as error:
                     failures.append(str(error))
                     print(f"{fault}: {error}", flush=True)
@@ -289,8 +418,15 @@ def main():
                 {"fault": fault, "trials": args.trials, "passed": passed, "where": where,
                  "failures": failures}
             )  # fmt: skip
-    if args.output:
-        write_json(args.output, {"rows": rows, **provenance()})
+    finished(rows, args.output)
+
+
+def finished(rows, output):
+    for row in rows:
+        print(f"{row['fault']}: {row['passed']} of {row['trials']} passed")
+    if output:
+        command = shlex.join(["python", "benchmarks/faults.py", *sys.argv[1:]])
+        write_json(output, {"command": command, "rows": rows, **provenance()})
     sys.exit(any(row["passed"] < row["trials"] for row in rows))
 
 
