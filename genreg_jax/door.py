@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
@@ -36,12 +37,15 @@ def through(command: Callable[[], Any]) -> int:
         except UserError as error:
             say(error)
             return 1
-        except RuntimeError as error:
-            if "Unable to initialize backend" not in str(error):
+        except (RuntimeError, AssertionError) as error:
+            # JAX asserts that there is a device where CUDA alone was asked for and there is none.
+            asserted = isinstance(error, AssertionError) and _raised_in(error) == "xla_bridge.py"
+            if not asserted and "Unable to initialize backend" not in str(error):
                 raise
+            reason = "it has no device." if asserted else error
             say(
-                f"JAX cannot start on the platform that was asked for: {error} Unset JAX_PLATFORMS,"
-                " or set it to one that is installed, such as cpu."
+                f"JAX cannot start on the platform that was asked for: {reason} Unset "
+                "JAX_PLATFORMS, or set it to one that is installed, such as cpu."
             )
             return 1
         except Interrupted as stopped:
@@ -50,6 +54,12 @@ def through(command: Callable[[], Any]) -> int:
         except KeyboardInterrupt:
             say("Interrupted.")
             return 130
+
+
+def _raised_in(error: BaseException) -> str:
+    """The name of the file that raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return os.path.basename(frames[-1].filename) if frames else ""
 
 
 def leave(status: int) -> NoReturn:

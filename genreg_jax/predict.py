@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import html
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,7 +204,7 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
       ...     print(str(error)[:41])
       'no/such/run' holds no trained classifier
     """
-    workdir = Path(workdir).expanduser()
+    workdir = Path(os.path.expanduser(workdir))
     found = restore_classifier(workdir, model)
     finished = (workdir / "summary.json").exists()
     height, width, channels = found.image_shape

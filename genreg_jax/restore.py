@@ -1,6 +1,7 @@
 """A run's parts read back from its workdir, which is not changed."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,7 +132,7 @@ def warm_start(
     Raises:
       UserError: there is no such run, or, from the function, it is of another network.
     """
-    workdir = Path(settings.model.init_from).expanduser()
+    workdir = Path(os.path.expanduser(settings.model.init_from))
     found = restore_classifier(workdir)
     with CheckpointReader(workdir / "checkpoints") as checkpoints:
         digest = checkpoints.digest() or ""

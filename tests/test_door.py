@@ -25,6 +25,10 @@ sys.exit(through(command))
 """
 
 
+def without_device():
+    exec(compile("assert False", "jax/_src/xla_bridge.py", "exec"))
+
+
 def raising(error):
     def command():
         raise error
@@ -45,6 +49,12 @@ def raising(error):
             1,
             "JAX cannot start on the platform that was asked for: Unable to initialize backend "
             "'x': no. Unset JAX_PLATFORMS, or set it to one that is installed, such as cpu.\n",
+        ),
+        (
+            without_device,
+            1,
+            "JAX cannot start on the platform that was asked for: it has no device. Unset "
+            "JAX_PLATFORMS, or set it to one that is installed, such as cpu.\n",
         ),
     ],
 )
@@ -90,6 +100,8 @@ def test_leaving_lets_a_ctrl_c_end_the_process_unless_it_is_ignored(monkeypatch)
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         through(lambda: 1 / 0)
+    with pytest.raises(AssertionError):
+        through(raising(AssertionError()))
 
 
 @pytest.mark.parametrize(

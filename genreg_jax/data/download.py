@@ -40,7 +40,7 @@ def read_verified(
     if archive is None:
         place, content = remote.url, _download(remote, limit, timeout)
     else:
-        place, content = _read_archive(dataset, remote, Path(archive).expanduser(), limit)
+        place, content = _read_archive(dataset, remote, Path(os.path.expanduser(archive)), limit)
     digest = hashlib.sha256(content).hexdigest()
     if digest != remote.sha256 or remote.size not in (None, len(content)):
         size = "" if remote.size is None else f" and {remote.size:,} bytes"

@@ -25,7 +25,7 @@ _FEATURES = "tensorflow_datasets.core.features."
 def tfds_root(data_dir: str | os.PathLike[str]) -> Path:
     """The TFDS data directory: the one given, or `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(data_dir or default).expanduser()
+    return Path(os.path.expanduser(data_dir or default))
 
 
 def read(
