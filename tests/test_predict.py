@@ -150,6 +150,7 @@ def test_what_cannot_be_predicted_ends_in_a_paragraph(trained, tmp_path, capsys)
     (tmp_path / "bad.png").write_text("no")
     for arguments, words in [
         ([f"--workdir={tmp_path}", "--input", str(tmp_path)], "holds no trained classifier"),
+        (["--workdir=~nosuchuser", "--input", str(tmp_path)], "holds no trained classifier"),
         ([f"--workdir={workdir}", "--input", str(tmp_path / "no")], "neither a folder of images"),
         ([f"--workdir={workdir}", "--input", str(tmp_path)], "1 of 1 pictures cannot be read"),
     ]:
