@@ -59,10 +59,8 @@ def classifier(model_settings, optimizer_settings, batch_size, image_shape):
     """Parameters, and FLOPs of one plain update."""
     s = model_settings
     options = {
-        "convnet": {"widths": s.widths, "pooling": s.pooling},
-        "resnet18": {"width": s.width},
-        "wide_resnet": {"depth": s.depth, "width": s.width},
-    }[s.name]
+        argument: getattr(s, name) for argument, name in models.MODELS[s.name].options.items()
+    }
     model = models.make(s.name, num_classes=CLASSES, dtype=s.dtype, **options)
     x, y = batch_of(batch_size, image_shape)
     key = jax.random.key(0)
@@ -166,6 +164,8 @@ def main():
     for name in args.configs or sorted(p.stem for p in ROOT.glob("configs/*_cifar10.py")):
         module, _, option = name.partition(":")
         config = importlib.import_module(f"configs.{module}").get_config(option or None)
+        if config.data.name not in SPLITS:
+            parser.error(f"{name} is for {config.data.name}; known are {', '.join(SPLITS)}")
         rows[name] = costs(from_config(config))
         print(f"{name}: {sentence(rows[name])}", flush=True)
     if not args.configs:

@@ -80,7 +80,7 @@ def programs(name):
     params, model_state = model.init(next(keys), x[:1])
     tx = optax.sgd(0.05, momentum=0.9, nesterov=True)
     flow = gr.flows.glow(shape, levels=levels, steps=steps, width=width, scan=False, num_classes=10)
-    generator = build.flow_generator(flow, flow.init(next(keys), x, y), shape, conditional=True)
+    generator = gr.flows.as_generator(flow, flow.init(next(keys), x, y))
     z = generator.encode(generator.params, x, y)
     key = next(keys)
 

@@ -24,7 +24,7 @@ def flow(config):
     config.flow.dropout = 0.0
     config.flow.augment = "flip"
     config.flow.batch_size = 64
-    config.flow.updates, config.flow.eval_every = 190_000, 1000  # 250 passes
+    config.flow.updates, config.flow.eval_every = 190_000, 1000  # 250 passes of all 49,000
     config.flow.optimizer = "adamax"
     config.flow.learning_rate, config.flow.weight_decay = 5e-4, 5e-5
     config.flow.warmup = 7800  # 500,000 images

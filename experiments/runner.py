@@ -142,8 +142,8 @@ def record(
 ) -> dict[str, Any]:
     """One line of the results.
 
-    `settings_hash` is of the study's settings, `config_hash` of the run's, which also name the
-    folder of the shared flow.
+    `settings_hash` is of the study's settings, `config_hash` of the run's, which also has the hash
+    of the shared flow.
     """
     return {
         "row": row,

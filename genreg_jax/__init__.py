@@ -32,12 +32,15 @@ from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, fro
 from genreg_jax.models.finder import Finder
 from genreg_jax.objective import make_train_step
 from genreg_jax.regularizers.latent import (
+    Latent,
     adversarial_latent_perturbation,
     away_latent_perturbation,
     latent_interpolation,
+    perturbation,
     random_latent_perturbation,
 )
-from genreg_jax.regularizers.mgr import pcr_loss
+from genreg_jax.regularizers.mgr import Meta, Synthetic, pcr_loss
+from genreg_jax.regularizers.mixing import cutmix, mixup
 from genreg_jax.regularizers.pgd import image_pgd
 from genreg_jax.regularizers.phantom import (
     PhantomMemory,
@@ -66,9 +69,12 @@ __all__ = [
     "Finder",
     "Generator",
     "Hypergradient",
+    "Latent",
+    "Meta",
     "Model",
     "Outputs",
     "PhantomMemory",
+    "Synthetic",
     "TrainState",
     "UserError",
     "adversarial_latent_perturbation",
@@ -78,6 +84,7 @@ __all__ = [
     "bounded_offset",
     "classification_loss",
     "combination_loss",
+    "cutmix",
     "data",
     "default_config",
     "entropy_offset",
@@ -93,8 +100,10 @@ __all__ = [
     "load",
     "make_train_step",
     "memorisation_report",
+    "mixup",
     "models",
     "pcr_loss",
+    "perturbation",
     "phantom_embeddings",
     "random_latent_perturbation",
     "random_offset",

@@ -20,7 +20,7 @@ from genreg_jax.batches import BatchPlan
 from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, Outputs, to_float
 from genreg_jax.data import Dataset
 from genreg_jax.devices import data_mesh, replicate, splitter
-from genreg_jax.errors import UserError
+from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.objective import make_train_step
 from genreg_jax.optimizers import make_optimizer, make_schedule
@@ -220,22 +220,6 @@ def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: i
     )
 
 
-def flow_generator(
-    flow: Any, params: Any, image_shape: tuple[int, ...], *, conditional: bool
-) -> Generator:
-    """A frozen flow, which is the generator's `params`, as a generator of images in [0, 1]."""
-    frozen = flow.freeze(params)
-
-    def apply(frozen, z, y):
-        # The logit's bounds let a decoded pixel leave [0, 1] by a few per cent.
-        return jnp.clip(frozen.decode(z, y if conditional else None), 0, 1)
-
-    def encode(frozen, x, y):
-        return frozen.encode(x, y if conditional else None)
-
-    return Generator(apply, params=frozen, latent_shape=tuple(image_shape), encode=encode)
-
-
 def check_model(model: Model | None, dataset: Dataset) -> None:
     """Refuses a classifier of the caller's own that does not return what the contract says."""
     if model is None:
@@ -294,16 +278,21 @@ def views_of(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augm
     """All augmentations that the run uses, built at once so that a wrong one is found at once."""
     uses_flow = settings.uses_flow or settings.flow_only
     specs = {
-        "train": (True, settings.augment.train),
-        "weak": (settings.uses_synthetic, settings.synthetic.weak),
-        "strong": (settings.uses_synthetic, settings.synthetic.strong),
-        "after": (settings.uses_latent, settings.latent.augment_after),
-        "flow": (uses_flow, settings.flow.augment),
+        "train": (True, "augment.train"),
+        "weak": (settings.uses_synthetic, "synthetic.weak"),
+        "strong": (settings.uses_synthetic, "synthetic.strong"),
+        "after": (settings.uses_latent, "latent.augment_after"),
+        "flow": (uses_flow, "flow.augment"),
     }
-    return {
-        name: augment.make(spec if used else "none", image_shape=image_shape)
-        for name, (used, spec) in specs.items()
-    }
+    views = {}
+    for name, (used, setting) in specs.items():
+        group, key = setting.split(".")
+        spec = getattr(getattr(settings, group), key) if used else "none"
+        try:
+            views[name] = augment.make(spec, image_shape=image_shape)
+        except ValueError as error:
+            raise ConfigError(f"config.{setting}: {error}", f"config.{setting}") from None
+    return views
 
 
 def mix_of(settings: Settings) -> Callable | None:

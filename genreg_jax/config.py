@@ -38,6 +38,9 @@ _ADDED = tuple(
 )
 
 
+_ANOTHER_RUN = "another run"
+
+
 def default_config() -> Any:
     """The defaults of every setting as an `ml_collections.ConfigDict`, locked against new keys.
 
@@ -243,13 +246,15 @@ def identity(settings: Settings, *, flow_hash: str = "", init_hash: str = "") ->
     """
     values = to_dict(settings)
     if settings.model.init_from:
-        values["model"]["init_from"] = init_hash or "another run"
+        values["model"]["init_from"] = init_hash or _ANOTHER_RUN
     for group, key in _NOT_IDENTITY:
         del values[group][key]
     for group, name, default in _ADDED:
         if values[group][name] == default:
             del values[group][name]
-    values["flow"]["workdir"] = flow_hash
+    values["flow"]["workdir"] = flow_hash or (
+        _ANOTHER_RUN if settings.flow.workdir and settings.uses_flow else ""
+    )
     return values
 
 

@@ -16,7 +16,7 @@ import jax
 
 from genreg_jax import flows
 from genreg_jax import workdir as workdirs
-from genreg_jax.build import flow_generator, flow_of
+from genreg_jax.build import flow_of
 from genreg_jax.checkpoint import CheckpointReader, Checkpoints
 from genreg_jax.config import config_hash, differences
 from genreg_jax.contract import Augment, Generator, Model
@@ -93,9 +93,7 @@ def train_flow(
     stages.end("pictures")
     about = None
     if test is not None or validation is not None:
-        generator = flow_generator(
-            flow, params, dataset.image_shape, conditional=settings.flow.conditional
-        )
+        generator = flows.as_generator(flow, params)
         held_out = (dataset.validation if test is None else dataset.test).images
         about = about_prior(jax.random.fold_in(key, 2), generator, dataset, settings, held_out)
     stages.end("evaluation")
@@ -154,8 +152,7 @@ def trained_flow_generator(
       training.
     """
     flow, params, extra = trained_flow(settings, dataset, workdir, augment=augment, note=note)
-    conditional = settings.flow.conditional
-    return flow_generator(flow, params, dataset.image_shape, conditional=conditional), extra
+    return flows.as_generator(flow, params), extra
 
 
 def trained_flow(

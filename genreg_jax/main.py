@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,24 +89,75 @@ def _as_file(config: str) -> str:
     A file of that name in the working directory comes first; another form is left as it is.
     """
     name, colon, options = config.partition(":")
-    path = _configs() / f"{name.removesuffix('.py')}.py"
+    folder = _configs()
+    path = folder / f"{Path(name).name.removesuffix('.py')}.py"
     shipped = Path(name).name == name and not Path(name).is_file() and path.is_file()
-    # The top-level name that the shipped configs import each other by; in a wheel it is not there.
-    if (shipped or Path(name).resolve().parent == path.parent) and "configs" not in sys.modules:
+    # The top-level name that configs import the shipped ones by; in a wheel it is not there.
+    if "configs" not in sys.modules and not Path("configs", "__init__.py").is_file():
         spec = importlib.util.spec_from_file_location(
-            "configs", path.parent / "__init__.py", submodule_search_locations=[str(path.parent)]
+            "configs", folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
         assert spec is not None
         sys.modules["configs"] = importlib.util.module_from_spec(spec)
     return f"{path}{colon}{options}" if shipped else config
 
 
-def _reason(error: Exception) -> str:
-    """What an error of the config's loading says, without the traceback that it may carry."""
+def _reason(error: Exception, path: str) -> str:
+    """What an error of the config's loading says, and in which line of the file it came."""
     text = str(error.args[0] if error.args else error).strip()
     if "Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
-    return text.replace("\\'", "'").strip("'").replace("'\\n", ". ")
+    if text[:1] == text[-1:] and text[:1] in ("'", '"'):
+        text = text[1:-1]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == path
+    ]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    text = " ".join(text.replace("\\'", "'").replace("\\n", " ").split())
+    return f"{text.rstrip('.')} (line {line})." if line else text
+
+
+_KINDS = {
+    bool: ("True or False", lambda text: text.lower() in ("true", "t", "1", "false", "f", "0")),
+    int: ("a whole number", lambda text: int(text) is not None),
+    float: ("a number", lambda text: float(text) is not None),
+}
+
+
+def _check_overrides(argv: list[str]) -> None:
+    """Refuses `--config.group.name=value` of a setting that is not there, or of another type."""
+    from genreg_jax.config import default_config
+
+    for i, arg in enumerate(argv):
+        name, equals, value = arg.lstrip("-").partition("=")
+        if not (arg.startswith("-") and name.startswith("config.")):
+            continue
+        group, path = default_config().to_dict(), "config"
+        for key in name.split(".")[1:]:
+            if not isinstance(group, dict) or key not in group:
+                there = sorted(group) if isinstance(group, dict) else []
+                close = difflib.get_close_matches(key, there, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                has = f"it has {', '.join(there)}" if there else "it is no group"
+                _stop(f"{path} has no setting {key!r}; {has}.{hint} It was given as {arg}.")
+            group, path = group[key], f"{path}.{key}"
+        if isinstance(group, dict):
+            _stop(
+                f"{path} is a group of settings, {', '.join(sorted(group))}; set one of them, as "
+                f"in --{path}.{min(group)}=... It was given as {arg}."
+            )
+        if not equals and type(group) is bool:
+            continue  # --config.group.name alone is True
+        kind, right = _KINDS.get(type(group), ("", lambda text: True))
+        value = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+        try:
+            good = right(value)
+        except ValueError:
+            good = False
+        if not good:
+            _stop(f"{path} must be {kind}, got {value!r}. It was given as {arg}.")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -125,22 +177,31 @@ def _parse_flags(argv: list[str]) -> list[str]:
                 argv[i] = f"--config={given}"
             else:
                 argv[i + 1] = given
+    _check_overrides(argv[1:])
     try:
         rest = flags.FLAGS(argv)
         config = _CONFIG.value
     except Exception as error:  # a config is a program of the user's and can raise anything
-        _stop(f"The command line or the config {path} is wrong: {_reason(error)}")
+        _stop(f"The command line or the config {path} is wrong: {_reason(error, path)}")
     if len(rest) > 1:
         _stop(f"Unknown argument {rest[1]!r}; overrides are written --config.key=value.")
+    if config is None and path:
+        _stop(f"get_config() of {path} returned None; it must return a config.")
     if config is None:
         _stop(f"Which config? Give --config=<name>. {_shipped_configs()}")
     return rest
 
 
 def _where(key: str, config_file: str) -> str:
-    """Where a setting was given its wrong value: on the command line, or in the config file."""
-    given = any(arg.lstrip("-").partition("=")[0] == key for arg in sys.argv[1:])
-    return f"It was given as --{key}." if given else f"It is set by {config_file}."
+    """Where a setting got its wrong value: on the command line, by the config file, nowhere."""
+    if any(arg.lstrip("-").partition("=")[0] == key for arg in sys.argv[1:]):
+        return f"It was given as --{key}."
+    from genreg_jax.config import default_config
+
+    value, default = _CONFIG.value, default_config()
+    for name in key.split(".")[1:]:
+        value, default = value.get(name), default.get(name)
+    return f"It is set by {config_file}." if value != default else "That is its default."
 
 
 def _given(flag: Any, variable: str, default: Any) -> Any:

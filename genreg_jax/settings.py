@@ -273,8 +273,9 @@ class FlowSettings:
 
     Attributes:
       kind: `glow` or `realnvp`.
-      images: `labelled`, the images that the classifier trains on; or `all` images of the training
-        split but those for validation, for an unconditional flow. No label of the others is used.
+      images: `labelled`, the training images, those held out for MGR's outer loss too; or `all`
+        images of the training split but those for validation, for an unconditional flow. No label
+        of the others is used.
       workdir: take the trained flow of this run instead of training one; empty to train.
       levels: number of squeezes.
       steps: flow steps a level.

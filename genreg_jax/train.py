@@ -113,11 +113,11 @@ def train_and_evaluate(
     """
     settings = from_config(config)
     check_jax()
+    own = {"model": model, "generator": generator, "flow": flow, "embedding_term": embedding_term}
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
     if finished is not None:
-        workdirs.check_finished(finished, Path(workdir), settings, dataset)
+        workdirs.check_finished(finished, Path(workdir), settings, dataset, own)
         return finished
-    own = {"model": model, "generator": generator, "flow": flow, "embedding_term": embedding_term}
     try:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(own_folder(Path(workdir)))
@@ -211,6 +211,7 @@ def _run(
             extra = restored[2]
             fingerprint = extra.get("fingerprint")
             workdirs.check_same_data(extra["subset_hash"], dataset, workdir, fingerprint)
+            workdirs.check_same_own(extra["run"].get("own"), own, workdir)
             for part, setting, key, now in (
                 ("flow", "flow.workdir", "flow_hash", flow_hash),
                 ("classifier", "model.init_from", "init_hash", init_hash),
@@ -337,6 +338,7 @@ def _run(
             "best_step": int(best.epoch) * plan.steps_per_epoch,
             "epochs": epoch,
             "extended": extended,
+            "own": workdirs.own_parts(own),
             "train_examples": plan.train_examples,
             "validation_examples": len(dataset.validation.labels),
             "test_examples": len(dataset.test.labels),

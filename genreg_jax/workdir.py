@@ -101,16 +101,22 @@ def _files(workdir: Path) -> list[Path]:
 
 
 def check_finished(
-    summary: dict[str, Any], workdir: Path, settings: Settings, dataset: Dataset | None = None
+    summary: dict[str, Any],
+    workdir: Path,
+    settings: Settings,
+    dataset: Dataset | None = None,
+    own: dict[str, Any] | None = None,
 ) -> None:
-    """Refuses the summary of a finished run for images or a flow that it was not trained with.
+    """Refuses the summary of a finished run for images or parts that it was not trained with.
 
     Args:
       summary: of the finished run.
       workdir: of that run.
       settings: which may name another run's flow or classifier.
       dataset: images of the caller's own.
+      own: parts of the caller's own.
     """
+    check_same_own(summary.get("own"), own or {}, workdir)
     if dataset is not None:
         check_same_data(summary["subset_hash"], dataset, workdir, summary.get("fingerprint"))
     if settings.flow.workdir and settings.uses_flow:
@@ -230,7 +236,7 @@ def about(settings: Settings, dataset: Dataset, **own: Any) -> dict[str, Any]:
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "preprocessing": "none" if own.get("model") else "standardised by model_state",
-        "own": sorted(name for name, part in own.items() if part is not None),
+        "own": own_parts(own),
     }
 
 
@@ -255,6 +261,28 @@ def check_same_data(
                 f"and those of now have {now[:12]}. Nothing was changed; restore the data it was "
                 "trained on, or choose a new workdir for these."
             )
+
+
+def check_same_own(stored: Any, own: dict[str, Any], workdir: Path) -> None:
+    """Refuses to go on without a part of the caller's own, or with one, unlike the run before.
+
+    Args:
+      stored: names of the parts that were the caller's own, None where that is not known.
+      own: name to part, None where it is that of the config.
+      workdir: of the run.
+    """
+    now = own_parts(own)
+    if stored is not None and sorted(stored) != now:
+        words = [", ".join(names) or "no part of its caller's own" for names in (stored, now)]
+        raise UserError(
+            f"The run in {workdir} was begun with {words[0]}, and now it is given {words[1]}. "
+            "Nothing was changed; give it what it was begun with, or start in a new workdir."
+        )
+
+
+def own_parts(own: dict[str, Any]) -> list[str]:
+    """Names of the parts that are the caller's own: `model`, `generator` and so on."""
+    return sorted(name for name, part in own.items() if part is not None)
 
 
 def check_same_part(

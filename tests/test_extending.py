@@ -71,14 +71,18 @@ def test_a_term_on_embeddings_is_added_to_the_configured_one(added, tmp_path):
         return 0.25 * jnp.mean(outputs.embedding**2, axis=1) + 0.5 * step
 
     def first_losses(name, **options):
-        phantom = {"phantom": {"loss": "attraction", "weight": 0.5}} if "both" in name else {}
-        gr.train_and_evaluate(config(**phantom), tmp_path / name, **options)
+        groups = {"optimizer": {"learning_rate": 0.0}}  # all see the same embeddings
+        if name != "own":
+            groups["phantom"] = {"loss": "attraction", "weight": 0.5}
+        gr.train_and_evaluate(config(**groups), tmp_path / name, **options)
         return read_metrics(tmp_path / name)[0]
 
-    alone = first_losses("alone", embedding_term=term)
-    assert alone["train/embedding_loss"] > 0.5 * np.mean(range(4)) - 1e-6
-    both = first_losses("both", embedding_term=term)
-    assert both["train/embedding_loss"] > 0.5 * np.mean(range(4))
+    own = first_losses("own", embedding_term=term)
+    assert own["train/embedding_loss"] > 0.5 * np.mean(range(4)) - 1e-6
+    configured, both = first_losses("phantom"), first_losses("both", embedding_term=term)
+    assert configured["train/embedding_loss"] > 0.01
+    total = own["train/embedding_loss"] + configured["train/embedding_loss"]
+    np.testing.assert_allclose(both["train/embedding_loss"], total, rtol=1e-5)
 
 
 def test_the_sum_of_two_terms_is_their_sum():

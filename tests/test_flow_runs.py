@@ -196,6 +196,8 @@ def test_a_finished_run_knows_the_flow_it_used_by_its_hash(run, tmp_path):
     gr.train_and_evaluate({**CONFIG, "flow": flow}, tmp_path / "other")
     with pytest.raises(gr.UserError, match=f"used a flow with the hash {summary['flow']['hash']}"):
         with_flow(tmp_path / "other")
+    with pytest.raises(gr.UserError, match=r"config\.flow\.workdir: 'another run' -> ''"):
+        gr.train_and_evaluate({**config, "flow": CONFIG["flow"]}, tmp_path / "run")
 
 
 def test_the_command_prints_what_the_run_measured(run, capsys, tmp_path):

@@ -275,3 +275,42 @@ def test_help_lists_every_shipped_config_and_every_flag(cli, flag):
     }
     assert listed == {path.stem for path in (ROOT / "configs").glob("[!_]*_*.py")}
     assert "Naive generative data augmentation" in out and max(map(len, out.splitlines())) < 100
+
+
+def test_a_config_of_ones_own_imports_the_shipped_ones_wherever_it_lies(cli, tmp_path):
+    (tmp_path / "__init__.py").write_text("")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from configs import common\n\n\ndef get_config(arg=None):\n"
+        "    config = common.new('mine')\n    common.digits(config)\n"
+        "    config.train.epochs = 0\n    return common.with_options(config, arg)\n"
+    )
+    for name in (path, os.path.relpath(path, ROOT)):
+        status, _, err = cli(f"--config={name}", f"--workdir={tmp_path / 'run'}")
+        assert status == 1 and err.startswith("config.train.epochs must be at least 1, got 0.")
+        assert err.strip().endswith(f"It is set by {name}.")
+    path.write_text("def get_config():\n    x = 1\n    return {}['a']\n")
+    assert "(line 3)." in cli(f"--config={path}")[2]
+    path.write_text("def get_config():\n    pass\n")
+    assert "returned None; it must return a config" in cli(f"--config={path}")[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.train.epochs=1.5", "config.train.epochs must be a whole number, got '1.5'."),
+        ("--config.meta.enabled=yes", "config.meta.enabled must be True or False, got 'yes'."),
+        ("--config.meta.radius=far", "config.meta.radius must be a number, got 'far'."),
+        ("--config.train=3", "config.train is a group of settings, balanced, "),
+        ("--config.name.x=1", "config.name has no setting 'x'; it is no group."),
+        ("--config.nope=1", "config has no setting 'nope'; it has augment, data, "),
+        ("--config.meta.search=hard", "at least 0 for the search hard, got -1.0. That is its"),
+        ("--config.synthetic.strong=flipp", "config.synthetic.strong: Unknown term 'flipp'"),
+        ("--config.data.per_class=1000", "config.data: per_class=1000, but class "),
+    ],
+)
+def test_an_override_is_refused_with_its_name_and_what_is_allowed(cli, tmp_path, override, message):
+    given = ("--config=pcr_digits", "--config.meta.enabled=True", override)
+    status, _, err = cli(*given, f"--workdir={tmp_path / 'run'}")
+    assert status == 1 and message in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -259,6 +259,15 @@ def test_a_flow_of_another_run_counts_by_its_own_hash():
     assert config_hash(there, flow_hash="0123456789ab") == first
 
 
+def test_whether_a_flow_is_another_runs_is_known_without_its_hash():
+    used = {"latent": {"kind": "random"}}
+    own, other = (from_config({**used, "flow": {"workdir": name}}) for name in ("", "a"))
+    assert differences(identity(own), identity(other)) == [
+        "config.flow.workdir: '' -> 'another run'"
+    ]
+    assert identity(from_config({"flow": {"workdir": "a"}})) == identity(Settings()), "none is used"
+
+
 def test_a_wide_resnet_alone_is_the_usual_one():
     settings = from_config({"model": {"name": "wide_resnet"}})
     model = classifier(settings, 10, [0.0] * 3, [1.0] * 3)

@@ -1,5 +1,6 @@
 """The loop end to end: what it learns, how it stops, and that stopping it changes nothing."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -857,6 +858,23 @@ def test_a_network_that_returns_something_else_is_told_what_to_return(tmp_path, 
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "new", model=model)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_goes_on_with_the_parts_of_the_caller_that_it_was_begun_with(tmp_path, finished):
+    def stop(step, metrics):
+        if not finished and step == 6:
+            raise KeyboardInterrupt
+
+    term = lambda key, outputs, labels, step: jnp.mean(outputs.embedding**2, axis=1)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(tmp_path, embedding_term=term, callbacks=[stop])
+    with pytest.raises(gr.UserError, match="begun with embedding_term, model, and now .* model\\."):
+        run(tmp_path)
+    with pytest.raises(gr.UserError, match="now it is given no part of its caller's own"):
+        gr.train_and_evaluate(small(), tmp_path, dataset=points())
+    summary = run(tmp_path, embedding_term=term)
+    assert summary["steps"] == 12 and summary["own"] == ["embedding_term", "model"]
 
 
 # ----------------------------------------------------------------------- callbacks and more epochs

@@ -4,7 +4,7 @@ python -m experiments.combined.run --study=digits                    # the table
 python -m experiments.combined.run --study=fashion_mnist --data_dir=DIR
 
 Nothing is tuned here: every part has the settings of its own study, those of the shipped configs;
-MGR on digits those of the prior and a free finder.
+MGR those of the prior and a free finder.
 """
 
 import pathlib

@@ -261,4 +261,9 @@ def from_settings(settings: DataSettings, seed: int) -> Dataset:
     """
     options = dataclasses.asdict(settings)
     name, data_dir = options.pop("name"), options.pop("dir")
-    return load(name, data_dir=data_dir, seed=seed, **options)
+    try:
+        return load(name, data_dir=data_dir, seed=seed, **options)
+    except UserError as error:
+        if "config." in str(error):
+            raise
+        raise UserError(f"config.data: {error}") from None

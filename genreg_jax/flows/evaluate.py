@@ -24,8 +24,8 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     # Imported here: `--help` needs neither data sets nor checkpoints.
     from genreg_jax import data
     from genreg_jax import workdir as workdirs
-    from genreg_jax.build import flow_generator
     from genreg_jax.config import from_config
+    from genreg_jax.flows.generator import as_generator
     from genreg_jax.logs import read_json
     from genreg_jax.memorisation import memorisation_in_words
     from genreg_jax.restore import restore_classifier, restore_flow
@@ -52,12 +52,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     if settings.model.name != "none" and (workdir / "summary.json").exists():
         logits = restore_classifier(workdir).logits
         classify = lambda x: np.asarray(logits(jnp.asarray(x / np.float32(255)))).argmax(axis=-1)
-    generator = flow_generator(
-        trained.flow,
-        trained.params,
-        dataset.image_shape,
-        conditional=settings.flow.conditional,
-    )
+    generator = as_generator(trained.flow, trained.params)
     key = jax.random.fold_in(key, 2)
     about = about_prior(key, generator, dataset, settings, test.images, classify)
     return len(test), result, memorisation_in_words(about)

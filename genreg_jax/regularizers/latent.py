@@ -392,6 +392,12 @@ class Latent:
         the price of that prediction.
       mix: weight of the clean batch in the loss.
       augment: augmentation after the perturbation.
+
+    Example:
+      >>> import genreg_jax as gr
+      >>> attack = gr.perturbation("pgd", epsilon=0.5, step_size=0.25, num_steps=2)
+      >>> gr.Latent(attack, labels="true", mix=0.0, augment=lambda key, x: x).mix
+      0.0
     """
 
     perturb: Callable[..., jax.Array]

@@ -66,6 +66,13 @@ class Synthetic:
       search: `none`; `hard` or `random`, the rivals of a finder.
       radius: length of their step, relative to that of the latent.
       keep_norm: scale the latents that they moved to the norms they had.
+
+    Example:
+      >>> import genreg_jax as gr
+      >>> same = lambda key, x: x
+      >>> gr.Synthetic("pcr", 1.0, "l2", weak=same, strong=same, batch_size=8, temperature=1.0,
+      ...              factor=2.5).total
+      20
     """
 
     loss: str
@@ -100,6 +107,35 @@ class Meta:
       mode: see `genreg_jax.hypergradient.hypergradient`.
       augment: augmentation of the outer batch.
       shuffle: permute the labels of the outer batch, a control.
+
+    Example:
+      A training step with MGR of one's own: a linear classifier, a generator, a finder.
+
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import genreg_jax as gr
+      >>> same = lambda key, x: x
+      >>> def apply(params, model_state, x, *, rng, train):
+      ...     e = x.reshape(len(x), -1)
+      ...     return gr.Outputs(e @ params, e), model_state
+      >>> model = gr.Model(lambda key, x: (jnp.zeros((x[0].size, 3)), {}), apply)
+      >>> decode = lambda params, z, y: jax.nn.sigmoid(z @ params).reshape(-1, 2, 2, 1)
+      >>> generator = gr.Generator(decode, params=jnp.ones((5, 4)), latent_shape=(5,))
+      >>> finder = gr.Finder(hidden=(8,), radius=0.3)
+      >>> find = lambda params, z, y: finder.apply({"params": params}, z, y)
+      >>> meta = gr.Meta(find, optax.adam(1e-3), "forward_over_reverse", augment=same)
+      >>> synthetic = gr.Synthetic("pcr", 1.0, "l2", weak=same, strong=lambda key, x: x[:, ::-1],
+      ...                          batch_size=6, temperature=1.0)
+      >>> tx = optax.sgd(0.1)
+      >>> step = jax.jit(gr.make_train_step(model, tx, num_classes=3, augment=same,
+      ...                                   synthetic=synthetic, generator=generator, meta=meta))
+      >>> batch = gr.Batch(jnp.ones((4, 2, 2, 1)), jnp.array([0, 1, 2, 0]))
+      >>> found = finder.init(jax.random.key(0), jnp.zeros((1, 5)), jnp.zeros(1, int))["params"]
+      >>> state = gr.TrainState.create(*model.init(jax.random.key(1), batch.images), tx,
+      ...                              jax.random.key(2), finder_params=found, finder_tx=meta.tx)
+      >>> outer = batch
+      >>> state, metrics = step(state, batch, outer, generator.params)
+      >>> int(state.step), bool(jnp.isfinite(metrics["train/loss"]))
+      (1, True)
     """
 
     apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
