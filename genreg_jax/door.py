@@ -22,8 +22,8 @@ def through(command: Callable[[], Any]) -> int:
       command: returns its exit status, or None for 0.
 
     Returns:
-      The exit status: the command's; 1 after a `UserError`, whose paragraph is printed; 128 and the
-      signal's number after a signal.
+      The exit status: the command's; 1 after a `UserError`, whose paragraph is printed, and after a
+      file that the system refuses, which is named; 128 and the signal's number after a signal.
 
     Example:
       >>> from genreg_jax.door import through
@@ -36,6 +36,13 @@ def through(command: Callable[[], Any]) -> int:
             return command() or 0
         except UserError as error:
             say(error)
+            return 1
+        except OSError as error:
+            if not isinstance(error.filename, str | bytes):
+                raise
+            name = os.fsdecode(error.filename)
+            name = f"{name[:100]}..." if len(name) > 100 else name
+            say(f"{name!r} cannot be read or written ({error.strerror}); name another one.")
             return 1
         except (RuntimeError, AssertionError) as error:
             # JAX asserts that there is a device where CUDA alone was asked for and there is none.

@@ -45,6 +45,11 @@ def raising(error):
         (raising(Interrupted("Stopped by SIGTERM.", 15)), 143, "Stopped by SIGTERM.\n"),
         (raising(KeyboardInterrupt()), 130, "Interrupted.\n"),
         (
+            lambda: os.stat("a" * 300),
+            1,
+            f"'{'a' * 100}...' cannot be read or written (File name too long); name another one.\n",
+        ),
+        (
             raising(RuntimeError("Unable to initialize backend 'x': no.")),
             1,
             "JAX cannot start on the platform that was asked for: Unable to initialize backend "

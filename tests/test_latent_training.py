@@ -232,12 +232,12 @@ def test_cached_encodings_give_the_run_without_them(tmp_path, dataset, own_flow)
 def test_a_synthetic_term_and_a_perturbation_share_one_flow(
     tmp_path, dataset, own_flow, monkeypatch
 ):
-    calls = []
+    calls, record = [], {"bits_per_dim": 4.0, "seconds": 2.0}
 
     def trained(*args, **kwargs):
         calls.append(args)
         decode = lambda frozen, z, y: jnp.clip(frozen.decode(z, y), 0, 1)
-        return gr.Generator(decode, own_flow, dataset.image_shape), {"bits_per_dim": 4.0}
+        return gr.Generator(decode, own_flow, dataset.image_shape), record
 
     monkeypatch.setattr(train, "trained_flow_generator", trained)
     summary, lines = go(
@@ -245,7 +245,7 @@ def test_a_synthetic_term_and_a_perturbation_share_one_flow(
         synthetic={"loss": "cross_entropy", "batch_size": 8},
         latent={"kind": "random"},
     )  # fmt: skip
-    assert len(calls) == 1 and summary["flow"] == {"bits_per_dim": 4.0}
+    assert len(calls) == 1 and summary["flow"] == record
     assert lines[0]["train/synthetic_loss"] > 0 and "train/attacked_accuracy" in lines[0]
 
 
