@@ -16,6 +16,7 @@ import io
 import json
 import pathlib
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -169,7 +170,14 @@ def main():
                     print(failures[-1], flush=True)
     print(f"{args.trials} mutations: " + ", ".join(f"{n} {k}" for k, n in counts.items()))
     if args.output:
-        rows = {"trials": args.trials, "seed": args.seed, "counts": counts, "failures": failures}
+        command = shlex.join(["python", "benchmarks/mutations.py", *sys.argv[1:]])
+        rows = {
+            "command": command,
+            "trials": args.trials,
+            "seed": args.seed,
+            "counts": counts,
+            "failures": failures,
+        }
         write_json(args.output, {**rows, **provenance()})
     sys.exit(bool(failures))
 

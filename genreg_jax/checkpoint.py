@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -222,6 +223,7 @@ class Checkpoints(CheckpointReader):
 
     def __init__(self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = say):
         super().__init__(directory, note=note)
+        self._keep = keep
         if not is_first():
             return
         self._manager = ocp.CheckpointManager(
@@ -244,6 +246,9 @@ class Checkpoints(CheckpointReader):
         except Exception as error:
             if kind is None:
                 raise self._not_written(error) from error
+        if kind is None:  # what an earlier program was killed in removing
+            for step in list(self._steps())[self._keep :]:
+                shutil.rmtree(self._directory / str(step), ignore_errors=True)
 
     def save(self, step: int, tree: Any, extra: dict[str, Any]) -> None:
         """Saves `tree` and `extra` under `step`.

@@ -295,6 +295,17 @@ except ValueError as error:
     assert not any(tmp_path.rglob(".probe*"))
 
 
+def test_a_checkpoint_that_a_killed_program_had_half_removed_goes(tmp_path):
+    with Checkpoints(tmp_path / "a", keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"a": np.arange(step)}, {})
+    (tmp_path / "a" / "0" / "tree").mkdir(parents=True)
+    with Checkpoints(tmp_path / "a", keep=2) as checkpoints:
+        step, tree, _ = checkpoints.restore(None)
+    assert step == 2 and tree["a"].tolist() == [0, 1]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["1", "2"]
+
+
 def test_only_what_follows_a_reported_error_is_not_printed(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
