@@ -1,4 +1,4 @@
-"""Shared settings of the tests: CPU with eight fake devices, strict ranks and dtypes."""
+"""Shared settings: CPU with eight fake devices, strict ranks and, where it can be, dtypes."""
 
 import os
 
@@ -20,7 +20,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Where float32 must not meet int32 unasked. Not everywhere: optax's own moments and schedules raise
 # a float to an int32 power, Flax mixes bfloat16 with float32; such tests are marked `promotes`.
 STRICT = """
-    test_chunks test_embeddings test_latent test_memorisation test_mixing test_models test_phantom
+    test_augment test_chunks test_embeddings test_export test_flows_layers test_hypergradient
+    test_latent test_memorisation test_mixing test_models test_objective test_phantom test_samples
     test_synthetic
 """.split()
 

@@ -61,7 +61,10 @@ def warmed_up(tx, params, fit):
     return params, state
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.promotes) if "adam" in n else n for n in OPTIMIZERS],
+)
 def test_exact_modes_equal_central_differences(name):
     tx = OPTIMIZERS[name]
     params, phi, fit, regulariser, outer = problem()
@@ -100,6 +103,7 @@ def test_exact_modes_equal_central_differences(name):
         assert np.linalg.norm(exact[mode] - exact["reverse"]) <= 1e-9 * scale
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("mode", MODES)
 def test_constant_grads_stand_for_the_part_without_phi(mode):
     tx = OPTIMIZERS["adamw"]

@@ -214,6 +214,7 @@ def first_update(params, grads, **settings):
     return tx.update(grads, tx.init(params), params)[0]
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_weights_decay_and_biases_and_scales_do_not(name):
     params = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0), "scale": jnp.full(2, 2.0)}

@@ -94,7 +94,7 @@ def test_samples_of_the_prior_have_its_temperature():
 
 def test_found_samples_are_those_of_the_same_latents_moved():
     dataset = dataset_of()
-    find = lambda shift, z, y: z + shift * y[:, None]
+    find = lambda shift, z, y: z + shift * y[:, None].astype(jnp.float32)
     parts = parts_of(dataset, find, high=0.4)
     samples = draw_samples(KEY, parts, dataset, 0.7)
     z = encode(2.0, samples.drawn, samples.labels)
