@@ -78,7 +78,7 @@ FAULTS = (
     *("SIGKILL", "SIGTERM", "bit flip", "truncation", "disk full", "two writers", "reader"),
     "folder",
 )
-TIMES = ("seconds", "images_per_second", "compile_seconds", "checksum")
+TIMES = ("stages", "seconds", "images_per_second", "compile_seconds", "checksum")
 
 
 def start(workdir):
