@@ -42,6 +42,7 @@ from lines import LINES, MANNERS, ODD_AT_IMPORT, OTHERS
 import genreg_jax.flows.evaluate
 import genreg_jax.predict
 import genreg_jax.train
+from genreg_jax.door import answer_interrupts
 from genreg_jax.logs import provenance, write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -203,6 +204,7 @@ def run_in_child(module, arguments, environment):
 
     genreg_jax.train.compile_epoch = started
     sys.argv = [module, *arguments]
+    answer_interrupts()  # as importing the package does for `python -m`
     warnings.simplefilter("ignore", RuntimeWarning)  # runpy's, that it is imported already
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
