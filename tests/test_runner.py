@@ -289,7 +289,7 @@ def test_a_row_that_has_not_been_tuned_is_refused(command, capsys):
         ("phantom", ["STUDIES"]),
         ("combined", ["STUDIES"]),
         ("pooling", ["STUDIES"]),
-        ("sources", ["STUDY"]),
+        ("sources", ["FASHION_MNIST", "CIFAR10"]),
     ],
 )
 def test_the_published_tables_are_of_the_studies_as_they_are(module, names):

@@ -29,7 +29,7 @@ from experiments.runner import (
     with_flow,
     write_lines,
 )
-from experiments.sources.run import STUDY
+from experiments.sources.run import FASHION_MNIST
 from genreg_jax import build, data
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash
@@ -145,9 +145,11 @@ def main():
             if (row, seed) in there:
                 continue
             changes = {**changes, "train.evaluate_test": False}
-            settings = settings_of(STUDY, changes, STUDY.tuning_size, seed, args.data_dir)
+            settings = settings_of(
+                FASHION_MNIST, changes, FASHION_MNIST.tuning_size, seed, args.data_dir
+            )
             summary = one(folder, settings, substitute)
-            records.append(record(row, STUDY.tuning_size, changes, summary, settings))
+            records.append(record(row, FASHION_MNIST.tuning_size, changes, summary, settings))
             print(json.dumps(records[-1]), flush=True)
             write_lines(path, records)
             path.with_suffix(".md").write_text(table(records))
