@@ -183,10 +183,11 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
             if not runs:
                 continue
             mean, error = mean_and_error([100 * r["test_accuracy"] for r in runs.values()])
+            spread = f" ± {error:.2f}" if len(runs) > 1 else ""
             gain, p, _ = ("", "", 0) if row == reference else difference(runs, of[reference])
             seconds = statistics.median(r["seconds"] for r in runs.values())
             lines.append(
-                f"| {size} | {row} | {len(runs)} | {mean:.2f} ± {error:.2f} | {gain} | {p} | "
+                f"| {size} | {row} | {len(runs)} | {mean:.2f}{spread} | {gain} | {p} | "
                 f"{seconds:.0f} |"
             )
         for row, other in study.pairs:
