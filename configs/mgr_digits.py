@@ -24,7 +24,7 @@ def method(config):
 
 
 def as_published(config):
-    """PCR, on samples of the prior that a free finder chooses: what experiments/combined ran."""
+    """PCR, on samples of the prior that a free finder chooses; its samples collapse."""
     method(config)
     config.synthetic.source = "prior"
     config.synthetic.weight = 1.0

@@ -6,8 +6,8 @@ Source: arXiv:2304.07262 and arXiv:2307.13899.
     python -m genreg_jax.main --config=configs/phantom_mgr_fashion_mnist.py --workdir=runs/phantom_mgr_fashion_mnist
     python -m genreg_jax.main --config=configs/phantom_mgr_fashion_mnist.py:runlocal --workdir=runs/smoke
 
-Measured: 81.37 ± 0.49 % test accuracy (mean ± standard error, n = 4
-seeds) in experiments/combined; median 137 s a run on a shared CPU core, generator not counted.
+Measured: not at these settings. With samples of the prior and a finder without a bound, whose samples
+collapse, 81.37 ± 0.49 % test accuracy (mean ± standard error, n = 4 seeds) in experiments/combined.
 """
 
 from configs import common, mgr_fashion_mnist, phantom_fashion_mnist
@@ -17,5 +17,5 @@ def get_config(arg=None):
     config = common.new("phantom_mgr")
     common.fashion_mnist(config)
     phantom_fashion_mnist.method(config)
-    mgr_fashion_mnist.as_published(config)
+    mgr_fashion_mnist.method(config)
     return common.with_options(config, arg)

@@ -3,8 +3,9 @@
 python -m experiments.combined.run --study=digits                    # the table; resumes
 python -m experiments.combined.run --study=fashion_mnist --data_dir=DIR
 
-Nothing is tuned here: every part has the settings of its own study, those of the shipped configs;
-MGR those of the prior and a free finder.
+Nothing is tuned here: every part has the settings of its own study, those of the shipped configs.
+MGR has the published ones, samples of the prior and a free finder, and in the rows called `bounded`
+those that the configs have: real images mixed in latent space, and a finder with a radius.
 """
 
 import pathlib
@@ -14,6 +15,11 @@ from flax.traverse_util import flatten_dict
 from configs import mgr_digits, mgr_fashion_mnist
 from experiments.runner import Study, main, shipped
 
+PUBLISHED = {
+    "digits": mgr_digits.as_published,
+    "fashion_mnist": mgr_fashion_mnist.as_published,
+}
+MGR = ("mgr", "phantom_mgr", "latent_mgr", "combined")
 ROWS = {
     "base": "base",
     "phantom": "phantom",
@@ -24,23 +30,29 @@ ROWS = {
     "latent + mgr": "latent_mgr",
     "all three": "combined",
 }
+BOUNDED = {f"{row}, bounded": method for row, method in ROWS.items() if method in MGR}
 
 
 def study(dataset, **options):
-    def settings(method):
+    def settings(method, bounded):
         config = shipped(method, dataset)
-        if method == "mgr":
-            {"digits": mgr_digits, "fashion_mnist": mgr_fashion_mnist}[dataset].as_published(config)
+        if method in MGR and not bounded:
+            PUBLISHED[dataset](config)
         return flatten_dict(config.to_dict(), sep=".")
 
-    base = settings("base")
+    base = settings("base", bounded=True)
 
-    def changes(method):
-        return {k: v for k, v in settings(method).items() if k != "name" and v != base[k]}
+    def changes(method, bounded):
+        found = settings(method, bounded)
+        return {k: v for k, v in found.items() if k != "name" and v != base[k]}
 
     return Study(
         config=lambda: shipped("base", dataset),
-        rows={row: changes(method) for row, method in ROWS.items()},
+        rows={
+            **{row: changes(method, bounded=False) for row, method in ROWS.items()},
+            **{row: changes(method, bounded=True) for row, method in BOUNDED.items()},
+        },
+        pairs=[(row, row.removesuffix(", bounded")) for row in BOUNDED],
         candidates={},
         tuning_size=0,
         tuning_seeds=(),
