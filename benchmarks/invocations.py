@@ -47,7 +47,7 @@ from genreg_jax.logs import provenance, write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 STARTED = 77  # exit status of a process that got as far as training
-SECONDS = 20  # of processor time, which other programs on the machine do not change
+SECONDS = 60  # of processor time, which other programs on the machine do not change
 PATIENCE = 60  # seconds of waiting, where the machine has nothing else to do
 MEMORY = 2 * 2**30  # bytes in use at most
 ADDRESSES = 24 * 2**30  # of a process, so that none takes the machine down
