@@ -22,6 +22,8 @@ from genreg_jax.data import Dataset
 from genreg_jax.devices import data_mesh, replicate, splitter
 from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.evaluate import make_evaluate
+from genreg_jax.models.frozen import frozen_statistics, frozen_trunk
+from genreg_jax.models.pretrained import ORIGINS
 from genreg_jax.objective import make_train_step
 from genreg_jax.optimizers import make_optimizer, make_schedule
 from genreg_jax.regularizers import mixing
@@ -125,7 +127,7 @@ def parts(
     schedule = make_schedule(
         settings.optimizer, total_steps=total_steps, steps_per_epoch=plan.steps_per_epoch
     )
-    tx = make_optimizer(settings.optimizer, schedule)
+    tx = make_optimizer(settings.optimizer, schedule, head_alone=settings.model.freeze == "trunk")
     meta, finder_params = None, ()
     if generator is not None and settings.uses_meta:
         key = jax.random.fold_in(root, 3)
@@ -195,11 +197,18 @@ def classifier(settings: Settings, num_classes: int, mean: Any, std: Any) -> Mod
         argument: getattr(s, name) for argument, name in models.MODELS[s.name].options.items()
     }
     model = models.make(s.name, num_classes=num_classes, dtype=s.dtype, **options)
-    return models.standardized(model, mean, std)
+    freeze = {"none": lambda m: m, "statistics": frozen_statistics, "trunk": frozen_trunk}[s.freeze]
+    return models.standardized(freeze(model), mean, std)
 
 
 def model_of(settings: Settings, dataset: Dataset) -> Model:
-    """The configured classifier, standardised by the training images' own statistics."""
+    """The configured classifier, standardised by the training images' own statistics.
+
+    A pretrained one by those that its weights were trained with.
+    """
+    if settings.model.pretrained:
+        origin = ORIGINS[settings.model.name]
+        return classifier(settings, dataset.num_classes, origin.mean, origin.std)
     images = dataset.train.images.astype(np.float32) / 255.0
     std = np.maximum(images.std(axis=(0, 1, 2)), 1e-3)
     return classifier(settings, dataset.num_classes, images.mean(axis=(0, 1, 2)), std)
@@ -220,10 +229,23 @@ def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: i
     )
 
 
-def check_model(model: Model | None, dataset: Dataset) -> None:
+def check_model(settings: Settings, model: Model | None, dataset: Dataset) -> None:
     """Refuses a classifier of the caller's own that does not return what the contract says."""
     if model is None:
         return
+    for name, unset in (("model.pretrained", ""), ("model.freeze", "none")):
+        if getattr(settings.model, name.removeprefix("model.")) != unset:
+            raise ConfigError(
+                f"config.{name} is for classifiers of config.model, and one was given; leave the "
+                f"setting at {unset!r}, and give a model that does it itself.",
+                f"config.{name}",
+            )
+    if settings.optimizer.head_factor != 1:
+        raise ConfigError(
+            "config.optimizer.head_factor is for classifiers of config.model, and one was given; "
+            "leave it at 1.0.",
+            "config.optimizer.head_factor",
+        )
 
     def run(key, x):
         params, model_state = model.init(key, x)

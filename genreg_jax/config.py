@@ -17,6 +17,7 @@ import numpy as np
 
 from genreg_jax import models
 from genreg_jax.errors import ConfigError
+from genreg_jax.models.pretrained import ORIGINS, PACKAGES
 from genreg_jax.settings import Settings
 
 # Where the data lie and what is shown do not change what is computed, nor does `nonfinite` until it
@@ -173,8 +174,26 @@ def _check(s: Settings) -> None:
             f"{s.data.fraction} both choose the labelled subset; leave one at its default (0, 1).",
             "config.data.per_class",
         )
+    if s.model.pretrained:
+        need(not s.model.init_from, "model.init_from", "empty where config.model.pretrained is set")
+        need(
+            s.model.name in ORIGINS,
+            "model.name",
+            f"{' or '.join(ORIGINS)} where config.model.pretrained is set",
+        )
+        package = PACKAGES.get(s.model.pretrained)
+        need(
+            package is None or package.model == s.model.name,
+            "model.name",
+            f"{package and package.model} for the weights {s.model.pretrained!r}",
+        )
     if s.flow_only:
-        need(not s.model.init_from, "model.init_from", "empty where no classifier is trained")
+        for start in ("init_from", "pretrained"):
+            need(
+                not getattr(s.model, start),
+                f"model.{start}",
+                "empty where no classifier is trained",
+            )
         for on, name, value in (
             (s.uses_synthetic, "synthetic.loss", s.synthetic.loss),
             (s.uses_phantom, "phantom.loss", s.phantom.loss),
@@ -242,11 +261,13 @@ def identity(settings: Settings, *, flow_hash: str = "", init_hash: str = "") ->
       settings: of the run.
       flow_hash: of the flow of `config.flow.workdir`, as the summary has it; empty where the run
         trains its own.
-      init_hash: of the run in `config.model.init_from`; empty where there is none.
+      init_hash: of the run in `config.model.init_from` or of the weights in
+        `config.model.pretrained`; empty where there are none.
     """
     values = to_dict(settings)
-    if settings.model.init_from:
-        values["model"]["init_from"] = init_hash or _ANOTHER_RUN
+    for start in ("init_from", "pretrained"):
+        if getattr(settings.model, start):
+            values["model"][start] = init_hash or _ANOTHER_RUN
     for group, key in _NOT_IDENTITY:
         del values[group][key]
     for group, name, default in _ADDED:

@@ -1,11 +1,13 @@
 """The classifier's optimiser from its settings."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
+from genreg_jax.models.frozen import head_only
 from genreg_jax.settings import OptimizerSettings
 
 # Added under Adam's square root: without it the update has no derivative where a unit is dead,
@@ -50,12 +52,15 @@ def make_schedule(
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), main], [warmup])
 
 
-def make_optimizer(settings: OptimizerSettings, schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    settings: OptimizerSettings, schedule, *, head_alone: bool = False
+) -> optax.GradientTransformation:
     """The optimiser: clipping, weight decay on weights only, then sgd, adam or adamw.
 
     Args:
       settings: which optimiser.
       schedule: learning rate as a function of the update's number.
+      head_alone: updates of all parameters but the head's are zero.
 
     Returns:
       An optax transformation whose update is differentiable in the gradient.
@@ -76,13 +81,17 @@ def make_optimizer(settings: OptimizerSettings, schedule) -> optax.GradientTrans
                 mask=weights_only,
             )
         )
-        return optax.chain(*parts)
-    if settings.weight_decay:
+    elif settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay, mask=weights_only))
     if settings.name == "adam":
         parts.append(optax.adam(schedule, eps_root=_EPS_ROOT))
-    else:
+    elif settings.name == "sgd":
         parts.append(
             optax.sgd(schedule, momentum=settings.momentum or None, nesterov=settings.nesterov)
         )
+    if settings.head_factor != 1:
+        parts.append(optax.masked(optax.scale(settings.head_factor), head_only))
+    if head_alone:
+        others = lambda params: jax.tree.map(operator.not_, head_only(params))
+        parts.append(optax.masked(optax.set_to_zero(), others))
     return optax.chain(*parts)

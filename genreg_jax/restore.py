@@ -17,6 +17,8 @@ from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
 from genreg_jax.errors import UserError
 from genreg_jax.logs import read_json
+from genreg_jax.models.frozen import HEAD
+from genreg_jax.models.pretrained import ORIGINS, read_weights, weights_file
 from genreg_jax.settings import FlowSettings, Settings
 
 
@@ -115,9 +117,19 @@ def _like(tree: Any, like: Any, workdir: Path) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [there[name] for name, _ in wanted])
 
 
-def warm_start(
-    settings: Settings, dataset: Dataset, note: Callable[[str], None] = print
-) -> tuple[Callable[[Any], Any], str]:
+Start = tuple[Callable[[Any], Any], str]
+
+
+def start_from(settings: Settings, dataset: Dataset, note: Callable[[str], None] = print) -> Start:
+    """What a classifier starts from: a function of its fresh arrays, and a hash of their origin."""
+    if settings.model.init_from:
+        return warm_start(settings, dataset, note)
+    if settings.model.pretrained:
+        return pretrained_start(settings, dataset, note)
+    return (lambda fresh: fresh), ""
+
+
+def warm_start(settings: Settings, dataset: Dataset, note: Callable[[str], None] = print) -> Start:
     """What a classifier starts from that of the run in `config.model.init_from`.
 
     Args:
@@ -160,6 +172,53 @@ def warm_start(
             taken.append(leaf)
         fresh_head = f"; for its {dataset.num_classes} classes a head of its own" if left else ""
         note(f"the classifier starts from that of {workdir}{fresh_head}")
+        return jax.tree.unflatten(jax.tree.structure(fresh), taken)
+
+    return warm, digest
+
+
+def pretrained_start(
+    settings: Settings, dataset: Dataset, note: Callable[[str], None] = print
+) -> Start:
+    """What a classifier starts from the weights in `config.model.pretrained`.
+
+    Args:
+      settings: of the run that is to start.
+      dataset: its images, which must have the channels of the weights.
+      note: called with a line for people.
+
+    Returns:
+      A function from the fresh `(params, model_state)` to those of the weights, whose head is
+      fresh; and the SHA-256 of the weights' file.
+
+    Raises:
+      UserError: there are no such weights, they are of another network, or the images are grey.
+    """
+    name = settings.model.name
+    channels = len(ORIGINS[name].mean)
+    if dataset.image_shape[-1] != channels:
+        raise UserError(
+            f"config.model.pretrained is for images of {channels} channels, and those of "
+            f"{dataset.name} have {dataset.image_shape[-1]}. Use colour images, or train a network "
+            "from scratch: leave config.model.pretrained empty."
+        )
+    path, digest = weights_file(settings.model.pretrained)
+    params, statistics = read_weights(name, path)
+    there = {f"0/{key}": value for key, value in params.items()}
+    there |= {f"1/model/batch_stats/{key}": value for key, value in statistics.items()}
+
+    def warm(fresh: Any) -> Any:
+        taken = []
+        for key, leaf in named(fresh):
+            ours = key.startswith(f"0/{HEAD}/") or key.startswith("1/standardize/")
+            value = leaf if ours else there[key]
+            if value.shape != leaf.shape:
+                raise UserError(
+                    f"{path} does not hold the weights of {name}: {key} has the shape "
+                    f"{value.shape}, and the network's has {leaf.shape}."
+                )
+            taken.append(jnp.asarray(value))
+        note(f"the classifier starts from the weights in {path.name}, with a head of its own")
         return jax.tree.unflatten(jax.tree.structure(fresh), taken)
 
     return warm, digest

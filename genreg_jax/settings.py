@@ -26,7 +26,7 @@ class DataSettings:
         drawn, to choose the best epoch and settings. Nothing is trained on it.
       download: prepare cifar10, cifar100 or fashion_mnist by download where it is missing.
       unreadable: `refuse` a data set with an image that cannot be decoded, or `skip` such images.
-      image_size: of `folder`: side of the square that pictures are brought to; 0 for their own.
+      image_size: side of the square that images are brought to; 0 for their own.
       resize: how: `crop` (short side scaled, centre cut out) or `pad` (long side scaled, on black).
       test_fraction: of `folder`: share of every class held out where there is no test split.
     """
@@ -48,8 +48,9 @@ class ModelSettings:
     """The classifier.
 
     Attributes:
-      name: of a row in `genreg_jax.models.MODELS`: `convnet`, `resnet18`, `wide_resnet`; or `none`
-        to train the flow alone.
+      name: of a row in `genreg_jax.models.MODELS`: `convnet`, `resnet18`, `wide_resnet`, or one
+        that ImageNet's weights are for: `efficientnet_lite0`, `resnet18_imagenet`,
+        `resnet50_imagenet`; or `none` to train the flow alone.
       widths: channels of the convnet's layers.
       pooling: how the convnet halves the resolution, by strides or by max-pooling.
       depth: of the WideResNet, 6n + 4.
@@ -58,6 +59,11 @@ class ModelSettings:
       dtype: computation dtype.
       init_from: workdir of a run whose best classifier this one starts from, its running statistics
         and those of the standardisation included; a head for other classes starts afresh.
+      pretrained: weights that the classifier starts from, with a fresh head: `efficientnet_lite0`,
+        from an installed package, or the path of a file of torchvision or timm. Images are put on
+        the scale that the weights were trained with.
+      freeze: what training leaves alone: `none`; `statistics`, BatchNorm's running ones, by which
+        it then normalises in training too; or `trunk`, them and all parameters but the head's.
     """
 
     name: str = "convnet"
@@ -68,6 +74,8 @@ class ModelSettings:
     widening: int = setting(10, at_least=1, limit=100, added=True)
     dtype: Literal["float32", "bfloat16"] = "float32"
     init_from: str = setting("", added=True)
+    pretrained: str = setting("", added=True)
+    freeze: Literal["none", "statistics", "trunk"] = setting("none", added=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +94,7 @@ class OptimizerSettings:
       step_epochs: epochs at which the `step` schedule multiplies the rate by `step_factor`.
       step_factor: see `step_epochs`.
       grad_clip: global norm at which the gradient is clipped; 0 for never.
+      head_factor: the head's learning rate is this times that of the other parameters.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -98,6 +107,7 @@ class OptimizerSettings:
     step_epochs: tuple[int, ...] = setting((60, 120, 160), at_least=0, limit=10**9)
     step_factor: float = setting(0.2, above=0, limit=1e6)
     grad_clip: float = setting(0.0, at_least=0, limit=1e9)
+    head_factor: float = setting(1.0, at_least=0, limit=1e6, added=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
 from genreg_jax.costs import size
 from genreg_jax.data import Dataset
+from genreg_jax.data.dataset import listed
 from genreg_jax.devices import (
     check_jax,
     is_first,
@@ -47,7 +48,7 @@ from genreg_jax.logs import (
 )
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.report.pictures import write_perturbed, write_samples
-from genreg_jax.restore import warm_start
+from genreg_jax.restore import start_from
 from genreg_jax.results import page_of_test
 from genreg_jax.samples import Samples, about_samples, draw_samples
 from genreg_jax.settings import Settings
@@ -117,6 +118,8 @@ def train_and_evaluate(
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
     if finished is not None:
         workdirs.check_finished(finished, Path(workdir), settings, dataset, own)
+        if settings.train.progress and is_first():
+            print(f"the run in {workdir} is finished: this is its result, nothing was trained")
         return finished
     try:
         with contextlib.ExitStack() as stack:
@@ -156,17 +159,16 @@ def _run(
             settings, dataset, workdir, augment=views["flow"], stages=stages, command=command
         )
     plan = BatchPlan(settings, dataset.train.labels)
-    build.check_model(own["model"], dataset)
+    build.check_model(settings, own["model"], dataset)
     build.check_flow(own["flow"], dataset)
     build.check_generator(settings, own["generator"])
-    warm, init_hash = (lambda fresh: fresh), ""
-    if settings.model.init_from:
-        warm, init_hash = warm_start(settings, dataset, note)
+    warm, init_hash = start_from(settings, dataset, note)
     start()
     note(
         f"{settings.name} on {dataset.name}: {plan.train_examples} labelled training, "
         f"{len(dataset.validation.labels)} validation and {len(dataset.test.labels)} test images "
-        f"of shape {dataset.image_shape}, {dataset.num_classes} classes"
+        f"of shape {dataset.image_shape}, {dataset.num_classes} classes "
+        f"({listed(dataset.class_names)})"
     )
     stages.end("data")
 
@@ -212,9 +214,10 @@ def _run(
             fingerprint = extra.get("fingerprint")
             workdirs.check_same_data(extra["subset_hash"], dataset, workdir, fingerprint)
             workdirs.check_same_own(extra["run"].get("own"), own, workdir)
+            origin = "model.pretrained" if settings.model.pretrained else "model.init_from"
             for part, setting, key, now in (
                 ("flow", "flow.workdir", "flow_hash", flow_hash),
-                ("classifier", "model.init_from", "init_hash", init_hash),
+                ("classifier", origin, "init_hash", init_hash),
             ):
                 workdirs.check_same_part(part, setting, extra.get(key), now, workdir)
             clock.add(extra["seconds"])

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from genreg_jax import data
 from genreg_jax.checkpoint import CheckpointReader
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
@@ -35,6 +36,7 @@ from genreg_jax.logs import (
     write_json,
     write_result,
 )
+from genreg_jax.models.pretrained import weights_file
 from genreg_jax.report import write_report
 from genreg_jax.report.html import flatten
 from genreg_jax.settings import Settings
@@ -117,6 +119,15 @@ def check_finished(
       own: parts of the caller's own.
     """
     check_same_own(summary.get("own"), own or {}, workdir)
+    of_arrays = summary.get("dataset") not in (None, settings.data.name)
+    if dataset is None and of_arrays:
+        raise UserError(
+            f"The run in {workdir} was given its images, {summary['dataset']!r}, and is finished; "
+            f"config.data names {settings.data.name}. Give the same images with dataset=, or read "
+            "the result with gr.load(workdir)."
+        )
+    if dataset is None and _names_another_folder(workdir, settings):
+        dataset = data.from_settings(settings.data, settings.seed)
     if dataset is not None:
         check_same_data(summary["subset_hash"], dataset, workdir, summary.get("fingerprint"))
     if settings.flow.workdir and settings.uses_flow:
@@ -127,6 +138,18 @@ def check_finished(
         with CheckpointReader(Path(settings.model.init_from) / "checkpoints") as checkpoints:
             now = checkpoints.digest()
         check_same_part("classifier", "model.init_from", summary.get("init_hash"), now, workdir)
+    if settings.model.pretrained:
+        _, now = weights_file(settings.model.pretrained)
+        check_same_part("classifier", "model.pretrained", summary.get("init_hash"), now, workdir)
+
+
+def _names_another_folder(workdir: Path, settings: Settings) -> bool:
+    """Whether `config.data.dir` is not where a run's pictures of one's own were."""
+    if settings.data.name != "folder":
+        return False  # the name says what the images are
+    there = from_config(read_json(workdir / "config.json")).data.dir
+    here, then = (os.path.realpath(os.path.expanduser(p)) for p in (settings.data.dir, there))
+    return here != then
 
 
 def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:

@@ -167,7 +167,10 @@ def test_a_folder_is_a_data_set(tmp_path, capsys):
             )
     assert one.class_names == ("9", "10", "cat", "dog") and one.image_shape == (8, 8, 3)
     assert [len(s) for s in (one.train, one.validation, one.test)] == [24, 8, 8]
-    assert "8 of the 40 images, 20% of every class, are held out" in capsys.readouterr().err
+    assert (
+        "8 of the 40 images, 20% of every class as nearly as can be, are held out"
+        in capsys.readouterr().err
+    )
     place = {"cat": 2, "dog": 3, "10": 1, "9": 0}
     known = {
         np.asarray(fit(open_picture(f), (8, 8))).tobytes(): place[f.relative_to(tmp_path).parts[0]]
@@ -259,7 +262,10 @@ def test_pictures_that_cannot_be_read_are_named_together_or_skipped(tmp_path, ca
         (lambda p: photographs(p, classes=("a",)), "has one class, 'a'"),
         (lambda p: mixed(p), "3 sizes, from 5 x 6 to 9 x 8 .*set config.data.image_size"),
         (lambda p: write(p / "t.csv", "name,label\nx,1\n"), "columns file and label"),
+        (lambda p: write(p / "t.csv", "file;label\nx;1\n"), r"has the columns \['file;label'\]"),
         (lambda p: write(p / "t.csv", "file,label,split\nx,1,dev\n"), "Line 2 .*'dev'"),
+        (lambda p: write(p / "t.csv", "file,label\nx\0.png,1\ny.png,2\n"), "2 of 2 pictures"),
+        (lambda p: latin(p / "t.csv"), "is not text in UTF-8; save"),
         (lambda p: write(p / "t.csv", "file,label\nx.png,1\ny.png,2\n"), "2 of 2 pictures"),
     ],
 )
@@ -268,8 +274,49 @@ def test_a_folder_that_is_no_data_set_is_refused_with_the_way_out(tmp_path, make
         gr.data.from_folder(make(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "names", [("train", "valid", "test"), ("Train", "Val", "Test"), ("TRAINING", "", "testing")]
+)
+def test_folders_of_a_split_are_known_under_their_usual_names(tmp_path, names):
+    for i, name in enumerate(filter(None, names)):
+        photographs(tmp_path / name, classes=("a", "b"), count=4 + i)
+    (tmp_path / "__MACOSX").mkdir()
+    opened(tmp_path / "__MACOSX" / "._a.png", noise(4, 4, 3))
+    dataset = gr.data.from_folder(tmp_path, image_size=8, validation_fraction=0.25)
+    assert dataset.class_names == ("a", "b")
+    if names[1]:
+        assert [len(s) for s in (dataset.train, dataset.validation, dataset.test)] == [8, 10, 12]
+    else:
+        assert [len(s) for s in (dataset.train, dataset.validation, dataset.test)] == [6, 2, 10]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("train", "test", "extra"), "folders test, train of a split and beside them extra"),
+        (("test", "val"), "folders test, val and no train"),
+        (("train", "cat"), "folders train of a split and beside them cat"),
+    ],
+)
+def test_folders_of_a_split_are_not_taken_for_classes(tmp_path, names, words):
+    for name in names:
+        photographs(tmp_path / name, classes=("a", "b"), count=3)
+    with pytest.raises(gr.UserError, match=words):
+        gr.data.from_folder(tmp_path, image_size=8)
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    photographs(tmp_path, classes=("test", "control"), count=10)
+    assert gr.data.from_folder(tmp_path, image_size=8).class_names == ("control", "test")
+
+
 def write(path, text):
     path.write_text(text)
+    return path
+
+
+def latin(path):
+    path.write_bytes("file,label\nä.png,1\n".encode("latin-1"))
     return path
 
 
@@ -312,6 +359,48 @@ def test_an_npz_is_looked_at_before_memory_is_taken(tmp_path):
     (tmp_path / "text.npz").write_text("no")
     with pytest.raises(gr.UserError, match="is not an .npz of arrays"):
         read_npz(tmp_path / "text.npz")
+
+
+IMAGES = noise(12, 8, 8, 3)
+LABELS = np.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"labels": LABELS[:11]}, r"12 images and labels of the shape \(11,\)"),
+        ({"labels": np.arange(13)}, r"12 images and labels of the shape \(13,\)"),
+        ({"labels": np.eye(12)}, r"labels of the shape \(12, 12\)"),
+        ({"labels": np.array(list("abcdefghijkl"))}, "labels in .* are of the type <U1"),
+        ({"labels": LABELS - 1}, "labels in .* are from -1 to 1; they must be class indices"),
+        ({"test_images": IMAGES}, "each images with their labels.*it has .*test_images"),
+        ({"val_images": IMAGES, "val_labels": LABELS}, "may hold validation_images.*it has"),
+        ({"class_names": np.array("ab")}, r"class_names in .* has the shape \(\)"),
+        ({"images": IMAGES.transpose(0, 3, 1, 2)}, r"is \[N, C, H, W\]; it must be"),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path, arrays, words):
+    np.savez(tmp_path / "a.npz", **{"images": IMAGES, "labels": LABELS, **arrays})
+    with pytest.raises(gr.UserError, match=words):
+        gr.data.load("folder", data_dir=tmp_path / "a.npz", validation_fraction=0.25)
+
+
+def test_images_of_every_source_are_brought_to_a_size(tmp_path):
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+    load = lambda **options: gr.data.load(
+        "folder", data_dir=tmp_path / "a.npz", validation_fraction=0.25, **options
+    )
+    small, large = load(), load(image_size=16)
+    assert large.image_shape == (16, 16, 3) and large.subset_hash == small.subset_hash
+    for name in ("train", "validation", "test"):
+        for image, big in zip(getattr(small, name).images, getattr(large, name).images):
+            expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC)
+            np.testing.assert_array_equal(big, expected)
+    assert large.unlabelled.shape == (len(small.unlabelled), 16, 16, 3)
+    digits = gr.data.load("digits", per_class=2, image_size=12)
+    assert digits.image_shape == (12, 12, 1) and digits.unlabelled.shape[1:] == (12, 12, 1)
+    with pytest.raises(gr.UserError, match="image_size is -1"):
+        gr.data.load("digits", image_size=-1)
 
 
 def test_one_picture_a_grey_one_and_labels_by_folder_are_read_for_a_run(tmp_path):

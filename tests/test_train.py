@@ -791,6 +791,38 @@ def test_a_finished_run_is_not_the_result_for_other_images(uninterrupted):
     assert summary == uninterrupted.summary and hashes(uninterrupted.workdir) == before
 
 
+def test_a_finished_run_of_pictures_or_arrays_is_not_the_result_for_others(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8, 1), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    np.savez(tmp_path / "b.npz", images=images[::-1] // 2, labels=labels)
+    shutil.copy(tmp_path / "a.npz", tmp_path / "copy.npz")
+
+    def config(name, source="folder"):
+        config = gr.default_config()
+        config.data.name, config.data.dir = source, str(tmp_path / name)
+        config.model.widths = (4,)
+        config.train.epochs, config.train.steps_per_epoch, config.train.batch_size = 1, 1, 8
+        return config
+
+    summary = gr.train_and_evaluate(config("a.npz"), tmp_path / "run")
+    assert "2 classes (0, 1)" in capsys.readouterr().out
+    before = hashes(tmp_path / "run")
+    for same in ("a.npz", "copy.npz"):
+        assert gr.train_and_evaluate(config(same), tmp_path / "run") == summary
+        assert "is finished: this is its result, nothing was trained" in capsys.readouterr().out
+    with pytest.raises(gr.UserError, match="is of other images"):
+        gr.train_and_evaluate(config("b.npz"), tmp_path / "run")
+    with pytest.raises(gr.UserError, match=r"There is no .*none"):
+        gr.train_and_evaluate(config("none"), tmp_path / "run")
+    assert hashes(tmp_path / "run") == before
+    given = gr.data.from_arrays(images, labels, images, labels)
+    of_arrays = config("", "digits")
+    gr.train_and_evaluate(of_arrays, tmp_path / "arrays", dataset=given)
+    with pytest.raises(gr.UserError, match="was given its images, 'arrays', and is finished"):
+        gr.train_and_evaluate(of_arrays, tmp_path / "arrays")
+
+
 def test_another_config_is_refused_with_all_that_differs_and_changes_nothing(uninterrupted):
     before = hashes(uninterrupted.workdir)
     other = {

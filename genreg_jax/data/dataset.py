@@ -77,7 +77,8 @@ class Dataset:
     subset_hash: str
     fingerprint: str
     test_images_in_train: int = 0
-    _pool: tuple[np.ndarray, np.ndarray] | None = None  # images, and which of them
+    # Images, which of them, and how they are brought to the size of the others.
+    _pool: tuple[np.ndarray, np.ndarray, str] | None = None
 
     def __repr__(self) -> str:
         """One line without the images."""
@@ -91,8 +92,10 @@ class Dataset:
         """Images [N, H, W, C] of the training split but those for validation; no labels."""
         if self._pool is None:
             return self.train.images
-        images, kept = self._pool
-        return images[kept]
+        from genreg_jax.data.pictures import fitted
+
+        images, kept, resize = self._pool
+        return fitted(images[kept], self.image_shape, resize)
 
     @property
     def num_classes(self) -> int:
@@ -189,7 +192,7 @@ def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     train = np.delete(np.arange(len(whole)), test)
     note(
         f"There is no test split: {count} of the {len(whole)} images, {fraction:.0%} of every "
-        "class, are held out for it, the same for every seed."
+        "class as nearly as can be, are held out for it, the same for every seed."
     )
     return take(whole, order[train]), take(whole, order[test])
 
@@ -222,6 +225,12 @@ def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
         raise UserError(
             f"{name} has the shape {images.shape}; it must be [N, H, W, C] with nothing empty. "
             "Grey images need a last axis of size 1: images[..., None]."
+        )
+    _, height, width, channels = images.shape
+    if height in (1, 3) and channels > 4 and width > 4:
+        raise UserError(
+            f"{name} has the shape {images.shape}, which is [N, C, H, W]; it must be [N, H, W, C]: "
+            "images.transpose(0, 2, 3, 1)."
         )
     if images.dtype == np.uint8:
         return images
@@ -340,7 +349,7 @@ def make_dataset(
         subset_hash=_hash_splits(train_subset, validation),
         fingerprint=_fingerprint(train.images.shape[1:], digests, test_digests),
         test_images_in_train=_count_in_both(name, train, test),
-        _pool=(train.images, kept),
+        _pool=(train.images, kept, "crop"),
     )
 
 

@@ -19,19 +19,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genreg_jax.checks import check_choice, check_number
-from genreg_jax.data.dataset import Split, hold_out, note, take, validate_images
+from genreg_jax.data.dataset import Split, hold_out, listed, note, take, validate_images
 from genreg_jax.data.pictures import (
     FORMATS,
     RESIZE,
     find,
-    fit_array,
+    fitted,
     most_bytes,
     read_pictures,
     shown,
 )
 from genreg_jax.errors import UserError
 
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+# Names of folders and of a table's column `split`, in letters of any case.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+}
 
 
 class Images(NamedTuple):
@@ -111,10 +116,10 @@ class _Row(NamedTuple):
 def _folder(path: Path) -> list[_Row]:
     files, left_out = find(path)
     names = [file.relative_to(path).parts for file in files]
-    tops = {parts[0] for parts in names if len(parts) > 1}
-    if "train" in tops and tops <= set(_SPLITS):
+    tops = {parts[0]: _SPLITS.get(parts[0].lower()) for parts in names if len(parts) > 1}
+    if _has_splits(path, tops):
         rows = [
-            _Row(file, parts[1], _SPLITS[parts[0]])
+            _Row(file, parts[1], tops[parts[0]] or "")
             for file, parts in zip(files, names)
             if len(parts) > 2
         ]
@@ -134,27 +139,51 @@ def _folder(path: Path) -> list[_Row]:
     return rows
 
 
+def _has_splits(path: Path, tops: dict[str, str | None]) -> bool:
+    """Whether the folders are train, test and so on, and not classes; refused where both are."""
+    splits = sorted(name for name, split in tops.items() if split)
+    if not splits or (len(splits) == 1 and tops[splits[0]] != "train"):
+        return False  # a class may be called `test`
+    others = sorted(name for name, split in tops.items() if not split)
+    if others:
+        raise UserError(
+            f"{str(path)!r} has the folders {', '.join(splits)} of a split and beside them "
+            f"{listed(others)}. Give a folder of classes, or one that holds train and, as there "
+            "are, test and validation, each with the classes in it."
+        )
+    if "train" not in tops.values():
+        raise UserError(
+            f"{str(path)!r} has the folders {', '.join(splits)} and no train; put the training "
+            "pictures in a folder train beside them."
+        )
+    return True
+
+
 def _table(path: Path) -> list[_Row]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            lines, columns = list(reader), list(reader.fieldnames or ())
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8; save the table as CSV in UTF-8.") from None
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table: {error}.") from None
-    if not lines or not {"file", "label"} <= lines[0].keys():
+    if not lines or not {"file", "label"} <= {*columns}:
         raise UserError(
-            f"{path} must be a table whose first line names the columns file and label, and, where "
-            "there is a split, split; each further line is a picture."
+            f"{path} must be a table with commas whose first line names the columns file and "
+            "label, and, where there is a split, split; each further line is a picture. It has "
+            f"{len(lines)} further lines, and its first has the columns {columns[:10]}."
         )
     rows = []
     for number, line in enumerate(lines, start=2):
         name, label, split = (line.get(key) or "" for key in ("file", "label", "split"))
-        if not name or not label or (split and split not in _SPLITS):
+        if not name or not label or (split and split.lower() not in _SPLITS):
             raise UserError(
                 f"Line {number} of {path} has the file {name!r}, the label {label!r} and the split "
                 f"{split!r}; a file and a label are needed, and a split is one of "
                 f"{', '.join(_SPLITS)}."
             )
-        rows.append(_Row(path.parent / name, label, _SPLITS.get(split, "")))
+        rows.append(_Row(path.parent / name, label, _SPLITS.get(split.lower(), "")))
     if len({bool(row.split) for row in rows}) > 1:
         raise UserError(f"{path} gives some of its pictures a split and others none.")
     return rows
@@ -196,21 +225,43 @@ def _natural(name: str) -> tuple[bool, int, str]:
 
 def _read_arrays(path: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
     arrays = read_npz(path)
-    if not {"images", "labels"} <= arrays.keys():
-        raise UserError(f"{path} must hold images and labels; it has {', '.join(arrays)}.")
+    prefixes = {"train": "", "validation": "validation_", "test": "test_"}
+    names = [f"{prefix}{part}" for prefix in prefixes.values() for part in ("images", "labels")]
+    unknown = sorted({*arrays} - {*names, "class_names"})
     splits = {}
-    for name, prefix in (("train", ""), ("validation", "validation_"), ("test", "test_")):
-        if f"{prefix}images" in arrays and f"{prefix}labels" in arrays:
-            images = validate_images(arrays[f"{prefix}images"], name=f"{prefix}images")
-            splits[name] = Split(images, arrays[f"{prefix}labels"])
+    for name, prefix in prefixes.items():
+        images, labels = (arrays.get(f"{prefix}{part}") for part in ("images", "labels"))
+        if unknown or (images is None) != (labels is None) or (images is None and name == "train"):
+            raise UserError(
+                f"{path} must hold images and labels, and may hold {', '.join(names[2:])}, each "
+                f"images with their labels, and class_names; it has {', '.join(arrays)}."
+            )
+        if images is None or labels is None:
+            continue
+        images = validate_images(images, name=f"{prefix}images")
+        if labels.ndim != 1 or len(labels) != len(images):
+            raise UserError(
+                f"{path} has {len(images)} {prefix}images and {prefix}labels of the shape "
+                f"{labels.shape}; there must be a label, a class index, for each image."
+            )
+        splits[name] = Split(images, labels)
     if "class_names" in arrays:
+        if arrays["class_names"].ndim != 1:
+            raise UserError(
+                f"class_names in {path} has the shape {arrays['class_names'].shape}; it must be a "
+                "list with a name for each class."
+            )
         class_names = tuple(str(name) for name in arrays["class_names"])
     else:
-        labels = np.asarray(splits["train"].labels)
-        integers = labels.ndim == 1 and labels.size and np.issubdtype(labels.dtype, np.integer)
-        most = int(labels.max()) if integers else -1
-        if not 0 <= most < 100_000:
-            raise UserError(f"The labels in {path} must be class indices [N] from 0.")
+        labels = splits["train"].labels
+        integers = labels.size and np.issubdtype(labels.dtype, np.integer)
+        low, most = (int(labels.min()), int(labels.max())) if integers else (-1, -1)
+        if not 0 <= low <= most < 100_000:
+            found = f"from {low} to {most}" if integers else f"of the type {labels.dtype}"
+            raise UserError(
+                f"The labels in {path} are {found}; they must be class indices [N], integers from "
+                "0 to the number of classes less one."
+            )
         class_names = tuple(str(c) for c in range(most + 1))
     return splits, class_names
 
@@ -256,7 +307,7 @@ def read_images(
             raise UserError(f"{path} is not an .npz with an array `images`.")
         found = Images(validate_images(arrays["images"]), arrays.get("labels"), None)
         if resize is not None:
-            found = found._replace(images=_fitted(found.images, image_shape, resize))
+            found = found._replace(images=fitted(found.images, image_shape, resize))
     elif path.suffix.lower() in FORMATS and path.is_file():
         found = _read_files(path.parent, [path], image_shape, (), resize, unreadable)
     else:
@@ -293,10 +344,6 @@ def _read_files(
     images, kept = read_pictures(files, size, resize or "crop", unreadable, channels)
     names = [files[i].relative_to(root) for i in kept]
     return Images(images, _labels(root, names, class_names), names)
-
-
-def _fitted(images: np.ndarray, image_shape: tuple[int, ...], resize: str) -> np.ndarray:
-    return np.stack([fit_array(image, image_shape, resize) for image in images])
 
 
 def _labels(root: Path, names: Iterable[Path], class_names: Sequence[str]) -> np.ndarray | None:

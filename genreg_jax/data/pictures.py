@@ -4,6 +4,7 @@ Pictures come from anywhere, so what one claims is looked at before memory is ta
 of common formats are used, and whatever goes wrong in one of them is an `Unreadable` with a reason.
 """
 
+import dataclasses
 import math
 import os
 import stat
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from genreg_jax.data.cache import LEAST_PICTURES, cached
-from genreg_jax.data.dataset import note, printable
+from genreg_jax.data.dataset import Dataset, note, printable
 from genreg_jax.errors import UserError
 from genreg_jax.logs import Progress
 
@@ -38,6 +39,7 @@ FORMATS = {
 }
 MOST_PIXELS = 10**8
 RESIZE = ("crop", "pad")
+MOST_NAMED = 50  # of what cannot be read
 
 
 class Unreadable(ValueError):
@@ -72,8 +74,8 @@ def open_picture(path: Path) -> Any:
 
     try:
         status = path.stat()
-    except OSError as error:
-        raise Unreadable(error.strerror or "it cannot be opened") from None
+    except (OSError, ValueError) as error:  # the latter for a name with a NUL
+        raise Unreadable(getattr(error, "strerror", None) or "it cannot be opened") from None
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable("it is no regular file")
     if status.st_size == 0:
@@ -167,6 +169,50 @@ def fit_array(image: np.ndarray, image_shape: tuple[int, ...], resize: str = "cr
     return as_array(fit(picture, (height, width), resize), channels)
 
 
+def fitted(images: np.ndarray, image_shape: tuple[int, ...], resize: str = "crop") -> np.ndarray:
+    """`fit_array` of uint8 `[N, H, W, C]`; the same array where it has the size."""
+    if images.shape[1:] == tuple(image_shape):
+        return images
+    bytes_taken = len(images) * math.prod(image_shape)
+    if bytes_taken > most_bytes():
+        raise UserError(
+            f"{len(images)} images of {image_shape[0]} x {image_shape[1]} take more than half of "
+            "this machine's memory; lower config.data.image_size."
+        )
+    found = np.empty((len(images), *image_shape), np.uint8)
+    for i, image in enumerate(images):
+        found[i] = fit_array(image, image_shape, resize)
+    return found
+
+
+def resized(dataset: Dataset, size: int, resize: str = "crop") -> Dataset:
+    """A data set whose images are squares of another size.
+
+    What identifies it, `subset_hash` and `fingerprint`, stays that of the images as they were.
+
+    Args:
+      dataset: of any size.
+      size: side of the square.
+      resize: `crop` or `pad`, see `genreg_jax.data.pictures.fit`.
+
+    Example:
+      >>> import genreg_jax as gr
+      >>> resized(gr.data.load("digits", per_class=1), 16).image_shape
+      (16, 16, 1)
+    """
+    shape = (size, size, dataset.image_shape[-1])
+    if dataset.image_shape == shape:
+        return dataset
+    split = lambda s: dataclasses.replace(s, images=fitted(s.images, shape, resize))
+    return dataclasses.replace(
+        dataset,
+        train=split(dataset.train),
+        validation=split(dataset.validation),
+        test=split(dataset.test),
+        _pool=dataset._pool and (*dataset._pool[:2], resize),
+    )
+
+
 def read_pictures(
     files: Sequence[Path],
     size: tuple[int, int] | None,
@@ -230,11 +276,12 @@ def _decode(
     kept = [i for i, result in enumerate(found) if not isinstance(result, Unreadable)]
     if bad and (unreadable == "refuse" or not kept):
         raise UserError(
-            f"{len(bad)} of {len(files)} pictures cannot be read: {shown(bad)}. Mend or remove them"
-            ", or set config.data.unreadable to 'skip' to go on without them."
+            f"{len(bad)} of {len(files)} pictures cannot be read: {shown(bad, MOST_NAMED)}. Mend "
+            "or remove them, or set config.data.unreadable to 'skip' to go on without them."
         )
     if bad:
-        note(f"{len(bad)} of {len(files)} pictures cannot be read and are left out: {shown(bad)}.")
+        names = shown(bad, MOST_NAMED)
+        note(f"{len(bad)} of {len(files)} pictures cannot be read and are left out: {names}.")
     arrays = [found[i] for i in kept]
     sizes = {array.shape[:2] for array in arrays}
     if len(sizes) > 1:
@@ -267,8 +314,8 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
     """The picture files of a folder and its subfolders, and what is left out.
 
     Args:
-      folder: to look through. What is hidden is passed over. A link that leads out of the folder,
-        and one to a subfolder, are not followed.
+      folder: to look through. What is hidden, and what an archive of macOS adds, is passed over. A
+        link that leads out of the folder, and one to a subfolder, are not followed.
 
     Returns:
       Paths in the order of their names, and a line for each thing that is left out.
@@ -283,7 +330,7 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
         for name in sorted(folders):
             if os.path.islink(os.path.join(here, name)):
                 left_out.append(f"{_relative(here, name, folder)} (a link to a folder)")
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
         for name in sorted(names):
             path = os.path.join(here, name)
             if name.startswith(".") or name == "Thumbs.db":

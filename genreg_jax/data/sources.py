@@ -31,9 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from genreg_jax.checks import short
+from genreg_jax.checks import check_number, short
 from genreg_jax.data import files, subsets, tfds
 from genreg_jax.data.dataset import Dataset, Split, as_split, make_dataset, take
+from genreg_jax.data.pictures import resized
 from genreg_jax.errors import UserError
 from genreg_jax.settings import DataSettings
 
@@ -126,8 +127,8 @@ def load(
         `fashion_mnist`), try to download and prepare it first.
       unreadable: what to do about an image that cannot be decoded: `refuse` the dataset, naming the
         image, or `skip` such images and name them on the error stream.
-      image_size: of `folder`; see `from_folder`.
-      resize: of `folder`.
+      image_size: side of the square that images are brought to; 0 for their own size.
+      resize: how, see `from_folder`.
       test_fraction: of `folder`.
 
     Returns:
@@ -149,6 +150,10 @@ def load(
         raise UserError(f"name is {short(name)}; it must be the name of a dataset, such as digits.")
     if unreadable not in ("refuse", "skip"):
         raise UserError(f"unreadable is {unreadable!r}; it must be 'refuse' or 'skip'.")
+    try:
+        check_number("image_size", image_size, maximum=4096, integer=True)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     read = SOURCES.get(name) or functools.partial(tfds.read, known=list(SOURCES))
     train, test, class_names, *validation = read(
         name=name,
@@ -160,7 +165,7 @@ def load(
         test_fraction=test_fraction,
     )
     given = validation[0] if validation else None
-    return make_dataset(
+    dataset = make_dataset(
         name,
         _checked(train, "train"),
         _checked(test, "test"),
@@ -171,6 +176,7 @@ def load(
         seed=seed,
         validation=None if given is None else _checked(given, "validation"),
     )
+    return resized(dataset, image_size, resize) if image_size else dataset
 
 
 def _checked(split: Split, name: str) -> Split:

@@ -1,5 +1,6 @@
 """Classifiers (Flax Linen) and the contract through which the library sees any classifier."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -8,11 +9,13 @@ from genreg_jax.checks import as_dtype, check_choice, check_positive, short
 from genreg_jax.contract import Model, Outputs, standardized
 from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.convnet import ConvNet
+from genreg_jax.models.efficientnet import EfficientNet
 from genreg_jax.models.finder import Finder
 from genreg_jax.models.resnet import ResNet, WideResNet
 
 __all__ = [
     "ConvNet",
+    "EfficientNet",
     "Entry",
     "Finder",
     "MODELS",
@@ -63,6 +66,11 @@ class Entry(NamedTuple):
 MODELS = {
     "convnet": Entry(ConvNet, {"widths": "widths", "pooling": "pooling"}),
     "resnet18": Entry(ResNet, {"width": "width"}),
+    "resnet18_imagenet": Entry(functools.partial(ResNet, stem="imagenet")),
+    "resnet50_imagenet": Entry(
+        functools.partial(ResNet, stages=(3, 4, 6, 3), stem="imagenet", bottleneck=True)
+    ),
+    "efficientnet_lite0": Entry(EfficientNet),
     "wide_resnet": Entry(WideResNet, {"depth": "depth", "width": "widening"}),
 }
 
@@ -71,8 +79,9 @@ def make(name: str, *, num_classes: int, dtype: Any = "float32", **options: Any)
     """Builds one of the classifiers of `MODELS` by name.
 
     Args:
-      name: `convnet` (options: `widths`, `pooling`), `resnet18` (`width`) or `wide_resnet`
-        (`depth`, `width`, its widening factor).
+      name: `convnet` (options: `widths`, `pooling`), `resnet18` (`width`), `wide_resnet`
+        (`depth`, `width`, its widening factor), or a network that ImageNet's weights are for:
+        `resnet18_imagenet`, `resnet50_imagenet`, `efficientnet_lite0`.
       num_classes: K, number of logits.
       dtype: computation dtype, `float32` or `bfloat16`.
       **options: passed to the module.

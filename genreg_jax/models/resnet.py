@@ -1,13 +1,14 @@
-"""Residual networks for small images: ResNet-18 (post-activation) and WideResNet (pre-activation).
+"""Residual networks: ResNet-18 and ResNet-50 (post-activation) and WideResNet (pre-activation).
 
 Sources: He et al., Deep Residual Learning, arXiv:1512.03385, with the CIFAR stem (3x3, no max-pool)
-that the latent-perturbation paper's classifier uses; Zagoruyko and Komodakis, Wide Residual
-Networks, arXiv:1605.07146.
+that the latent-perturbation paper's classifier uses, or with that of the paper (7x7, max-pool) for
+ImageNet's weights, whose bottlenecks have their stride in the 3x3 convolution; Zagoruyko and
+Komodakis, Wide Residual Networks, arXiv:1605.07146.
 """
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,13 +28,28 @@ def _conv(width, kernel, stride, dtype):
     )
 
 
+def _max_pool(x):
+    """The largest of each 3x3 square with its centre on an even row and column.
+
+    As a maximum of shifted images, since the second derivative of a windowed reduction, which the
+    hypergradient needs, is slow.
+    """
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    shifted = [x[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)]
+    return functools.reduce(jnp.maximum, shifted)
+
+
 class ResNet(nn.Module):
-    """ResNet with basic blocks and a 3x3 stem; `ResNet(num_classes=K)` is the CIFAR ResNet-18.
+    """A ResNet; `ResNet(num_classes=K)` is the CIFAR ResNet-18.
 
     Attributes:
       num_classes: K, number of logits.
-      stages: number of basic blocks in each stage; every stage but the first halves the resolution.
-      width: channels of the first stage, doubled at each later one.
+      stages: number of blocks in each stage; every stage but the first halves the resolution.
+      width: channels of the first stage's 3x3 convolutions, doubled at each later one.
+      stem: `cifar`, a 3x3 convolution, or `imagenet`, 7x7 with stride 2 and a max-pooling.
+      bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, with four times the channels at their
+        end, instead of two 3x3.
       dtype: computation dtype; parameters and logits stay float32.
 
     Example:
@@ -48,6 +64,8 @@ class ResNet(nn.Module):
     num_classes: int
     stages: Sequence[int] = (2, 2, 2, 2)
     width: int = 64
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    bottleneck: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -56,15 +74,26 @@ class ResNet(nn.Module):
         norm = functools.partial(
             nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype
         )
-        x = nn.relu(norm()(_conv(self.width, 3, 1, self.dtype)(x)))
+        if self.stem == "cifar":
+            x = nn.relu(norm()(_conv(self.width, 3, 1, self.dtype)(x)))
+        elif self.stem == "imagenet":
+            x = nn.relu(norm()(_conv(self.width, 7, 2, self.dtype)(x)))
+            x = _max_pool(x)
+        else:
+            raise ValueError(f"stem must be 'cifar' or 'imagenet', got {self.stem!r}.")
         for stage, blocks in enumerate(self.stages):
             width = self.width * 2**stage
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                y = nn.relu(norm()(_conv(width, 3, stride, self.dtype)(x)))
-                y = norm()(_conv(width, 3, 1, self.dtype)(y))
+                if self.bottleneck:
+                    y = nn.relu(norm()(_conv(width, 1, 1, self.dtype)(x)))
+                    y = nn.relu(norm()(_conv(width, 3, stride, self.dtype)(y)))
+                    y = norm()(_conv(4 * width, 1, 1, self.dtype)(y))
+                else:
+                    y = nn.relu(norm()(_conv(width, 3, stride, self.dtype)(x)))
+                    y = norm()(_conv(width, 3, 1, self.dtype)(y))
                 if x.shape != y.shape:
-                    x = norm()(_conv(width, 1, stride, self.dtype)(x))
+                    x = norm()(_conv(y.shape[-1], 1, stride, self.dtype)(x))
                 x = nn.relu(x + y)
         embedding = jnp.mean(x, axis=(1, 2)).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(embedding), embedding
