@@ -203,7 +203,8 @@ def all_changed():
         group[path[-1]] = changed(hint, default)
     config.data.per_class, config.data.fraction = 7, 1.0
     config.meta.radius = 0.3
-    config.model.name = "resnet18"  # of a table, not any string
+    config.model.name = "resnet18_imagenet"  # of a table, not any string
+    config.model.init_from = ""  # or pretrained
     return config
 
 
@@ -213,7 +214,7 @@ def test_every_setting_survives_the_round_trip_through_json():
         value = settings
         for name in path:
             value = getattr(value, name)
-        assert value != default or path == ("data", "fraction")
+        assert value != default or path in (("data", "fraction"), ("model", "init_from"))
     again = from_config(json.loads(json.dumps(to_dict(settings))))
     assert again == settings == from_config(settings)
     assert config_hash(again) == config_hash(settings)
