@@ -3,7 +3,10 @@
     python -m genreg_jax.compare runs/*                     # a Markdown table
     python -m genreg_jax.compare runs/* --format=csv > runs.csv
 
-Runs that differ in their seed alone are one line: mean and standard error over the seeds.
+Runs that differ in their seed alone are one line: mean and standard error over the seeds. A run
+that is given twice, itself or a copy, counts once. Where runs of one data set's name are of
+different images, the column `data` has the folder of `config.data.dir` and the first digits of the
+images' fingerprint.
 """
 
 import argparse
@@ -16,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genreg_jax.config import from_config, identity
+from genreg_jax.config import from_config, identity, to_dict
+from genreg_jax.devices import warn
 from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
 from genreg_jax.logs import read_json, read_summary
 from genreg_jax.report.html import flatten
+from genreg_jax.settings import Settings
 
 # Result in a summary, its head, and what it is multiplied by.
 RESULTS = (
@@ -32,6 +37,9 @@ RESULTS = (
 
 def compare(workdirs: Sequence[str | Path]) -> list[dict[str, str]]:
     """A line for each group of runs that differ in their seed alone, in the order given.
+
+    Runs of different images are never in one group, whatever their config says. Of runs that have
+    settings, seed and images in common the first counts, and the others are named on stderr.
 
     Args:
       workdirs: of finished runs.
@@ -71,17 +79,43 @@ def compare(workdirs: Sequence[str | Path]) -> list[dict[str, str]]:
         summary = read_summary(workdir)
         settings = from_config(read_json(workdir / "config.json"))
         used = (summary.get("flow") or {}).get("hash", "") if settings.flow.workdir else ""
-        values = flatten(identity(settings, flow_hash=used))
+        values = flatten(
+            identity(settings, flow_hash=used, init_hash=summary.get("init_hash") or "")
+        )
         values["dataset"] = summary.get("dataset")
+        values["own"] = ", ".join(summary.get("own") or ())
+        values["data"] = summary.get("fingerprint")
         values.pop("seed")
         key = tuple(sorted((name, repr(value)) for name, value in values.items()))
-        groups.setdefault(key, []).append((workdir, values, summary))
+        # What is shown of the images; the folder alone does not tell them apart.
+        digits = str(values["data"] or "unknown")[:8]
+        values["data"] = f"{settings.data.dir} ({digits})" if settings.data.dir else digits
+        runs = groups.setdefault(key, [])
+        same = [run for run, _, other in runs if _of_one_run(summary, other)]
+        if same:
+            warn(
+                f"{str(workdir)!r} and {str(same[0])!r} are the same run: settings, seed and images"
+                f" are the same. It counts once, with the result of {str(same[0])!r}."
+            )
+            continue
+        runs.append((workdir, values, summary))
     firsts = [runs[0][1] for runs in groups.values()]
     names = dict.fromkeys(name for values in firsts for name in values)
-    differing = [n for n in names if len({repr(values.get(n)) for values in firsts}) > 1]
+    defaults = flatten(to_dict(Settings()))
+    for values in firsts:
+        for name in names:  # a setting is left out of an identity where it has its default
+            values.setdefault(name, defaults.get(name, ""))
+    images = {(dict(key)["dataset"], dict(key)["data"]) for key in groups}
+    if len(images) == len({dataset for dataset, _ in images}):
+        names.pop("data")  # the data set's name says it
+    differing = [n for n in names if len({repr(values[n]) for values in firsts}) > 1]
     # The name says in a word what the other settings say in detail.
     differing.sort(key=lambda name: name != "name")
     return [_line(runs, differing) for runs in groups.values()]
+
+
+def _of_one_run(summary: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(summary.get(n) == other.get(n) for n in ("config_hash", "seed", "subset_hash"))
 
 
 def _line(
@@ -89,7 +123,7 @@ def _line(
 ) -> dict[str, str]:
     workdir, values, _ = runs[0]
     summaries = [summary for _, _, summary in runs]
-    line = {"run": str(workdir), **{name: str(values.get(name, "default")) for name in differing}}
+    line = {"run": str(workdir), **{name: str(values[name]) for name in differing}}
     line["n"] = str(len({summary.get("seed") for summary in summaries}))
     for key, head, scale in RESULTS:
         found = [scale * s[key] for s in summaries if isinstance(s.get(key), (int, float))]
