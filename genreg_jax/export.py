@@ -22,7 +22,7 @@ from genreg_jax.contract import to_float
 from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
 from genreg_jax.logs import check_new_folder, provenance, to_json, write_atomically
-from genreg_jax.predict import Run, load
+from genreg_jax.predict import Run, load, say_if_unfinished
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _README = """# {name}
@@ -152,7 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", required=True, help="of a run that trained a classifier")
     parser.add_argument("--output", required=True, help="new folder")
     args = parser.parse_args(argv)
-    return through(lambda: print(export(load(args.workdir), args.output)))
+
+    def command() -> None:
+        run = load(args.workdir)
+        say_if_unfinished(run)
+        print(export(run, args.output))
+
+    return through(command)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,16 @@ import numpy as np
 
 from genreg_jax import data
 from genreg_jax import workdir as workdirs
+from genreg_jax.checks import short
 from genreg_jax.contract import Model
 from genreg_jax.data.dataset import validate_images
 from genreg_jax.data.files import read_images
 from genreg_jax.data.pictures import fit_array
-from genreg_jax.door import leave, through
+from genreg_jax.door import leave, say, through
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.logs import read_summary, write_atomically
-from genreg_jax.restore import TrainedFlow, restore_classifier, restore_flow
+from genreg_jax.restore import TrainedFlow, how_to_continue, restore_classifier, restore_flow
 from genreg_jax.settings import Settings
 
 
@@ -55,12 +56,14 @@ class Run:
     Attributes:
       workdir: where it lies.
       config: its settings.
-      summary: its result; None while it is running.
+      summary: its result; None where it is not finished.
       class_names: K names.
       image_shape: `(H, W, C)` of what the classifier sees.
       model: for images in [0, 1], behind the contract of `genreg_jax.contract`.
       params: of the model that validation chose.
       model_state: the same.
+      updates: made so far, and of how many; None where an earlier version did not note that.
+      images: what is known of those it was given: `dataset`, `subset_hash`, `fingerprint`.
     """
 
     workdir: Path
@@ -71,6 +74,8 @@ class Run:
     model: Model
     params: Any
     model_state: Any
+    updates: tuple[int, int | None]
+    images: dict[str, Any]
 
     def __repr__(self) -> str:
         """One line for people."""
@@ -129,27 +134,53 @@ class Run:
         """Accuracy and mean cross-entropy.
 
         Args:
-          split: `train`, `validation` or `test` of the run's data, which are read again; or images
-            and labels of one's own.
+          split: `train`, `validation` or `test` of the run's data, which are read again; or a
+            `gr.data.Split` of one's own: images as `predict` takes them, which are brought to the
+            size of the run's as there, and integer labels `[N]`, places in `class_names`.
 
         Returns:
           `accuracy` in [0, 1], `loss` in nats, `predictions` `[N]`, `probabilities` `[N, K]` and
           `embeddings` `[N, D]`.
 
         Raises:
-          UserError: the run's data are not to be had, or are others than it was trained on.
+          UserError: the run's data are not to be had, or are others than it was trained on, or
+            there are none in that split; or these are no images with labels of its classes.
         """
         if isinstance(split, str):
-            if split not in ("train", "validation", "test"):
-                raise UserError(f"split is {split!r}; allowed: train, validation and test.")
-            dataset = data.from_settings(self.config.data, self.config.seed)
-            known = self.summary or {"subset_hash": ""}
-            workdirs.check_same_data(
-                known["subset_hash"], dataset, self.workdir, known.get("fingerprint")
+            split = self._own_split(split)
+        if not isinstance(split, data.Split):
+            raise UserError(
+                f"split is {short(split)}; it must be train, validation or test, or images and "
+                "labels of your own: gr.data.Split(images, labels). Without labels: run.predict."
             )
-            split = getattr(dataset, split)
-        assert isinstance(split, data.Split)
-        return self._evaluate(self.params, self.model_state, split.images, split.labels)
+        x = self._as_batch(split.images)
+        labels = self._as_labels(split.labels, len(x))
+        return self._evaluate(self.params, self.model_state, x, labels)
+
+    def _own_split(self, name: str) -> data.Split:
+        """A split of the run's data, which are read again."""
+        if name not in ("train", "validation", "test"):
+            raise UserError(f"split is {name!r}; allowed: train, validation and test.")
+        given = "run.evaluate(dataset.test), with the same dataset, evaluates"
+        if self.images.get("dataset") not in (None, self.config.data.name):
+            raise UserError(
+                f"The run in {self.workdir} was given its images as a dataset in memory, "
+                f"{self.images['dataset']!r}, and its config.data does not lead to them; {given}."
+            )
+        dataset = data.from_settings(self.config.data, self.config.seed)
+        known = self.images
+        try:
+            workdirs.check_same_data(
+                known.get("subset_hash") or "", dataset, self.workdir, known.get("fingerprint")
+            )
+        except UserError as error:
+            raise UserError(
+                f"{error} Where it was given its images as a dataset in memory, {given}."
+            ) from None
+        split = getattr(dataset, name)
+        if not len(split):
+            raise UserError(f"The run in {self.workdir} has no {name} images; take another split.")
+        return split
 
     @functools.cached_property
     def _evaluate(self) -> Any:
@@ -175,6 +206,24 @@ class Run:
                 f"least one of them; got {type(images).__name__} of shape {np.shape(images)}."
             )
         return np.stack([self._as_image(image) for image in many])
+
+    def _as_labels(self, labels: Any, count: int) -> np.ndarray:
+        k = len(self.class_names)
+        try:
+            found = np.asarray(labels)
+        except ValueError:  # of lists of different lengths
+            found = np.zeros((), object)
+        if found.shape != (count,) or not np.issubdtype(found.dtype, np.integer):
+            raise UserError(
+                f"split.labels has the shape {found.shape} and the type {found.dtype}; it must be "
+                f"one integer for each of the {count} images. One-hot labels: labels.argmax(-1)."
+            )
+        if found.min() < 0 or found.max() >= k:
+            raise UserError(
+                f"split.labels has labels from {found.min()} to {found.max()}; they must be places "
+                f"in the run's {k} class_names, from 0 to {k - 1}."
+            )
+        return found.astype(np.int32)
 
     def _as_image(self, image: Any) -> np.ndarray:
         array = np.asarray(image)
@@ -204,20 +253,39 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
       ...     print(str(error)[:41])
       'no/such/run' holds no trained classifier
     """
+    if not isinstance(workdir, str | os.PathLike):
+        raise TypeError(f"workdir is {short(workdir)}; it must be the folder of a run.")
     workdir = Path(os.path.expanduser(workdir))
     found = restore_classifier(workdir, model)
     finished = (workdir / "summary.json").exists()
+    summary = read_summary(workdir) if finished else None
     height, width, channels = found.image_shape
+    about = found.extra["run"]
+    steps = about.get("steps_per_epoch") or found.settings.train.steps_per_epoch
+    known = {"dataset": about.get("dataset"), **found.extra, **(summary or {})}
     return Run(
         workdir=workdir,
         config=found.settings,
-        summary=read_summary(workdir) if finished else None,
+        summary=summary,
         class_names=found.class_names,
         image_shape=(height, width, channels),
         model=found.model,
         params=found.params,
         model_state=found.model_state,
+        updates=(found.updates, found.settings.train.epochs * steps or None),
+        images={name: known.get(name) for name in ("dataset", "subset_hash", "fingerprint")},
     )
+
+
+def say_if_unfinished(run: Run) -> None:
+    """Says on stderr that a run has not come to its end, and what continues it."""
+    if run.summary is None:
+        made, total = run.updates
+        of = "" if total is None else f" of {total}"
+        say(
+            f"The run in {str(run.workdir)!r} is not finished: its classifier is the best one after"
+            f" {made}{of} updates. {how_to_continue(run.workdir)}"
+        )
 
 
 def _table(run: Run, files: Sequence[str], found: Prediction) -> str:
@@ -274,6 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         run = load(args.workdir)
+        say_if_unfinished(run)
         if args.output is not None and args.output.is_dir():
             raise UserError(f"--output={args.output} is a folder; name a .csv file.")
         files, images, labels = [], [], []

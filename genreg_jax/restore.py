@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ class Classifier(NamedTuple):
       class_names: K names.
       image_shape: `(H, W, C)`.
       settings: of the run.
+      updates: that the run had made at the checkpoint that was read.
+      extra: what that checkpoint says of the run.
     """
 
     model: Model
@@ -40,6 +43,8 @@ class Classifier(NamedTuple):
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
     settings: Settings
+    updates: int
+    extra: dict[str, Any]
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Images `[B, H, W, C]` in [0, 1] to logits `[B, K]`."""
@@ -62,13 +67,18 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
     if (workdir / "config.json").exists():
         with CheckpointReader(workdir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(None)
+    if restored is None and _begun(workdir):
+        raise UserError(
+            f"The run in {str(workdir)!r} is not finished: it has not come to its "
+            f"first checkpoint, so that there is no classifier yet. {how_to_continue(workdir)}"
+        )
     if restored is None:
         raise UserError(
             f"{str(workdir)!r} holds no trained classifier: there is no checkpoint of one. Name "
             "the workdir of a run that trained one, such as `python -m genreg_jax.main "
             "--config=configs/base_digits.py --workdir=DIR`."
         )
-    _, (_, best), extra = restored
+    step, (_, best), extra = restored
     run = extra.get("run")
     if run is None:
         raise UserError(
@@ -100,7 +110,23 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
         model = classifier(settings, len(names), blank, blank)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
     params, model_state = _like((best["params"], best["model_state"]), like, workdir)
-    return Classifier(model, params, model_state, names, shape, settings)
+    return Classifier(model, params, model_state, names, shape, settings, step, extra)
+
+
+def _begun(workdir: Path) -> bool:
+    """Whether a run that trains a classifier has begun and not come to its first checkpoint."""
+    if not (workdir / "config.json").exists() or (workdir / "summary.json").exists():
+        return False
+    steps = (workdir / "checkpoints").glob("[0-9]*")
+    return not any(steps) and not from_config(read_json(workdir / "config.json")).flow_only
+
+
+def how_to_continue(workdir: Path) -> str:
+    """What continues a run that is not finished, as a sentence."""
+    return (
+        f"The command that began it, with --workdir={shlex.quote(str(workdir))}, continues it; in "
+        "Python, gr.train_and_evaluate with its config and workdir."
+    )
 
 
 def _like(tree: Any, like: Any, workdir: Path) -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from genreg_jax import data
+from genreg_jax.batches import BatchPlan
 from genreg_jax.checkpoint import CheckpointReader
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
@@ -256,6 +257,8 @@ def about(settings: Settings, dataset: Dataset, **own: Any) -> dict[str, Any]:
     return {
         "config_hash": config_hash(settings),
         "epochs": settings.train.epochs,
+        "steps_per_epoch": BatchPlan(settings, dataset.train.labels).steps_per_epoch,
+        "dataset": dataset.name,
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "preprocessing": "none" if own.get("model") else "standardised by model_state",

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import genreg_jax as gr
-from genreg_jax import predict, train
+from genreg_jax import export, predict, train
 
 CONFIG = {
     "data": {"name": "digits", "per_class": 10},
@@ -183,3 +183,101 @@ def test_files_that_were_changed_are_refused_and_not_read_as_another_result(trai
                 gr.train_and_evaluate(CONFIG, tmp_path / "run")
         path.write_text(whole)
     assert gr.load(tmp_path / "run").summary == gr.load(workdir).summary
+
+
+def test_images_and_labels_of_ones_own_are_prepared_as_for_predict_and_checked(trained):
+    run, test = gr.load(trained[0]), gr.data.load("digits").test
+    images, labels = test.images[:20], test.labels[:20]
+    large = np.kron(images, np.ones((1, 3, 2, 3), np.uint8))
+    expected = run.predict(large)
+    found = run.evaluate(gr.data.Split(large, labels.astype(np.int64)))
+    np.testing.assert_array_equal(found["probabilities"], expected.probabilities)
+    assert found["accuracy"] == np.mean(expected.labels == labels)
+    p = expected.probabilities[np.arange(20), labels].astype(np.float64)
+    assert found["loss"] == pytest.approx(-np.log(p).mean(), rel=1e-3)
+    assert run.evaluate(gr.data.Split(list(images), list(labels)))["loss"] == pytest.approx(
+        run.evaluate(gr.data.Split(images / 255.0, labels))["loss"]
+    )
+    for wrong, words in [
+        (images, "split is an array of shape .*Split.* run.predict"),
+        ((images, labels), "Split"),
+        (gr.data.Split(images, [0, 1]), r"split.labels has the shape \(2,\).* 20 images"),
+        (gr.data.Split(images, np.eye(10)[labels]), "argmax"),
+        (gr.data.Split(images, labels + 0.0), "float64"),
+        (gr.data.Split(images, None), "labels"),
+        (gr.data.Split(images, [[0], [1, 2]]), "labels"),
+        (gr.data.Split(images, labels + 90), "from 90 to 99; .* 0 to 9"),
+        (gr.data.Split(images, labels - 1), "from -1 to 8"),
+        (gr.data.Split(images, labels + np.int64(2**32)), "0 to 9"),
+        (gr.data.Split(images + 0.0, labels), r"values from 0 to 255; they must lie in \[0, 1\]"),
+        (gr.data.Split(images[:0], labels[:0]), "nothing empty"),
+    ]:
+        with pytest.raises(gr.UserError, match=words):
+            run.evaluate(wrong)
+
+
+def _arrays():
+    rng = np.random.default_rng(3)
+    images, labels = rng.integers(0, 256, (60, 4, 4, 1)).astype(np.uint8), np.arange(60) % 3
+    return images, labels
+
+
+@pytest.mark.parametrize("name", ["arrays", "digits"])
+def test_a_run_of_arrays_says_how_to_evaluate_it(tmp_path, name):
+    images, labels = _arrays()
+    dataset = gr.data.from_arrays(
+        images[:30], labels[:30], images[30:], labels[30:], name=name, validation_fraction=0
+    )
+    config = {"train": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "progress": False}}
+    gr.train_and_evaluate(config, tmp_path, dataset=dataset)
+    words = r"dataset in memory.*run\.evaluate\(dataset\.test\), with the same dataset"
+    run = gr.load(tmp_path)
+    with pytest.raises(gr.UserError, match=words) as raised:
+        run.evaluate()
+    assert ("is of other images" in str(raised.value)) == (name == "digits")
+    assert run.evaluate(dataset.test)["accuracy"] == run.summary["test_accuracy"]
+    # A run that is not finished knows its images too.
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(gr.UserError, match=words):
+        gr.load(tmp_path).evaluate()
+
+
+def test_a_split_without_images_is_named(tmp_path):
+    config = {**CONFIG, "data": {**CONFIG["data"], "validation_fraction": 0.0}}
+    gr.train_and_evaluate(config, tmp_path)
+    with pytest.raises(gr.UserError, match="has no validation images"):
+        gr.load(tmp_path).evaluate("validation")
+
+
+def test_a_run_that_is_not_finished_says_so(trained, tmp_path, capsys):
+    """Stopped between two epochs: one of its checkpoints, and no summary."""
+    folder = tmp_path / "a run"
+    images, labels = _arrays()
+    dataset = gr.data.from_arrays(images, labels)
+
+    def stop(step, metrics):
+        if step == 6:
+            raise KeyError("stopped")
+
+    config = {**CONFIG, "train": {**CONFIG["train"], "epochs": 4, "steps_per_epoch": 0,
+                                  "batch_size": 14}}  # fmt: skip
+    with pytest.raises(KeyError):
+        gr.train_and_evaluate(config, folder, dataset=dataset, callbacks=[stop])
+    capsys.readouterr()
+    Image.fromarray(images[0, ..., 0]).save(tmp_path / "a.png")
+    command = [f"--workdir={folder}", "--input", str(tmp_path / "a.png")]
+    assert predict.main(command) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("file,label,0,1,2\na.png,") and said.err.count("\n") == 1
+    assert f"is not finished: its classifier is the best one after 3 of {3 * 4} updates" in said.err
+    assert f"--workdir='{folder}', continues it" in said.err
+    assert export.main([f"--workdir={folder}", f"--output={tmp_path / 'out'}"]) == 0
+    assert "after 3 of 12 updates" in capsys.readouterr().err
+    assert predict.main([f"--workdir={trained[0]}", *command[1:]]) == 0
+    assert capsys.readouterr().err == ""
+    # Before its first checkpoint there is nothing to go on with.
+    shutil.rmtree(folder / "checkpoints")
+    assert predict.main(command) == 1
+    error = capsys.readouterr().err
+    assert "is not finished" in error and f"--workdir='{folder}', continues it" in error
+    assert "no classifier yet" in error and error.count("\n") == 1
