@@ -4,6 +4,10 @@
 
 writes a table with a line for each picture: its file, its label, and the probability of each class.
 Where the pictures lie in folders named as the classes, accuracy and confusion are printed too.
+
+The table's first columns are `file` and `label`, with an underscore behind where a class is called
+so. A name that begins with = + - @, a tab or a line break, which spreadsheets take for a formula,
+has an apostrophe before it, as they write text.
 """
 
 import argparse
@@ -25,8 +29,8 @@ from genreg_jax import workdir as workdirs
 from genreg_jax.checks import short
 from genreg_jax.contract import Model
 from genreg_jax.data.dataset import validate_images
-from genreg_jax.data.files import read_images
-from genreg_jax.data.pictures import fit_array
+from genreg_jax.data.files import Images, read_images
+from genreg_jax.data.pictures import find, fit_array, shown
 from genreg_jax.door import leave, say, through
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
@@ -243,6 +247,7 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
       model: that it was trained with, where `train_and_evaluate` was given one.
 
     Raises:
+      TypeError: `workdir` is no path.
       UserError: there is no trained classifier.
 
     Example:
@@ -291,10 +296,66 @@ def say_if_unfinished(run: Run) -> None:
 def _table(run: Run, files: Sequence[str], found: Prediction) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["file", "label", *run.class_names])
+    classes = [_as_text(name) for name in run.class_names]
+    lines.writerow([*(_free(name, classes) for name in ("file", "label")), *classes])
     for file, label, row in zip(files, found.labels, found.probabilities, strict=True):
-        lines.writerow([file, run.class_names[label], *(f"{p:.6f}" for p in row)])
+        lines.writerow([_as_text(file), classes[label], *(f"{p:.6f}" for p in row)])
     return text.getvalue()
+
+
+def _as_text(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else name
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """A name, or what is not taken of it with underscores."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _read(path: Path, run: Run, unreadable: str) -> Images:
+    """What is to be predicted; says where there is nothing to compare with."""
+    if path.suffix.lower() == ".csv" and path.is_file():
+        raise UserError(
+            f"{str(path)!r} is a table, which only config.data.dir of a run takes; give --input "
+            "the folder of the pictures, the pictures themselves, or an .npz."
+        )
+    if path.is_dir():
+        _check_folders(path, run.class_names)
+    try:
+        return read_images(
+            path,
+            run.image_shape,
+            run.class_names,
+            resize=run.config.data.resize,
+            unreadable=unreadable,
+        )
+    except UserError as error:
+        option = "repeat the command with --unreadable=skip"
+        text = str(error).replace("set config.data.unreadable to 'skip'", option)
+        raise UserError(text) from None
+
+
+def _check_folders(path: Path, class_names: Sequence[str]) -> None:
+    """Refuses a folder of which a part is in folders of classes; says where nothing is."""
+    names = [file.relative_to(path) for file in find(path)[0]]
+    wrong = [name for name in names if len(name.parts) == 1 or name.parts[0] not in class_names]
+    folders = list(dict.fromkeys(name.parts[0] for name in names if len(name.parts) > 1))
+    classes = f"the run's classes ({shown(list(class_names), 20)})"
+    if wrong and len(wrong) == len(names):
+        if folders:
+            say(
+                f"no subfolder of {path} is one of {classes}; it has {shown(folders)}. Predicted "
+                "without comparing."
+            )
+    elif wrong:
+        raise UserError(
+            f"{str(path)!r} has pictures in folders of {classes}, to be compared with, and "
+            f"{len(wrong)} that are in none: {shown([str(name) for name in wrong])}. Move them "
+            "into folders of classes or out, or give --input the folders and pictures one by one."
+        )
 
 
 def _confusion(run: Run, truth: np.ndarray, predicted: np.ndarray) -> str:
@@ -347,13 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--output={args.output} is a folder; name a .csv file.")
         files, images, labels = [], [], []
         for path in args.input:
-            given = read_images(
-                path,
-                run.image_shape,
-                run.class_names,
-                resize=run.config.data.resize,
-                unreadable=args.unreadable,
-            )
+            given = _read(path, run, args.unreadable)
             names = given.names or [f"{path.name}[{i}]" for i in range(len(given.images))]
             root = path if path.is_dir() else path.parent
             files += [str(root / name) if len(args.input) > 1 else str(name) for name in names]

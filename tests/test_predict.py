@@ -1,6 +1,8 @@
 """A run read back: its predictions, and the command that predicts pictures."""
 
 import csv
+import dataclasses
+import io
 import shutil
 
 import jax.numpy as jnp
@@ -281,3 +283,67 @@ def test_a_run_that_is_not_finished_says_so(trained, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "is not finished" in error and f"--workdir='{folder}', continues it" in error
     assert "no classifier yet" in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Writes small pictures, and returns the folder that they are in."""
+
+    def write(*names):
+        for name in names:
+            path = tmp_path / "in" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 99).save(path)
+        return tmp_path / "in"
+
+    return write
+
+
+def test_the_option_of_the_command_is_named_for_unreadable_pictures(trained, pictures, capsys):
+    folder = pictures("a.png", "b.png")
+    (folder / "b.png").write_text("no")
+    command = [f"--workdir={trained[0]}", "--input", str(folder)]
+    assert predict.main(command) == 1
+    error = capsys.readouterr().err
+    assert "--unreadable=skip" in error and "config" not in error and error.count("\n") == 1
+    assert predict.main([*command, "--unreadable=skip"]) == 0
+    assert capsys.readouterr().out.count("\n") == 2
+
+
+@pytest.mark.parametrize("names", [("x/a.png", "y/b.png", "c.png"), ("train/0/a.png",)])
+def test_a_folder_without_classes_is_predicted_and_says_so(trained, pictures, capsys, names):
+    folder = pictures(*names)
+    assert predict.main([f"--workdir={trained[0]}", "--input", str(folder)]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1 + len(names) and said.err.count("\n") == 1
+    assert f"no subfolder of {folder} is one of the run's classes (0, 1, 2, 3" in said.err
+    assert names[0].split("/")[0] in said.err and "Predicted without comparing" in said.err
+
+
+def test_pictures_beside_the_folders_of_classes_are_named(trained, pictures, capsys):
+    folder = pictures("0/a.png", "1/b.png", "loose.png", "cat/c.png")
+    assert predict.main([f"--workdir={trained[0]}", "--input", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert "2 that are in none: loose.png, cat/c.png. Move them" in error
+    assert error.count("\n") == 1
+
+
+def test_a_table_is_answered_with_what_to_give(trained, tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("file,label\n")
+    assert predict.main([f"--workdir={trained[0]}", "--input", str(tmp_path / "x.csv")]) == 1
+    error = capsys.readouterr().err
+    assert "is a table" in error and "the folder of the pictures" in error
+
+
+def test_the_table_has_columns_of_other_names_and_no_formulas(trained):
+    run = gr.load(trained[0])
+    names = ("file", "label", "file_", "=1+1", "-x", "@y", "+z", "a=b", "'q", "ok")
+    run = dataclasses.replace(run, class_names=names)
+    p = np.full((2, 10), 0.1, np.float32)
+    found = predict.Prediction(np.array([3, 0]), p, p)
+    lines = list(csv.reader(io.StringIO(predict._table(run, ["=a.png", "b=.png"], found))))
+    assert lines[0] == ["file__", "label_", "file", "label", "file_", "'=1+1", "'-x", "'@y", "'+z",
+                        "a=b", "'q", "ok"]  # fmt: skip
+    assert [line[:2] for line in lines[1:]] == [["'=a.png", "'=1+1"], ["b=.png", "file"]]
+    plain = dataclasses.replace(run, class_names=tuple("0123456789"))
+    assert predict._table(plain, ["a", "b"], found).startswith("file,label,0,1,")
