@@ -1,5 +1,6 @@
 """Evaluation: of a classifier over a split, of its embeddings, of a finder."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -117,10 +118,12 @@ def class_similarity(embeddings: Any, labels: Any) -> dict[str, float]:
     sizes = np.unique(labels, return_counts=True)[1]
     within, everything = np.sum(sums**2), np.sum(sums.sum(axis=0) ** 2)
     pairs_within, pairs = np.sum(sizes**2), len(x) ** 2
-    with np.errstate(invalid="ignore"):
-        intra = np.float64(within - np.sum(x**2)) / np.float64(pairs_within - len(x))
-        inter = np.float64(everything - within) / np.float64(pairs - pairs_within)
-    return {"intra_class_similarity": float(intra), "inter_class_similarity": float(inter)}
+    # Where there is no pair, rounding may leave something of a sum.
+    mean = lambda total, count: float(total / count) if count else math.nan
+    return {
+        "intra_class_similarity": mean(within - np.sum(x**2), pairs_within - len(x)),
+        "inter_class_similarity": mean(everything - within, pairs - pairs_within),
+    }
 
 
 def reliability(confidences: Any, correct: Any, *, bins: int = 15) -> dict[str, np.ndarray]:

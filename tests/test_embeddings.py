@@ -30,6 +30,14 @@ def test_without_pairs_there_is_no_similarity():
     assert np.isnan(class_similarity(normal(1, 3, 2), [0, 1, 2])["intra_class_similarity"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_image_of_each_class_has_no_similarity_within_whatever_rounding_leaves():
+    for seed in range(20):
+        found = class_similarity(normal(seed, 7, 5), np.arange(7))
+        assert np.isnan(found["intra_class_similarity"])
+        assert -1 <= found["inter_class_similarity"] <= 1
+
+
 @pytest.mark.parametrize("shape", [(20, 5), (3, 40), (7, 2), (1, 3), (4, 1)])
 def test_the_plane_holds_the_most_variance(shape):
     x = normal(2, *shape) * np.linspace(3, 1, shape[1])
