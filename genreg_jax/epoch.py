@@ -39,8 +39,9 @@ def compile_epoch(
 
     Returns:
       `run_epoch(state, train_data, indices, frozen, *, tick, history, stop) -> (state, history)`.
-      `tick(step)` is called as updates are made. `history` has the metrics of each update of the
-      epoch; one that has begun is continued from it, and left off where `stop()` is true.
+      `tick(step, metrics)` is called as updates are made; the device may still be at the one that
+      the metrics are of. `history` has the metrics of each update of the epoch; one that has begun
+      is continued from it, and left off where `stop()` is true.
     """
     steps = len(indices.inner)
 
@@ -75,11 +76,11 @@ def compile_epoch(
             state, stacked = program(state, train_data, indices, frozen)
             stacked = jax.device_get(stacked)
             fresh = [jax.tree.map(lambda values: values[i], stacked) for i in range(steps)]  # noqa: B023
-            tick(done + steps)
+            tick(done + steps, None)
         while len(history) + len(fresh) < steps and not stop():
             state, metrics = program(state, train_data, indices, frozen)
             fresh.append(metrics)
-            tick(done + len(fresh))
+            tick(done + len(fresh), metrics)
         fresh = [jax.tree.map(float, metrics) for metrics in jax.device_get(fresh)]
         return state, [*history, *fresh]
 

@@ -1,6 +1,7 @@
 """The one training loop; `train_and_evaluate` is what the command line calls."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from genreg_jax import workdir as workdirs
 from genreg_jax.batches import BatchPlan
 from genreg_jax.build import Parts
 from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.checks import short
 from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
 from genreg_jax.costs import size
@@ -96,6 +98,7 @@ def train_and_evaluate(
       `device`, `versions`, `config_hash` and more.
 
     Raises:
+      TypeError: `workdir`, `dataset` or `callbacks` is of another type.
       UserError: something about the config, the data or the workdir is wrong; nothing that lies in
         the workdir has been touched. Or a file could not be written, as on a full disk; what was
         saved before is whole.
@@ -113,6 +116,7 @@ def train_and_evaluate(
       (100, 2)
     """
     settings = from_config(config)
+    _check_arguments(workdir, dataset, callbacks)
     check_jax()
     own = {"model": model, "generator": generator, "flow": flow, "embedding_term": embedding_term}
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
@@ -132,6 +136,22 @@ def train_and_evaluate(
             "whole; make room, or make the folder writable, and run the same command again to "
             "continue."
         ) from error
+
+
+def _check_arguments(workdir: Any, dataset: Any, callbacks: Any) -> None:
+    """Refuses what would be found out only later."""
+    if not isinstance(workdir, str | os.PathLike):
+        raise TypeError(f"workdir is {short(workdir)}; it must be the folder of the run.")
+    if dataset is not None and not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset is {short(dataset)}; it must be a gr.data.Dataset, such as "
+            "gr.data.from_arrays(images, labels) makes of arrays."
+        )
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(
+            f"callbacks is {short(callbacks)}; it must be a list of functions of a step and a dict "
+            "of metrics, such as [print]."
+        )
 
 
 def _run(
@@ -237,6 +257,11 @@ def _run(
         writer = MetricWriter(workdir, resume_step=first_step if restored else None)
         progress = Progress(total_steps, start_step=first_step, enabled=show)
 
+        def tick(step: int, metrics: Any) -> None:
+            images = (step - progress.step) * settings.train.batch_size
+            # An epoch's last update is shown with the epoch's metrics.
+            progress.update(step, images=images, show=step % plan.steps_per_epoch > 0, wait=metrics)
+
         def save():
             extra = {
                 "subset_hash": dataset.subset_hash,
@@ -274,7 +299,7 @@ def _run(
                     parts.train_data,
                     indices,
                     parts.frozen,
-                    tick=lambda step: progress.update(step, images=settings.train.batch_size),
+                    tick=tick,
                     history=history,
                     # Several processes stop together, after an epoch.
                     stop=lambda: interruption.signum is not None and jax.process_count() == 1,

@@ -264,6 +264,30 @@ def test_plain_lines_are_few():
     assert lines[-1] == "done [early]"
 
 
+def test_the_speed_is_shown_after_a_second_of_steps_that_are_done():
+    clock, out = _Clock(), io.StringIO()
+
+    class OnItsWay:
+        """What the device has in two seconds."""
+
+        def block_until_ready(self):
+            clock.now += 2
+            return self
+
+    progress = Progress(1000, file=out, clock=clock)
+    clock.now += 0.01
+    progress.update(1, images=64)
+    assert out.getvalue() == "train  step 1/1000 (0 %)\n"
+    clock.now += 5
+    progress.update(2, images=64, wait=[OnItsWay()])
+    assert out.getvalue().splitlines()[-1] == "train  step 2/1000 (0 %)  18 images/s"
+    clock.now += 9
+    progress.update(3, images=64, show=False, wait=[OnItsWay()])
+    assert progress.step == 3 and out.getvalue().count("\n") == 2
+    progress.update(3, loss=0.5)
+    assert out.getvalue().splitlines()[-1].endswith("12 images/s  loss 0.5")
+
+
 def test_metrics_are_read_only_when_shown():
     class Value:
         reads = 0

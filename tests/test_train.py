@@ -930,6 +930,54 @@ def test_a_callback_gets_what_is_written_after_every_epoch(tmp_path):
     assert seen == metric_lines(tmp_path) and len(seen) == 4
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_last_update_is_shown_once_and_all_images_count(tmp_path, monkeypatch, capsys, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr("genreg_jax.logs.progress._LINE_INTERVAL", 0.0)
+    counted = []
+    update = train.Progress.update
+
+    def counting(self, step, *, images=0, **more):
+        counted.append(images)
+        update(self, step, images=images, **more)
+
+    monkeypatch.setattr(train.Progress, "update", counting)
+    config = small(train={"progress": True, "epochs": 2})
+    summary = run(tmp_path, config)
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    shown = {
+        int(words[2].split("/")[0]): words for words in lines if words[:2] == ["train", "step"]
+    }
+    assert len(shown) == sum(words[:2] == ["train", "step"] for words in lines), "each step once"
+    last = metric_lines(tmp_path)
+    assert {line["step"] for line in last} == {3, 6} <= set(shown)
+    for line in last:
+        words = shown[line["step"]]
+        assert words[words.index("loss") + 1] == f"{line['train/loss']:.4g}"
+    assert sum(counted) == summary["steps"] * config["train"]["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [
+        ("callbacks", [5], r"callbacks is \[5\]; it must be a list of functions"),
+        ("callbacks", print, "callbacks is <built-in function print>; it must be a list"),
+        ("callbacks", None, "callbacks is None"),
+        ("dataset", (np.zeros((4, 2, 2, 1), np.uint8), [0, 1, 0, 1]), r"gr\.data\.from_arrays"),
+        ("workdir", None, "workdir is None; it must be the folder"),
+    ],
+)
+def test_arguments_of_another_type_are_named_before_anything_is_made(
+    tmp_path, argument, value, words
+):
+    given = {"workdir": tmp_path / "run", "dataset": points(), argument: value}
+    with pytest.raises(TypeError, match=words) as raised:
+        gr.train_and_evaluate(small(), **given)
+    assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
+    with pytest.raises(TypeError, match="workdir is None; it must be the folder of a run"):
+        gr.load(None)
+
+
 def test_what_a_callback_raises_ends_the_run_and_it_continues(tmp_path):
     def full(step, metrics):
         if step == 6:

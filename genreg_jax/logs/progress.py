@@ -14,6 +14,7 @@ import jax
 
 _LINE_INTERVAL = 5.0  # seconds between plain lines, so that a log file stays readable
 _DRAW_INTERVAL = 0.2  # seconds between redraws; metrics are fetched from the device only then
+_RATE_SECONDS = 1.0  # of steps, before their speed is shown
 _ETA_STEPS = 3  # that are timed before the rest is estimated
 
 
@@ -83,7 +84,14 @@ class Progress:
         seconds = self.seconds
         return self._timed_images / seconds if seconds > 0 else 0.0
 
-    def update(self, step: int, *, images: int = 0, **metrics: Any) -> None:
+    @property
+    def step(self) -> int:
+        """Steps done so far."""
+        return self._step
+
+    def update(
+        self, step: int, *, images: int = 0, show: bool = True, wait: Any = None, **metrics: Any
+    ) -> None:
         """Tells that `step` steps are done.
 
         Metrics are read, which waits for the device, only when something is shown: five times a
@@ -92,6 +100,9 @@ class Progress:
         Args:
           step: Steps done so far, those before a restart included.
           images: Images processed since the last call.
+          show: False counts the step and leaves it to the next call, which has its metrics.
+          wait: Arrays that are there once the step is done. What is shown waits for them, so that
+            steps that are only on their way to the device do not count as speed.
           **metrics: Scalars to show; names with a slash can be given as `**{"train/loss": loss}`.
             Those of the last call that had any are shown.
         """
@@ -102,8 +113,8 @@ class Progress:
         self._step = int(step)
         if metrics:
             self._metrics = metrics
-        if self._enabled:
-            self._show()
+        if self._enabled and show:
+            self._show(wait)
 
     def note(self, text: str) -> None:
         """Prints a line of its own, above the bar if there is one."""
@@ -140,11 +151,12 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _show(self) -> None:
+    def _show(self, wait: Any) -> None:
         now = self._clock()
         interval = _LINE_INTERVAL if self._bar is None else _DRAW_INTERVAL
         if now - self._last_shown < interval and self._step < self._total:
             return
+        jax.block_until_ready(wait)
         self._last_shown = now
         if self._bar is not None:
             # "train", the bar and "step/total", with a space after each
@@ -163,7 +175,7 @@ class Progress:
             left = (self._total - self._step) * seconds / self._timed_steps
             if self._step < self._total and self._timed_steps >= _ETA_STEPS:
                 stats.append(f"ETA {format_seconds(left)}")
-            if self._timed_images:
+            if self._timed_images and seconds >= _RATE_SECONDS:
                 stats.append(f"{self.images_per_second:,.0f} images/s")
         values = jax.device_get(list(self._metrics.values()))
         return stats + [f"{name} {float(value):.4g}" for name, value in zip(self._metrics, values)]
