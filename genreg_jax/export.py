@@ -45,7 +45,20 @@ probabilities, embedding = model.call(images)
 print([about["class_names"][i] for i in np.argmax(probabilities, axis=1)])
 ```
 
-Pictures of another size are brought to this one by `{resize}` ({how}), with a bicubic filter.
+Pictures of another size are brought to this one by `{resize}` ({how}), with a bicubic filter; with
+the package pillow, as the run did it:
+
+```python
+import numpy as np
+from PIL import Image, ImageOps
+
+picture = ImageOps.exif_transpose(Image.open("picture.png"))
+picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+picture = ImageOps.{fit}(picture, ({width}, {height}), method=Image.Resampling.BICUBIC)
+images = np.asarray(picture.convert("{mode}")).reshape(1, {height}, {width}, {channels})
+```
+
+A transparent picture is laid on white before that, and one of 16 bits brought to 8.
 
 `parameters.safetensors` has the parameters and running statistics under the names that `model.json`
 lists, in float32:
@@ -123,6 +136,8 @@ def export(run: Run, output: str | Path) -> Path:
         channels=channels,
         resize=resize,
         how=_HOW[resize],
+        fit={"crop": "fit", "pad": "pad"}[resize],
+        mode="L" if channels == 1 else "RGB",
     )
     try:
         output.mkdir(parents=True, exist_ok=True)

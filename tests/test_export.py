@@ -1,14 +1,18 @@
 """An exported classifier, loaded without this package, predicts what the run predicts."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import genreg_jax as gr
 from genreg_jax import export
+from genreg_jax.data.files import read_images
 
 LOADER = """
 import json, sys
@@ -59,6 +63,42 @@ def test_the_round_trip_needs_nothing_of_this_package(workdir, tmp_path):
     assert about["class_names"] == list("0123456789") and about["image_shape"] == [8, 8, 1]
     assert about["platforms"] == ["cpu", "cuda", "tpu"]
     assert "genreg" not in (folder / "README.md").read_text().split("```python")[1]
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+@pytest.mark.parametrize(("channels", "mode"), [(1, "RGB"), (1, "L"), (3, "RGB"), (3, "P")])
+def test_the_readme_brings_a_picture_to_the_size_as_the_run_does(
+    workdir, tmp_path, monkeypatch, resize, channels, mode
+):
+    run = gr.load(workdir)
+    data = dataclasses.replace(run.config.data, resize=resize)
+    height, width = 7, 9
+    run = dataclasses.replace(
+        run,
+        config=dataclasses.replace(run.config, data=data),
+        image_shape=(height, width, channels),
+    )
+    monkeypatch.setattr(export.jax_export, "export", lambda *args, **kwargs: lambda *args: _Program)
+    folder = export.export(run, tmp_path / "exported")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [b for b in (folder / "README.md").read_text().split("```") if "ImageOps" in b]
+    exif = Image.Exif()
+    exif[274] = 6  # lies on its side
+    for size in ((31, 23), (12, 40), (width, height)):
+        values = np.random.default_rng(4).integers(0, 256, (*size, 3)).astype(np.uint8)
+        Image.fromarray(values).convert(mode).save("picture.png", exif=exif)
+        found = {}
+        exec(code.removeprefix("python"), found)
+        expected = read_images(Path("picture.png"), run.image_shape, (), resize=resize).images
+        np.testing.assert_array_equal(found["images"], expected)
+        assert found["images"].shape == (1, height, width, channels)
+
+
+class _Program:
+    """Of a model that nobody calls."""
+
+    out_avals = (None, np.zeros((1, 5)))
+    serialize = staticmethod(lambda: b"")
 
 
 def test_what_cannot_be_exported_ends_in_a_paragraph(workdir, tmp_path, capsys):
