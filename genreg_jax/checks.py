@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,12 @@ def short(value: Any) -> str:
     except Exception:  # a repr of the caller's own, or a number with too many digits
         return f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_folder(workdir: Any) -> None:
+    """Checks that it can be the folder of a run."""
+    if not isinstance(workdir, str | os.PathLike):
+        raise TypeError(f"workdir is {short(workdir)}; it must be the folder of a run.")
 
 
 def as_array(x: Any, name: str, allowed: str) -> jax.Array:

@@ -26,7 +26,7 @@ import numpy as np
 
 from genreg_jax import data
 from genreg_jax import workdir as workdirs
-from genreg_jax.checks import short
+from genreg_jax.checks import check_folder, short
 from genreg_jax.contract import Model
 from genreg_jax.data.dataset import validate_images
 from genreg_jax.data.files import Images, read_images
@@ -258,8 +258,7 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
       ...     print(str(error)[:41])
       'no/such/run' holds no trained classifier
     """
-    if not isinstance(workdir, str | os.PathLike):
-        raise TypeError(f"workdir is {short(workdir)}; it must be the folder of a run.")
+    check_folder(workdir)
     workdir = Path(os.path.expanduser(workdir))
     found = restore_classifier(workdir, model)
     finished = (workdir / "summary.json").exists()

@@ -1,7 +1,6 @@
 """The one training loop; `train_and_evaluate` is what the command line calls."""
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from genreg_jax import workdir as workdirs
 from genreg_jax.batches import BatchPlan
 from genreg_jax.build import Parts
 from genreg_jax.checkpoint import Checkpoints
-from genreg_jax.checks import short
 from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
 from genreg_jax.costs import size
@@ -116,7 +114,7 @@ def train_and_evaluate(
       (100, 2)
     """
     settings = from_config(config)
-    _check_arguments(workdir, dataset, callbacks)
+    workdirs.check_arguments(workdir, dataset, callbacks)
     check_jax()
     own = {"model": model, "generator": generator, "flow": flow, "embedding_term": embedding_term}
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
@@ -136,22 +134,6 @@ def train_and_evaluate(
             "whole; make room, or make the folder writable, and run the same command again to "
             "continue."
         ) from error
-
-
-def _check_arguments(workdir: Any, dataset: Any, callbacks: Any) -> None:
-    """Refuses what would be found out only later."""
-    if not isinstance(workdir, str | os.PathLike):
-        raise TypeError(f"workdir is {short(workdir)}; it must be the folder of the run.")
-    if dataset is not None and not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"dataset is {short(dataset)}; it must be a gr.data.Dataset, such as "
-            "gr.data.from_arrays(images, labels) makes of arrays."
-        )
-    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
-        raise TypeError(
-            f"callbacks is {short(callbacks)}; it must be a list of functions of a step and a dict "
-            "of metrics, such as [print]."
-        )
 
 
 def _run(

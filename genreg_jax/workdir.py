@@ -14,13 +14,14 @@ import dataclasses
 import datetime
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from genreg_jax import data
 from genreg_jax.batches import BatchPlan
 from genreg_jax.checkpoint import CheckpointReader
+from genreg_jax.checks import check_folder, short
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
 from genreg_jax.devices import shared, warn
@@ -41,6 +42,30 @@ from genreg_jax.models.pretrained import weights_file
 from genreg_jax.report import write_report
 from genreg_jax.report.html import flatten
 from genreg_jax.settings import Settings
+
+
+def check_arguments(workdir: Any, dataset: Any, callbacks: Any) -> None:
+    """Refuses arguments of a run that would otherwise be found out when they are used.
+
+    Args:
+      workdir: a path.
+      dataset: a `Dataset`, or None.
+      callbacks: functions.
+
+    Raises:
+      TypeError: one is of another type.
+    """
+    check_folder(workdir)
+    if dataset is not None and not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset is {short(dataset)}; it must be a gr.data.Dataset, such as "
+            "gr.data.from_arrays(images, labels) makes of arrays."
+        )
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(
+            f"callbacks is {short(callbacks)}; it must be a list of functions of a step and a dict "
+            "of metrics, such as [print]."
+        )
 
 
 def claim(workdir: Path, settings: Settings) -> Summary | None:
