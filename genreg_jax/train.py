@@ -120,8 +120,6 @@ def train_and_evaluate(
     finished = shared(lambda: workdirs.claim(Path(workdir), settings))
     if finished is not None:
         workdirs.check_finished(finished, Path(workdir), settings, dataset, own)
-        if settings.train.progress and is_first():
-            print(f"the run in {workdir} is finished: this is its result, nothing was trained")
         return finished
     try:
         with contextlib.ExitStack() as stack:

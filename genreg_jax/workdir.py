@@ -24,7 +24,7 @@ from genreg_jax.checkpoint import CheckpointReader
 from genreg_jax.checks import check_folder, short
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
-from genreg_jax.devices import shared, warn
+from genreg_jax.devices import is_first, shared, warn
 from genreg_jax.errors import UserError
 from genreg_jax.logs import (
     Summary,
@@ -137,6 +137,8 @@ def check_finished(
 ) -> None:
     """Refuses the summary of a finished run for images or parts that it was not trained with.
 
+    Otherwise says that it is finished.
+
     Args:
       summary: of the finished run.
       workdir: of that run.
@@ -167,6 +169,8 @@ def check_finished(
     if settings.model.pretrained:
         _, now = weights_file(settings.model.pretrained)
         check_same_part("classifier", "model.pretrained", summary.get("init_hash"), now, workdir)
+    if settings.train.progress and is_first():
+        print(f"the run in {workdir} is finished: this is its result, nothing was trained")
 
 
 def _names_another_folder(workdir: Path, settings: Settings) -> bool:
