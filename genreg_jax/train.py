@@ -254,7 +254,7 @@ def _run(
                 "skipped": skipped,
                 "processes": processes,
                 "extended": extended,
-                "run": workdirs.about(settings, dataset, **own),
+                "run": workdirs.about(settings, dataset, plan.steps_per_epoch, **own),
             }
             checkpoints.save(int(state.step), (state, best), extra)
             stages.end("checkpoints")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from genreg_jax import data
-from genreg_jax.batches import BatchPlan
 from genreg_jax.checkpoint import CheckpointReader
 from genreg_jax.checks import check_folder, short
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
@@ -275,18 +274,19 @@ def finish(
     write_json(workdir / "summary.json", summary)
 
 
-def about(settings: Settings, dataset: Dataset, **own: Any) -> dict[str, Any]:
+def about(settings: Settings, dataset: Dataset, steps_per_epoch: int, **own: Any) -> dict[str, Any]:
     """What a run stores of itself in its checkpoints, so that it can be read back alone.
 
     Args:
       settings: of the run.
       dataset: that it was trained on.
+      steps_per_epoch: updates of an epoch.
       **own: `model`, `generator`, `flow`, `embedding_term`: the caller's own, or None.
     """
     return {
         "config_hash": config_hash(settings),
         "epochs": settings.train.epochs,
-        "steps_per_epoch": BatchPlan(settings, dataset.train.labels).steps_per_epoch,
+        "steps_per_epoch": steps_per_epoch,
         "dataset": dataset.name,
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
