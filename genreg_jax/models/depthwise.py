@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from genreg_jax.models.resnet import he_normal
+
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     """Convolves each channel with a kernel of its own, with the padding called SAME.
@@ -88,7 +90,6 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C]`."""
-        init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
         shape = (self.size, self.size, 1, x.shape[-1])
-        kernel = self.param("kernel", init, shape, jnp.float32)
+        kernel = self.param("kernel", he_normal, shape, jnp.float32)
         return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)

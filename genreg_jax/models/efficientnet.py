@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from genreg_jax.models.depthwise import DepthwiseConv
+from genreg_jax.models.resnet import he_normal
 
 _EPSILON = 1e-3
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
 class Stage(NamedTuple):
@@ -85,7 +85,7 @@ class EfficientNet(nn.Module):
                 padding="SAME",
                 use_bias=False,
                 dtype=self.dtype,
-                kernel_init=_he_normal,
+                kernel_init=he_normal,
                 name=name,
             )(x)
 

@@ -188,9 +188,8 @@ def _parameters(ours: str, theirs: str) -> Iterator[tuple[str, tuple[str, str]]]
 
 def _as_ours(value: np.ndarray) -> np.ndarray:
     """A tensor in our layout: kernels from OIHW to HWIO, matrices from [out, in] to [in, out]."""
-    return np.ascontiguousarray(
-        {4: lambda v: v.transpose(2, 3, 1, 0), 2: np.transpose}.get(value.ndim, np.asarray)(value)
-    )
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, (0,))
+    return np.ascontiguousarray(value.transpose(axes))
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
 def _conv(width, kernel, stride, dtype):
@@ -24,7 +24,7 @@ def _conv(width, kernel, stride, dtype):
         padding=kernel // 2,
         use_bias=False,
         dtype=dtype,
-        kernel_init=_he_normal,
+        kernel_init=he_normal,
     )
 
 
