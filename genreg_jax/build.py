@@ -233,19 +233,17 @@ def check_model(settings: Settings, model: Model | None, dataset: Dataset) -> No
     """Refuses a classifier of the caller's own that does not return what the contract says."""
     if model is None:
         return
-    for name, unset in (("model.pretrained", ""), ("model.freeze", "none")):
-        if getattr(settings.model, name.removeprefix("model.")) != unset:
+    for name, value, unset in (
+        ("config.model.pretrained", settings.model.pretrained, ""),
+        ("config.model.freeze", settings.model.freeze, "none"),
+        ("config.optimizer.head_factor", settings.optimizer.head_factor, 1.0),
+    ):
+        if value != unset:
             raise ConfigError(
-                f"config.{name} is for classifiers of config.model, and one was given; leave the "
-                f"setting at {unset!r}, and give a model that does it itself.",
-                f"config.{name}",
+                f"{name} is for classifiers of config.model, and one was given; leave the setting "
+                f"at {unset!r}, and give a model that does it itself.",
+                name,
             )
-    if settings.optimizer.head_factor != 1:
-        raise ConfigError(
-            "config.optimizer.head_factor is for classifiers of config.model, and one was given; "
-            "leave it at 1.0.",
-            "config.optimizer.head_factor",
-        )
 
     def run(key, x):
         params, model_state = model.init(key, x)

@@ -401,6 +401,8 @@ def test_images_of_every_source_are_brought_to_a_size(tmp_path):
     assert digits.image_shape == (12, 12, 1) and digits.unlabelled.shape[1:] == (12, 12, 1)
     with pytest.raises(gr.UserError, match="image_size is -1"):
         gr.data.load("digits", image_size=-1)
+    with pytest.raises(gr.UserError, match="resize must be one of"):
+        gr.data.load("digits", image_size=16, resize="stretch")
 
 
 def test_one_picture_a_grey_one_and_labels_by_folder_are_read_for_a_run(tmp_path):

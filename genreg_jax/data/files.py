@@ -18,11 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genreg_jax.checks import check_choice, check_number
 from genreg_jax.data.dataset import Split, hold_out, listed, note, take, validate_images
 from genreg_jax.data.pictures import (
     FORMATS,
-    RESIZE,
     find,
     fitted,
     most_bytes,
@@ -83,11 +81,6 @@ def read(
     Raises:
       UserError: there is nothing to read, or it is not what a data set needs.
     """
-    try:
-        check_number("image_size", image_size, maximum=4096, integer=True)
-        check_choice("resize", resize, RESIZE)
-    except ValueError as error:
-        raise UserError(str(error)) from None
     path = Path(os.path.expanduser(data_dir)) if data_dir else None
     if path is None or not path.exists():
         what = f"There is no {str(path)!r}." if path else "Which folder? config.data.dir is empty."

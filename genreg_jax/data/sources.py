@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from genreg_jax.checks import check_number, short
+from genreg_jax.checks import check_choice, check_number, short
 from genreg_jax.data import files, subsets, tfds
 from genreg_jax.data.dataset import Dataset, Split, as_split, make_dataset, take
-from genreg_jax.data.pictures import resized
+from genreg_jax.data.pictures import RESIZE, resized
 from genreg_jax.errors import UserError
 from genreg_jax.settings import DataSettings
 
@@ -152,6 +152,7 @@ def load(
         raise UserError(f"unreadable is {unreadable!r}; it must be 'refuse' or 'skip'.")
     try:
         check_number("image_size", image_size, maximum=4096, integer=True)
+        check_choice("resize", resize, RESIZE)
     except ValueError as error:
         raise UserError(str(error)) from None
     read = SOURCES.get(name) or functools.partial(tfds.read, known=list(SOURCES))
