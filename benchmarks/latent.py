@@ -25,7 +25,8 @@ import timing
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
-from genreg_jax.regularizers.latent import Latent, perturbation
+from genreg_jax.regularizers.latent import perturbation
+from genreg_jax.regularizers.latent_training import Latent
 
 # name: image shape, batch, model and its options, levels, steps and width of the flow
 SETTINGS = {

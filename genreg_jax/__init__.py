@@ -32,13 +32,13 @@ from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, fro
 from genreg_jax.models.finder import Finder
 from genreg_jax.objective import make_train_step
 from genreg_jax.regularizers.latent import (
-    Latent,
     adversarial_latent_perturbation,
     away_latent_perturbation,
     latent_interpolation,
     perturbation,
     random_latent_perturbation,
 )
+from genreg_jax.regularizers.latent_training import Latent
 from genreg_jax.regularizers.mgr import Meta, Synthetic, pcr_loss
 from genreg_jax.regularizers.mixing import cutmix, mixup
 from genreg_jax.regularizers.pgd import image_pgd

@@ -27,7 +27,8 @@ from genreg_jax.models.pretrained import ORIGINS
 from genreg_jax.objective import make_train_step
 from genreg_jax.optimizers import make_optimizer, make_schedule
 from genreg_jax.regularizers import mixing
-from genreg_jax.regularizers.latent import Latent, perturbation
+from genreg_jax.regularizers.latent import perturbation
+from genreg_jax.regularizers.latent_training import Latent
 from genreg_jax.regularizers.mgr import Meta, Synthetic
 from genreg_jax.regularizers.phantom import phantom_term
 from genreg_jax.settings import FlowSettings, Settings
@@ -215,10 +216,10 @@ def model_of(settings: Settings, dataset: Dataset) -> Model:
 
 
 def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: int):
-    """The untrained flow that the settings describe."""
+    """The untrained flow that the settings describe, for images of the data or of its own size."""
     make = {"glow": flows.glow, "realnvp": flows.realnvp}[settings.kind]
     return make(
-        image_shape,
+        settings.shape_of(image_shape),
         levels=settings.levels,
         steps=settings.steps,
         width=settings.width,
@@ -272,7 +273,8 @@ def check_flow(flow: Any, dataset: Dataset) -> None:
     if tuple(flow.image_shape) != dataset.image_shape:
         raise UserError(
             f"The flow is for images of shape {tuple(flow.image_shape)}, but those of "
-            f"{dataset.name} have {dataset.image_shape}; give a flow for these images."
+            f"{dataset.name} have {dataset.image_shape}; give a flow for these images, or "
+            "flows.resized(flow, image_shape)."
         )
     if flow.num_classes not in (None, dataset.num_classes):
         raise UserError(
@@ -309,7 +311,8 @@ def views_of(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augm
         group, key = setting.split(".")
         spec = getattr(getattr(settings, group), key) if used else "none"
         try:
-            views[name] = augment.make(spec, image_shape=image_shape)
+            shape = settings.flow.shape_of(image_shape) if name == "flow" else image_shape
+            views[name] = augment.make(spec, image_shape=shape)
         except ValueError as error:
             raise ConfigError(f"config.{setting}: {error}", f"config.{setting}") from None
     return views
@@ -401,6 +404,7 @@ def perturbation_of(settings: Settings, **changes: Any) -> Callable[..., jax.Arr
         "ratio": s.ratio,
         "clip": s.clip or None,
         "clip_norm": s.clip_norm,
+        "difference": s.difference,
     }
     return perturbation(s.kind, **{**options, **changes})
 

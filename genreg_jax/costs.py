@@ -5,6 +5,7 @@ nothing is compiled or run.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -60,7 +61,8 @@ def flow_cost(
     # Steps unrolled: XLA counts the body of a loop once.
     unrolled = dataclasses.replace(settings, scan=False)
     flow = flow_of(unrolled, dataset.image_shape, dataset.num_classes)
-    example = (x, y) if settings.conditional else (x,)
+    flow_x = jax.ShapeDtypeStruct((batch, *flow.image_shape), jnp.float32)
+    example = (flow_x, y) if settings.conditional else (flow_x,)
     parameters, flops = _forward(flow.init, flow.log_prob, *example)
     _, plain = _forward(
         model.init, lambda v, x: model.apply(*v, x, rng=None, train=False)[0].logits, x
@@ -75,7 +77,7 @@ def in_words(settings: FlowSettings, dataset: Dataset, parameters: int, times: f
         f"{settings.batch_size} images: {times:.1f} times the arithmetic of the classifier's "
         "training on real images"
     ]
-    pixels = dataset.train.images.size
+    pixels = len(dataset.train) * math.prod(settings.shape_of(dataset.image_shape))
     if parameters > pixels:
         lines.append(
             f"  it has more parameters than its {len(dataset.train)} images have pixels "

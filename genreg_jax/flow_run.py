@@ -22,6 +22,7 @@ from genreg_jax.config import config_hash, differences
 from genreg_jax.contract import Augment, Generator, Model
 from genreg_jax.costs import flow_cost, in_words
 from genreg_jax.data import Dataset, Split
+from genreg_jax.data.pictures import resized
 from genreg_jax.devices import is_first, largest
 from genreg_jax.errors import UserError
 from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
@@ -31,7 +32,7 @@ from genreg_jax.logs import MetricWriter, Progress, Stages, Summary, provenance
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.report.pictures import write_flow_samples
 from genreg_jax.samples import about_prior
-from genreg_jax.settings import Settings
+from genreg_jax.settings import FlowSettings, Settings
 
 
 def train_flow(
@@ -59,6 +60,7 @@ def train_flow(
       images), `reconstruction_error_max` and `reconstruction_error_median` over the test set,
       `seconds`, `compile_seconds`, `images_per_second` and more.
     """
+    dataset = flow_data(settings, dataset)
     show = settings.train.progress and is_first()
     note: Callable[[str], None] = print if show else (lambda text: None)
     note(
@@ -148,11 +150,13 @@ def trained_flow_generator(
     """`trained_flow` as a generator.
 
     Returns:
-      The generator, whose `params` are the `FrozenFlow` itself, and the record of the flow's
-      training.
+      The generator, whose `params` are the frozen flow itself, for images of the data set's size,
+      and the record of the flow's training.
     """
     flow, params, extra = trained_flow(settings, dataset, workdir, augment=augment, note=note)
-    return flows.as_generator(flow, params), extra
+    generator = flows.as_generator(flow, params)
+    frozen = flows.resized(generator.params, dataset.image_shape)
+    return generator._replace(params=frozen), extra
 
 
 def trained_flow(
@@ -185,9 +189,10 @@ def trained_flow(
       UserError: the run named in `config.flow.workdir` has no trained flow, or one for other
         settings or other training images.
     """
-    s = settings.flow
+    s, seen = settings.flow, dataset.image_shape
+    dataset = flow_data(settings, dataset)
     with _as_user_error():
-        flow = flow_of(s, dataset.image_shape, dataset.num_classes)
+        flow = flow_of(s, seen, dataset.num_classes)
     like = jax.eval_shape(
         flow.init, jax.random.key(0), *_example(dataset, s.batch_size, s.conditional)
     )
@@ -217,7 +222,7 @@ def trained_flow(
             params, extra = result
             extra["trained_with"] = wanted
             extra["images"] = {
-                "image_shape": list(dataset.image_shape),
+                "image_shape": list(seen),
                 "class_names": list(dataset.class_names),
             }
             assert isinstance(checkpoints, Checkpoints)
@@ -229,13 +234,21 @@ def trained_flow(
         return flow, params, {**record, "hash": checkpoints.digest()}
 
 
+def flow_data(settings: Settings, dataset: Dataset) -> Dataset:
+    """The images that the flow of a run works on: those of the data, at the flow's size."""
+    size = settings.flow.image_size
+    return resized(dataset, size, settings.data.resize) if size else dataset
+
+
 def _example(dataset: Dataset, batch_size: int, conditional: bool):
     x = dataset.train.images[:batch_size].astype("float32") / 255.0
     return (x, dataset.train.labels[:batch_size]) if conditional else (x,)
 
 
 def _same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    lines = differences(found, wanted, "flow")
+    # What did not exist yet had the value that is the default now.
+    settings = dataclasses.asdict(FlowSettings()) | found["settings"]
+    lines = differences(found | {"settings": settings}, wanted, "flow")
     if lines:
         raise UserError(
             f"The trained flow in {folder} was made with other settings or other training images "

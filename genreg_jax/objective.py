@@ -15,7 +15,7 @@ import optax
 
 from genreg_jax.checks import check_batch
 from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
-from genreg_jax.regularizers.latent import Latent, make_perturb
+from genreg_jax.regularizers.latent_training import Latent, make_perturb
 from genreg_jax.regularizers.mgr import Meta, Synthetic, make_regularizer
 from genreg_jax.state import TrainState
 

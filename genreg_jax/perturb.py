@@ -32,6 +32,7 @@ def augment(
     norm: str = "l2",
     ratio: float = 1.0,
     clip: float | None = None,
+    difference: bool = False,
     step_size: float | None = None,
     num_steps: int = 3,
     copies: int = 1,
@@ -49,6 +50,8 @@ def augment(
       norm: of the ball, `l2` or `linf`.
       ratio: probability of an image to be perturbed at all.
       clip: largest change of a pixel, or None.
+      difference: add to an image what the perturbation changes in what the flow decodes, instead of
+        taking that itself; the image keeps its detail.
       step_size: of `adversarial`, per dimension; None for half of `epsilon`.
       num_steps: of `adversarial`.
       copies: of each image.
@@ -69,7 +72,7 @@ def augment(
     if copies < 1:
         raise UserError(f"copies must be at least 1, got {copies}.")
     trained = restore_flow(flow)
-    frozen, class_names = trained.flow.freeze(trained.params), trained.class_names
+    frozen, class_names = trained.freeze(), trained.class_names
     given = read_images(Path(images), frozen.image_shape, class_names)
     if given.labels is None and (frozen.num_classes is not None or kind == "interpolation"):
         why = "interpolation" if frozen.num_classes is None else "a flow conditioned on classes"
@@ -89,6 +92,7 @@ def augment(
             num_steps=num_steps,
             ratio=ratio,
             clip=clip,
+            difference=difference,
         )
         make_loss = _classifier_loss(Path(flow)) if kind == "adversarial" else None
         labels = np.zeros(len(given.images), np.int32) if given.labels is None else given.labels

@@ -257,13 +257,19 @@ class TrainedFlow(NamedTuple):
       flow: from `genreg_jax.flows`.
       params: its parameters.
       class_names: of the images that it was trained on.
+      image_shape: of the run's images, which `config.flow.image_size` may have made smaller for it.
       subset_hash: of those images.
     """
 
     flow: flows.Flow
     params: Any
     class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
     subset_hash: str
+
+    def freeze(self) -> Any:
+        """The flow with its parameters, for images of `image_shape`."""
+        return flows.resized(self.flow.freeze(self.params), self.image_shape)
 
 
 def restore_flow(workdir: str | Path) -> TrainedFlow:
@@ -282,13 +288,15 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
             raise _no_flow(workdir)
         trained, images = extra["trained_with"], extra["images"]
         settings, names = FlowSettings(**trained["settings"]), tuple(images["class_names"])
-        flow = flow_of(settings, tuple(images["image_shape"]), len(names))
+        height, width, channels = images["image_shape"]
+        shape = (height, width, channels)
+        flow = flow_of(settings, shape, len(names))
         x = jnp.zeros((1, *flow.image_shape))
         y = jnp.zeros(1, jnp.int32) if settings.conditional else None
         restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
         if restored is None:
             raise _no_flow(workdir)
-    return TrainedFlow(flow, restored[1], names, trained["subset_hash"])
+    return TrainedFlow(flow, restored[1], names, shape, trained["subset_hash"])
 
 
 def _no_flow(workdir: str | Path) -> UserError:

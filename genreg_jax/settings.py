@@ -257,6 +257,8 @@ class LatentSettings:
         share it is the clean pass that updates the classifier's running statistics.
       clip: largest change in image space; 0 for no bound.
       clip_norm: norm of that change.
+      difference: add to the image what the perturbation changes in what the flow decodes, instead
+        of taking that itself. The image keeps its detail where the flow is of a smaller size.
       cache: encode each training image once, before the loop, where `augment.train` is `none`.
       augment_after: augmentation after decoding, which leaves the encodings as they are.
     """
@@ -273,6 +275,7 @@ class LatentSettings:
     mix: float = setting(0.0, at_least=0, at_most=1)
     clip: float = setting(0.0, at_least=0, limit=1e6)
     clip_norm: Literal["linf", "l2"] = "linf"
+    difference: bool = setting(False, added=True)
     cache: bool = True
     augment_after: str = "none"
 
@@ -287,6 +290,8 @@ class FlowSettings:
         images of the training split but those for validation, for an unconditional flow. No label
         of the others is used.
       workdir: take the trained flow of this run instead of training one; empty to train.
+      image_size: side of the flow's own images, where it is to be smaller than the classifier's;
+        what is decoded is then resized. 0 for the size of the data.
       levels: number of squeezes.
       steps: flow steps a level.
       width: hidden channels of the couplings.
@@ -309,6 +314,7 @@ class FlowSettings:
     kind: Literal["glow", "realnvp"] = "glow"
     images: Literal["labelled", "all"] = "labelled"
     workdir: str = ""
+    image_size: int = setting(0, at_least=0, limit=1024, added=True)
     levels: int = setting(2, at_least=1, limit=8)
     steps: int = setting(4, at_least=1, limit=256)
     width: int = setting(32, at_least=1, limit=2**20)
@@ -326,6 +332,12 @@ class FlowSettings:
     augment: str = "none"
     scan: bool = True
     remat: bool = False
+
+    def shape_of(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape `(H, W, C)` of the flow's images, of that of the data."""
+        return (
+            (self.image_size, self.image_size, image_shape[-1]) if self.image_size else image_shape
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.stats import ks_2samp
 
 from genreg_jax import augment
 from genreg_jax.augment import spec, transforms
@@ -175,6 +176,7 @@ TRANSFORMS = {
     "flip": augment.flip,
     "crop": functools.partial(augment.crop, padding=2),
     "shift": functools.partial(augment.crop, padding=2, mode="zero"),
+    "random_resized_crop": augment.random_resized_crop,
     "cutout": functools.partial(augment.cutout, size=4),
     "affine": augment.affine,
     "randaugment": augment.randaugment,
@@ -228,7 +230,9 @@ def test_sharded_batch_gets_the_same_images_and_stays_where_it_is():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     x, key = random_images((4, 8, 8, 3)), jax.random.key(0)
-    run = jax.jit(augment.make("flip+crop+affine+cutout", image_shape=(8, 8, 3)))
+    run = jax.jit(
+        augment.make("flip+crop+random_resized_crop+affine+cutout", image_shape=(8, 8, 3))
+    )
     compiled = run.lower(key, jax.device_put(x, sharding)).compile()
     np.testing.assert_allclose(compiled(key, jax.device_put(x, sharding)), run(key, x), atol=1e-6)
     assert "all-gather" not in compiled.as_text()
@@ -285,6 +289,54 @@ def test_crop_is_a_window_of_the_padded_image_and_reaches_all_of_them(mode, nump
     nearest = [min(np.abs(w - out).max() for w in windows) for out in y]
     assert max(nearest) == 0.0
     assert seen == set(range(25))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "box", [(3, 5, 9, 6), (0, 0, 24, 20), (10, 2, 1, 2), (2, 1, 22, 3), (7, 0, 2, 19)]
+)
+def test_resized_boxes_match_pillow(box, shape):
+    top, left, height, width = box
+    x = random_images((1, *shape))
+    found = transforms.kernels.resize_boxes(x, *(jnp.array([n]) for n in box))[0]
+    for c in range(shape[-1]):
+        plane = Image.fromarray(np.asarray(x[0, ..., c]), "F")
+        plane = plane.crop((left, top, left + width, top + height))
+        wanted = plane.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(found[..., c], wanted, atol=1e-5)
+
+
+def published_box(rng, high, wide, least):
+    """Area, aspect and place as torchvision's RandomResizedCrop draws them, one box at a time."""
+    for _ in range(10):
+        area = high * wide * rng.uniform(least, 1)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= wide and 0 < h <= high:
+            return rng.integers(0, high - h + 1), rng.integers(0, wide - w + 1), h, w
+    if wide / high < 3 / 4:
+        w, h = wide, round(wide / (3 / 4))
+    elif wide / high > 4 / 3:
+        w, h = round(high * (4 / 3)), high
+    else:
+        w, h = wide, high
+    return (high - h) // 2, (wide - w) // 2, h, w
+
+
+@pytest.mark.parametrize("size", [(40, 56), (64, 64), (17, 90), (90, 17)], ids=str)
+@pytest.mark.parametrize("least", [0.08, 0.9])
+def test_boxes_are_distributed_as_published(size, least):
+    draws = jax.random.uniform(jax.random.key(3), (2000, 11, 2))
+    found = np.stack(transforms._boxes(draws, size, least), axis=1).astype(float)
+    rng = np.random.default_rng(4)
+    wanted = np.array([published_box(rng, *size, least) for _ in range(2000)])
+    for ours, theirs in zip(found.T, wanted.T):
+        assert np.all(ours == np.round(ours))
+        assert ks_2samp(ours, theirs, method="asymp").pvalue > 1e-3
+    aspects = found[:, 2] / found[:, 3], wanted[:, 2] / wanted[:, 3]
+    assert ks_2samp(*aspects, method="asymp").pvalue > 1e-3
+    assert np.all(found[:, 0] + found[:, 2] <= size[0])
+    assert np.all(found[:, 1] + found[:, 3] <= size[1]) and found.min() >= 0
 
 
 def test_cutout_blackens_one_square_anywhere_and_nothing_else():
@@ -468,6 +520,8 @@ def test_make_composes_the_terms_with_one_key_each():
     [
         ("crop", functools.partial(augment.crop, padding=2)),
         ("shift", functools.partial(augment.crop, padding=2, mode="zero")),
+        ("random_resized_crop(0.3)", functools.partial(augment.random_resized_crop, least=0.3)),
+        ("random_resized_crop", functools.partial(augment.random_resized_crop, least=0.08)),
         ("cutout", functools.partial(augment.cutout, size=8)),
         ("affine(0.5)", functools.partial(augment.affine, degrees=5, translate=1 / 16, shear=0.05)),
         ("randaugment(1,4.5)", functools.partial(augment.randaugment, num_ops=1, magnitude=4.5)),
@@ -498,6 +552,7 @@ def test_default_padding_scales(side, padding):
         ("crop(-1)", ["padding is -1", ">= 0"]),
         ("crop(8)", ["padding is 8", "8 x 8"]),
         ("affine(-0.5)", ["strength is -0.5"]),
+        ("random_resized_crop(0)", ["least is 0", "above 0"]),
         ("randaugment(2,31)", ["magnitude is 31", "from 0 to 30"]),
         ("__import__('os')", ["Unknown term"]),
         ("flip++crop", ["Unknown term ''"]),

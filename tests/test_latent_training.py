@@ -14,7 +14,8 @@ from genreg_jax import train
 from genreg_jax.config import from_config
 from genreg_jax.contract import Batch
 from genreg_jax.objective import make_train_step
-from genreg_jax.regularizers.latent import Latent, perturbation
+from genreg_jax.regularizers.latent import perturbation
+from genreg_jax.regularizers.latent_training import Latent
 from genreg_jax.state import TrainState
 
 SHAPE, CLASSES, BATCH = (8, 8, 1), 3, 12

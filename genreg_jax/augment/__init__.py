@@ -38,6 +38,7 @@ from genreg_jax.augment.transforms import (
     cutout,
     flip,
     randaugment,
+    random_resized_crop,
     trivialaugment,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "make",
     "posterize",
     "randaugment",
+    "random_resized_crop",
     "rotate",
     "sharpness",
     "shear_x",

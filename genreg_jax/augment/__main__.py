@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--norm", default="l2", choices=("l2", "linf"))
     parser.add_argument("--ratio", type=float, default=1.0, help="share of images perturbed")
     parser.add_argument("--clip", type=float, help="largest change of a pixel")
+    parser.add_argument(
+        "--difference", action="store_true", help="add only what changes, which keeps all detail"
+    )
     parser.add_argument("--step_size", type=float, help="of adversarial, per dimension")
     parser.add_argument("--num_steps", type=int, default=3, help="of adversarial")
     parser.add_argument("--copies", type=int, default=1, help="of each image")

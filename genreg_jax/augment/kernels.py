@@ -73,6 +73,32 @@ def warp(x, matrix):
     return jnp.where(inside, out, 0.0).astype(x.dtype)
 
 
+def resize_boxes(x, top, left, height, width):
+    """A box of each image, brought to the size of the whole one: Pillow's antialiased bilinear.
+
+    `top`, `left`, `height` and `width` are whole numbers `[B]`. Every result is a mean of pixels of
+    the box, weighted by a triangle that is as wide as a result's part of the box, or two pixels if
+    that is more. Linear in `x`; the whole image as the box returns `x` to rounding.
+    """
+    rows = _box_weights(x.shape[1], top, height)
+    columns = _box_weights(x.shape[2], left, width)
+    exact = jax.lax.Precision.HIGHEST
+    out = jnp.einsum("boh,bhwc->bowc", rows, _wide(x), precision=exact)
+    return jnp.einsum("bpw,bowc->bopc", columns, out, precision=exact).astype(x.dtype)
+
+
+def _box_weights(size, start, length):
+    """Weights `[B, size, size]`: of what each pixel gives to each result, along one side."""
+    start, length = (a.astype(jnp.float32)[:, None, None] for a in (start, length))
+    pixel = jnp.arange(size, dtype=jnp.float32)[None, None, :] + 0.5
+    result = jnp.arange(size, dtype=jnp.float32)[None, :, None] + 0.5
+    ratio = length / size
+    distance = jnp.abs(pixel - (start + result * ratio)) / jnp.maximum(ratio, 1)
+    inside = (start < pixel) & (pixel < start + length)
+    weights = jnp.where(inside, jnp.maximum(1 - distance, 0), 0)
+    return weights / weights.sum(axis=2, keepdims=True)
+
+
 def blend(x, degenerate, amount):
     """Moves `x` away from `degenerate` by the factor `1 + amount`; exactly `x` at amount 0."""
     wide = _wide(x)

@@ -7,6 +7,7 @@ Terms are applied from left to right; spaces do not matter.
 
     flip                            mirrors left to right with probability one half
     crop(padding)                   reflects the border; an eighth of the shorter side by default
+    random_resized_crop(least)      a box of at least this share of the area, enlarged; 0.08
     shift(padding)                  the same with a black border: small moves of digits
     affine(strength)                at 1, the default: 10 degrees, 1/8 of the side, shear 0.1
     cutout(size)                    half of the shorter side by default
@@ -84,6 +85,10 @@ def _shift(image_shape, padding=None):
     return _bind(transforms.crop, padding=padding, mode="zero")
 
 
+def _random_resized_crop(image_shape, least=0.08):
+    return _bind(transforms.random_resized_crop, least=least)
+
+
 def _affine(image_shape, strength=1.0):
     check_number("strength", strength)
     return _bind(
@@ -103,6 +108,7 @@ def _randaugment(image_shape, num_ops=2, magnitude=9):
 _TERMS = {
     "flip": (lambda image_shape: transforms.flip, 0),
     "crop": (_crop, 1),
+    "random_resized_crop": (_random_resized_crop, 1),
     "shift": (_shift, 1),
     "affine": (_affine, 1),
     "cutout": (_cutout, 1),
@@ -113,8 +119,9 @@ _MOST_TERMS = 32
 _TERM = re.compile(r"([a-z_0-9]+)(?:\(([^()]*)\))?")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _ALLOWED = (
-    "allowed: 'none', or terms joined by '+' from flip, crop(padding), shift(padding), "
-    "affine(strength), cutout(size), randaugment(num_ops,magnitude) and trivialaugment, "
+    "allowed: 'none', or terms joined by '+' from flip, crop(padding), "
+    "random_resized_crop(least), shift(padding), affine(strength), cutout(size), "
+    "randaugment(num_ops,magnitude) and trivialaugment, "
     "such as 'flip+crop(4)+randaugment(2,9)'."
 )
 

@@ -80,6 +80,70 @@ def crop(key, x, *, padding=4, mode="reflect", indices=None):
     return jax.vmap(lambda k, image: pix.random_crop(k, image, x.shape[1:]))(keys, padded)
 
 
+def random_resized_crop(key, x, *, least=0.08, indices=None):
+    """Cuts a box of random size and shape out of every image and enlarges it to the image's size.
+
+    The usual augmentation of photographs. The box's area is uniform in `[least, 1]` of the image's,
+    its width to height log-uniform in `[3/4, 4/3]`, its place uniform; of ten such draws the first
+    that fits is taken, or else the largest box in the middle with such a shape.
+
+    Args:
+      key: a PRNG key.
+      x: images `[B, H, W, C]` in `[0, 1]`.
+      least: smallest share of the image's area, in (0, 1].
+      indices: global numbers of the images, integers `[B]`; 0 ... B-1 by default.
+
+    Returns:
+      Images `[B, H, W, C]`, resized by Pillow's antialiased bilinear filter.
+
+    Raises:
+      ValueError: `x` is not a batch of float images, `least` is out of range, or `indices` does not
+        fit.
+
+    Gradients flow to `x`, linearly.
+
+    Example:
+      >>> random_resized_crop(jax.random.key(0), jnp.ones((2, 8, 8, 3)), least=0.5).shape
+      (2, 8, 8, 3)
+
+    Source: Szegedy et al., arXiv:1409.4842; ranges of `torchvision.transforms.RandomResizedCrop`.
+    """
+    x = check_images(x)
+    check_number("least", least, maximum=1)
+    if least == 0:
+        raise ValueError("least is 0; allowed: a number above 0 and at most 1.")
+    draws = _uniform(key, x, indices, (_ATTEMPTS + 1, 2))
+    return kernels.resize_boxes(x, *_boxes(draws, x.shape[1:3], least))
+
+
+_ATTEMPTS = 10
+_ASPECT = (3 / 4, 4 / 3)  # width to height
+
+
+def _boxes(draws, size, least):
+    """`top, left, height, width`, whole numbers `[B]`, of uniform draws `[B, attempts + 1, 2]`."""
+    high, wide = size
+    low, up = _ASPECT
+    area = high * wide * (least + (1 - least) * draws[:, :-1, 0])
+    aspect = jnp.exp(jnp.log(low) + jnp.log(up / low) * draws[:, :-1, 1])
+    widths, heights = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (0 < widths) & (widths <= wide) & (0 < heights) & (heights <= high)
+    first = jnp.argmax(fits, axis=1)[:, None]
+    any_fits = fits.any(axis=1)
+
+    def pick(values, largest):
+        return jnp.where(any_fits, jnp.take_along_axis(values, first, axis=1)[:, 0], largest)
+
+    def place(room, draw):
+        anywhere = jnp.minimum(jnp.floor(draw * (room + 1)), room)
+        return jnp.where(any_fits, anywhere, jnp.floor(room / 2))
+
+    height = pick(heights, min(high, round(wide / low)))
+    width = pick(widths, min(wide, round(high * up)))
+    top, left = place(high - height, draws[:, -1, 0]), place(wide - width, draws[:, -1, 1])
+    return top, left, height, width
+
+
 def cutout(key, x, *, size, indices=None):
     """Blackens a square with a random centre in every image.
 

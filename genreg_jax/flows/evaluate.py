@@ -25,6 +25,8 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     from genreg_jax import data
     from genreg_jax import workdir as workdirs
     from genreg_jax.config import from_config
+    from genreg_jax.data.pictures import fitted
+    from genreg_jax.flow_run import flow_data
     from genreg_jax.flows.generator import as_generator
     from genreg_jax.logs import read_json
     from genreg_jax.memorisation import memorisation_in_words
@@ -44,6 +46,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     trained = restore_flow(settings.flow.workdir or workdir)
     dataset = data.from_settings(settings.data, settings.seed)
     workdirs.check_same_data(trained.subset_hash, dataset, workdir)
+    dataset, image_shape = flow_data(settings, dataset), dataset.image_shape
     test, key = dataset.test, test_key(settings.seed)
     labels = test.labels if settings.flow.conditional else None
     result = evaluate_flow(trained.flow, trained.params, test.images, labels, key=key)
@@ -51,7 +54,8 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     classify = None
     if settings.model.name != "none" and (workdir / "summary.json").exists():
         logits = restore_classifier(workdir).logits
-        classify = lambda x: np.asarray(logits(jnp.asarray(x / np.float32(255)))).argmax(axis=-1)
+        seen = lambda x: jnp.asarray(fitted(x, image_shape) / np.float32(255))
+        classify = lambda x: np.asarray(logits(seen(x))).argmax(axis=-1)
     generator = as_generator(trained.flow, trained.params)
     key = jax.random.fold_in(key, 2)
     about = about_prior(key, generator, dataset, settings, test.images, classify)

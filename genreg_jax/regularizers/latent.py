@@ -8,6 +8,10 @@
     interpolation  z + delta on the great arc towards another image of the same class
     pgd            the baseline, `pgd.py`: adversarial with the identity in the place of F
 
+With `difference`, `x~ = x + F^-1(z + delta) - F^-1(z)`: only what the perturbation changes is added
+to the image, which keeps what the flow cannot show, as a flow of a smaller size
+(`genreg_jax.flows.resized`); `epsilon = 0` is then the image itself.
+
 `project` maps on the ball `|delta| <= epsilon`, image by image. `step` is `step_size g / |g|` in l2
 and `step_size sign(g)` in linf; a zero gradient is a zero step. The image is then clipped to a ball
 around `x` if asked, and clamped to [0, 1]. In the attack both pass gradients straight through: a
@@ -23,16 +27,13 @@ Source: Yuksel et al., Semantic Perturbations with Normalizing Flows for Improve
 arXiv:2108.07958.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from genreg_jax.checks import as_images, check_number, short, split
-from genreg_jax.contract import Augment
 from genreg_jax.regularizers import ball
 from genreg_jax.regularizers.pgd import image_pgd
 
@@ -52,6 +53,7 @@ def random_latent_perturbation(
     ratio: float = 1.0,
     clip: float | None = None,
     clip_norm: str = "linf",
+    difference: bool = False,
     indices: jax.Array | None = None,
 ) -> jax.Array:
     """Decodes latents with noise: `F^-1(F(x) + delta)`, `delta = project(N(0, epsilon^2))`.
@@ -65,13 +67,14 @@ def random_latent_perturbation(
       x: images `[B, H, W, C]` in [0, 1].
       epsilon: radius of the ball in latent space, and the noise's standard deviation per dimension.
       norm: `l2`, `linf`, or `none` for no ball.
-      relative: measure l2 radii per dimension: the ball has radius `epsilon sqrt(H W C)`, a share
-        of the typical norm of a latent, which carries over between flows and image sizes.
+      relative: measure l2 radii per dimension: the ball has radius `epsilon sqrt(H W C)`, with the
+        sizes of a latent, a share of its typical norm, which carries over between flows and sizes.
       y: labels `[B]`, for a conditional flow.
       z: `frozen.encode(x, y)` where it is known already.
       ratio: probability of an image to be perturbed at all; the others are returned as they are.
       clip: largest change in image space, or None.
       clip_norm: norm of that change, `linf` or `l2`.
+      difference: add `F^-1(z + delta) - F^-1(z)` to the image, instead of taking what is decoded.
       indices: global numbers of the images, integers `[B]`; 0 ... B-1 by default.
 
     Returns:
@@ -97,11 +100,11 @@ def random_latent_perturbation(
     Source: arXiv:2108.07958; on CIFAR-10 l2 with `epsilon` 20.
     """
     key_noise, key_ratio = split(key)
-    images, z = _latents(frozen, x, y, z)
-    radius = ball.radius(epsilon, norm, relative, images, allowed=(*ball.NORMS, "none"))
+    images, z, decode = _latents(frozen, x, y, z, difference)
+    radius = ball.radius(epsilon, norm, relative, z, allowed=(*ball.NORMS, "none"))
     finish = ball.make_finish(images, clip, clip_norm)
     noise = radius * ball.draw(key_noise, z, indices, jax.random.normal)
-    decoded = frozen.decode(z + ball.project(noise, radius, norm), y)
+    decoded = decode(z + ball.project(noise, radius, norm))
     return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
 
 
@@ -118,6 +121,7 @@ def away_latent_perturbation(
     ratio: float = 1.0,
     clip: float | None = None,
     clip_norm: str = "linf",
+    difference: bool = False,
     indices: jax.Array | None = None,
 ) -> jax.Array:
     """Decodes latents moved outwards: `F^-1(z + sign(z) |N(0, epsilon^2)|)`, `z = F(x)`.
@@ -126,7 +130,8 @@ def away_latent_perturbation(
       epsilon: standard deviation of the noise per dimension, and the ball's radius if there is one.
       norm: `none` for no ball, as the authors have it; `l2` or `linf`.
       relative: the ball's l2 radius is `epsilon sqrt(H W C)`.
-      key, frozen, x, y, z, ratio, clip, clip_norm, indices: as `random_latent_perturbation`.
+      key, frozen, x, y, z, ratio, clip, clip_norm, difference, indices: as
+        `random_latent_perturbation`.
 
     Returns:
       Images of the shape and dtype of `x`, in [0, 1].
@@ -149,11 +154,11 @@ def away_latent_perturbation(
     Source: arXiv:2108.07958; on CIFAR-10 no ball, `epsilon` 0.15.
     """
     key_noise, key_ratio = split(key)
-    images, z = _latents(frozen, x, y, z)
-    radius = ball.radius(epsilon, norm, relative, images, allowed=(*ball.NORMS, "none"))
+    images, z, decode = _latents(frozen, x, y, z, difference)
+    radius = ball.radius(epsilon, norm, relative, z, allowed=(*ball.NORMS, "none"))
     finish = ball.make_finish(images, clip, clip_norm)
     noise = jnp.sign(z) * jnp.abs(epsilon * ball.draw(key_noise, z, indices, jax.random.normal))
-    decoded = frozen.decode(z + ball.project(noise, radius, norm), y)
+    decoded = decode(z + ball.project(noise, radius, norm))
     return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
 
 
@@ -174,6 +179,7 @@ def adversarial_latent_perturbation(
     ratio: float = 1.0,
     clip: float | None = None,
     clip_norm: str = "linf",
+    difference: bool = False,
     indices: jax.Array | None = None,
 ) -> jax.Array:
     """Projected gradient ascent on the classifier's loss, in the flow's latent space.
@@ -192,7 +198,8 @@ def adversarial_latent_perturbation(
       random_start: start from uniform noise in [-epsilon, epsilon] per dimension, projected,
         instead of from 0.
       relative: measure l2 radii per dimension: `epsilon` and `step_size` times `sqrt(H W C)`.
-      frozen, x, y, z, ratio, clip, clip_norm, indices: as `random_latent_perturbation`.
+      frozen, x, y, z, ratio, clip, clip_norm, difference, indices: as
+        `random_latent_perturbation`.
 
     Returns:
       Images of the shape and dtype of `x`, in [0, 1].
@@ -219,20 +226,20 @@ def adversarial_latent_perturbation(
     Source: arXiv:2108.07958; on CIFAR-10 l2, `epsilon` 1.0, `step_size` 0.5, 3 steps.
     """
     key_start, key_ratio = split(key)
-    images, z = _latents(frozen, x, y, z)
-    radius = ball.radius(epsilon, norm, relative, images)
-    length = ball.radius(step_size, norm, relative, images, name="step_size")
+    images, z, decode = _latents(frozen, x, y, z, difference)
+    radius = ball.radius(epsilon, norm, relative, z)
+    length = ball.radius(step_size, norm, relative, z, name="step_size")
     check_number("num_steps", num_steps, minimum=1, integer=True)
     finish = ball.make_finish(images, clip, clip_norm)
 
     def gradient(delta):
-        decoded, pullback = jax.vjp(lambda delta: frozen.decode(z + delta, y), delta)
+        decoded, pullback = jax.vjp(lambda delta: decode(z + delta), delta)
         return pullback(ball.loss_gradient(loss_fn, finish(decoded)).astype(decoded.dtype))[0]
 
     delta = ball.start(key_start, z, radius, norm, random_start, indices)
     for _ in range(num_steps):  # unrolled: inside a loop XLA's convolutions are slow on CPU
         delta = ball.project(delta + length * ball.direction(gradient(delta), norm), radius, norm)
-    return ball.choose(key_ratio, x, finish(frozen.decode(z + delta, y)), ratio, indices)
+    return ball.choose(key_ratio, x, finish(decode(z + delta)), ratio, indices)
 
 
 def latent_interpolation(
@@ -247,6 +254,7 @@ def latent_interpolation(
     ratio: float = 1.0,
     clip: float | None = None,
     clip_norm: str = "linf",
+    difference: bool = False,
     indices: jax.Array | None = None,
 ) -> jax.Array:
     """Moves each latent towards that of another image of its class in the batch: a latent mixup.
@@ -260,7 +268,8 @@ def latent_interpolation(
       key: of the partners and of `t`.
       labels: classes `[B]`, integers; partners share them.
       epsilon: largest share of the way, in [0, 1].
-      frozen, x, y, z, ratio, clip, clip_norm, indices: as `random_latent_perturbation`.
+      frozen, x, y, z, ratio, clip, clip_norm, difference, indices: as
+        `random_latent_perturbation`.
 
     Returns:
       Images of the shape and dtype of `x`, in [0, 1].
@@ -285,7 +294,7 @@ def latent_interpolation(
     Source: none; interpolation as in `genreg_jax.flows.Flow.interpolate`.
     """
     key_partner, key_share, key_ratio = jax.random.split(key, 3)
-    images, z = _latents(frozen, x, y, z)
+    images, z, decode = _latents(frozen, x, y, z, difference)
     check_number("epsilon", epsilon, maximum=1)
     labels = jnp.asarray(labels)
     if labels.shape != z.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -305,8 +314,8 @@ def latent_interpolation(
     # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
     angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))
     arc = (jnp.sin((1 - share) * angle) * z + jnp.sin(share * angle) * partner) / jnp.sin(angle)
-    alone = ~jnp.any(others, axis=1).reshape(-1, 1, 1, 1)
-    decoded = frozen.decode(jnp.where(alone, z, arc), y)
+    stays = ~jnp.any(others, axis=1).reshape(-1, 1, 1, 1) | (share == 0)
+    decoded = decode(jnp.where(stays, z, arc))
     return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
 
 
@@ -319,6 +328,7 @@ def perturbation(
     step_size: float = 0.5,
     num_steps: int = 3,
     random_start: bool = True,
+    difference: bool = False,
     **common: Any,
 ) -> Callable[..., jax.Array]:
     """One of `KINDS` by its name, all behind one signature.
@@ -331,6 +341,7 @@ def perturbation(
       step_size: of `adversarial` and `pgd`.
       num_steps: of `adversarial` and `pgd`.
       random_start: of `adversarial` and `pgd`.
+      difference: of all but `pgd`.
       **common: `ratio`, `clip` and `clip_norm`.
 
     Returns:
@@ -353,7 +364,8 @@ got 'randon'.
     ascent |= in_ball
 
     def given(frozen, labels, z):
-        return {"y": None if frozen.num_classes is None else labels, "z": z}
+        y = None if frozen.num_classes is None else labels
+        return {"y": y, "z": z, "difference": difference}
 
     def random(key, frozen, loss_fn, x, labels, z):
         return random_latent_perturbation(key, frozen, x, **in_ball, **given(frozen, labels, z))
@@ -380,90 +392,27 @@ got 'randon'.
     return by_name[kind]
 
 
-@dataclasses.dataclass(frozen=True)
-class Latent:
-    """Perturbation of the real batch, between augmentation and the classifier.
-
-    Attributes:
-      perturb: `(key, flow, loss_fn, x, labels, z) -> images`; see `perturbation`. `loss_fn` is the
-        cross-entropy `[B]` of the classifier in training mode, with running statistics that it does
-        not update.
-      labels: of `loss_fn`: `true`, or `predicted` for the classifier's own on the clean batch, at
-        the price of that prediction.
-      mix: weight of the clean batch in the loss.
-      augment: augmentation after the perturbation.
-
-    Example:
-      >>> import genreg_jax as gr
-      >>> attack = gr.perturbation("pgd", epsilon=0.5, step_size=0.25, num_steps=2)
-      >>> gr.Latent(attack, labels="true", mix=0.0, augment=lambda key, x: x).mix
-      0.0
-    """
-
-    perturb: Callable[..., jax.Array]
-    labels: str
-    mix: float
-    augment: Augment
-
-
-def make_perturb(latent: Latent, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Builds the perturbed part of a training step.
-
-    Args:
-      latent: the stage.
-      forward: `(params, model_state, images, rng) -> (outputs, model_state)`, the classifier in
-        training mode.
-
-    Returns:
-      `perturbed(params, model_state, key, images, batch, flow, loss_on)`: the loss on the perturbed
-      images, mixed with that on the clean ones, as `loss_on(images) -> (loss, (model_state,
-      metrics))` gives both. With a clean share it is the clean pass that updates `model_state`.
-      Gradients flow to `params` through the losses, not through the perturbation.
-    """
-    augment_after, part = latent.augment, latent.mix
-
-    def move(params, model_state, key, images, batch, flow):
-        """The perturbed images, constant for all derivatives, and metrics."""
-        key_perturb, key_model = jax.random.split(key)
-        params = jax.lax.stop_gradient(params)
-        logits = lambda images: forward(params, model_state, images, key_model)[0].logits
-        labels, metrics = batch.labels, {}
-        if latent.labels == "predicted":
-            labels = jnp.argmax(logits(images), -1)
-            metrics["train/accuracy"] = jnp.mean(labels == batch.labels)
-
-        def loss_fn(images):
-            return optax.losses.softmax_cross_entropy_with_integer_labels(logits(images), labels)
-
-        moved = latent.perturb(key_perturb, flow, loss_fn, images, batch.labels, batch.latents)
-        return moved, metrics
-
-    def perturbed(params, model_state, key, images, batch, flow, loss_on):
-        key_latent, key_after = jax.random.split(key)
-        moved, before = move(params, model_state, key_latent, images, batch, flow)
-        loss, (new_model_state, attacked) = loss_on(augment_after(key_after, moved))
-        metrics = {**attacked, **before, "train/attacked_accuracy": attacked["train/accuracy"]}
-        if part:
-            clean_loss, (new_model_state, clean) = loss_on(augment_after(key_after, images))
-            share = lambda attacked, clean: (1 - part) * attacked + part * clean
-            metrics |= {name: share(attacked[name], clean[name]) for name in clean}
-            metrics["train/accuracy"] = clean["train/accuracy"]
-            loss = share(loss, clean_loss)
-        return loss, (new_model_state, metrics)
-
-    return perturbed
-
-
-def _latents(frozen, x, y, z) -> tuple[jax.Array, jax.Array]:
-    """The images in float32 or better, and their latents."""
+def _latents(
+    frozen: Any, x: jax.Array, y: jax.Array | None, z: Any, difference: bool
+) -> tuple[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]]:
+    """The images in float32 or better, their latents, and the function from latents to images."""
     if not all(hasattr(frozen, name) for name in ("encode", "decode", "image_shape")):
         raise ValueError(f"frozen is {short(frozen)}; allowed: flow.freeze(params).")
     images = as_images(x, frozen.image_shape)
-    z = (
-        frozen.encode(images, y)
-        if z is None
-        else as_images(z, images.shape[1:], "z", in_range=False)
-    )
-    if z.shape != images.shape:
-        raise ValueError(f"z has shape {z.shape}; allowed is that of x, {images.shape}.")
-    return images, z
+    shape = getattr(frozen, "latent_shape", frozen.image_shape)
+    z = frozen.encode(images, y) if z is None else as_images(z, shape, "z", in_range=False)
+    if len(z) != len(images):
+        raise ValueError(
+            f"z has shape {z.shape}; allowed is one latent for each of the {len(images)} images."
+        )
+    if not difference:
+        return images, z, lambda moved: frozen.decode(moved, y)
+    unmoved = frozen.decode(z, y)
+
+    def add(moved):
+        change = frozen.decode(moved, y) - unmoved
+        # Two decodings of one latent can differ by rounding; the gradient there stays.
+        still = jnp.all(moved == z, axis=(1, 2, 3), keepdims=True)
+        return images + (change - jnp.where(still, jax.lax.stop_gradient(change), 0))
+
+    return images, z, add
