@@ -446,9 +446,9 @@ def many(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "LEAST_PICTURES", 3)
     decoded = []
 
-    def counted(path, open_picture=pictures.open_picture):
+    def counted(path, *, open_picture=pictures.open_picture, **options):
         decoded.append(path.name)
-        return open_picture(path)
+        return open_picture(path, **options)
 
     monkeypatch.setattr(pictures, "open_picture", counted)
     for i in range(3):

@@ -9,7 +9,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Unreadable(ValueError):
     """A file is no picture that can be used; the message says why, without the file's name."""
 
 
-def open_picture(path: Path) -> Any:
+def open_picture(path: Path, *, first_frame: bool = False) -> Any:
     """Opens a picture and brings it to one form.
 
     Upright as its EXIF entry says; a palette, CMYK and other colour spaces become RGB; what is
@@ -54,6 +54,7 @@ def open_picture(path: Path) -> Any:
 
     Args:
       path: of the file.
+      first_frame: of an animation take the first picture, and do not refuse it.
 
     Returns:
       A `PIL.Image.Image` of mode `L` or `RGB`.
@@ -90,7 +91,7 @@ def open_picture(path: Path) -> Any:
                         f"it has {width} x {height} pixels, and at most {MOST_PIXELS:,} are read"
                     )
                 frames = getattr(picture, "n_frames", 1)
-                if frames > 1:
+                if frames > 1 and not first_frame:
                     raise Unreadable(f"it has {frames} frames; save one of them")
                 picture.load()
                 upright = ImageOps.exif_transpose(picture)
@@ -219,6 +220,9 @@ def read_pictures(
     resize: str = "crop",
     unreadable: str = "refuse",
     channels: int = 0,
+    *,
+    cut_bottom: int = 0,
+    first_frame: bool = False,
 ) -> tuple[np.ndarray, list[int]]:
     """Reads pictures into one array, several at a time, or from `genreg_jax.data.cache`.
 
@@ -228,6 +232,8 @@ def read_pictures(
       resize: as in `fit`.
       unreadable: `refuse`, or `skip`.
       channels: 1 or 3; 0 for 1 where all are grey, else 3.
+      cut_bottom: rows of pixels that are cut off below, before all else.
+      first_frame: as in `open_picture`.
 
     Returns:
       uint8 `[N, H, W, C]`, and which of the files they are.
@@ -236,12 +242,26 @@ def read_pictures(
       UserError: some cannot be read and `unreadable` is `refuse`, or none can; their sizes differ
         and `size` is None; or the array would not fit.
     """
-    policy = {"size": size, "resize": resize, "channels": channels}
-    return cached(files, policy, lambda: _decode(files, size, resize, unreadable, channels))
+    policy: dict[str, Any] = {"size": size, "resize": resize, "channels": channels}
+    if cut_bottom or first_frame:
+        policy |= {"cut_bottom": cut_bottom, "first_frame": first_frame}
+
+    def opened(file: Path) -> Any:
+        return _without_bottom(open_picture(file, first_frame=first_frame), cut_bottom)
+
+    return cached(files, policy, lambda: _decode(files, opened, size, resize, unreadable, channels))
+
+
+def _without_bottom(picture: Any, rows: int) -> Any:
+    width, height = picture.size
+    if rows >= height:
+        raise Unreadable(f"it has {height} rows of pixels, and the lowest {rows} are to be cut off")
+    return picture.crop((0, 0, width, height - rows)) if rows else picture
 
 
 def _decode(
     files: Sequence[Path],
+    opened: Callable[[Path], Any],
     size: tuple[int, int] | None,
     resize: str,
     unreadable: str,
@@ -249,7 +269,7 @@ def _decode(
 ) -> tuple[np.ndarray, list[int]]:
     def one(file: Path) -> Any:
         try:
-            picture = open_picture(file)
+            picture = opened(file)
             return np.asarray(picture if size is None else fit(picture, size, resize))
         except Unreadable as error:
             return error
