@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import io
 import os
 import queue
 import sys
@@ -9,18 +10,20 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from genreg_jax.errors import UserError
 
-# No official file comes near this, so it only stops a wrong file from filling the memory.
+# No official file comes near these, so they only stop a wrong one from filling memory or disk.
 MAX_BYTES = 2**29
+MAX_FILE_BYTES = 2**32
 _BLOCK = 2**20
 _SLOWEST = 1024  # bytes a second, below which a server is one that never finishes
 
 
 class Remote(NamedTuple):
-    """One official file: where it is and what it must be."""
+    """One official file: where it is and what it must be; `sha256` may be an MD5 where it is all
+    that is published."""
 
     url: str
     filename: str
@@ -38,58 +41,110 @@ def read_verified(
     """
     limit = MAX_BYTES if remote.size is None else remote.size
     if archive is None:
-        place, content = remote.url, _download(remote, limit, timeout)
+        place, content = remote.url, io.BytesIO()
+        _download(remote, limit, timeout, content)
+        content = content.getvalue()
     else:
         place, content = _read_archive(dataset, remote, Path(os.path.expanduser(archive)), limit)
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != remote.sha256 or remote.size not in (None, len(content)):
-        size = "" if remote.size is None else f" and {remote.size:,} bytes"
-        got = f"more than {limit:,}" if len(content) > limit else f"{len(content):,}"
-        raise UserError(
-            f"{place} is not the expected {remote.filename}: it has {got} bytes and the SHA-256 "
-            f"{digest} of what was read, where SHA-256 {remote.sha256}{size} are registered. It is "
-            "truncated, damaged or another file; download it again. Nothing was written."
-        )
+    _check(place, remote, limit, io.BytesIO(content))
     return content
 
 
+def verified_file(
+    remote: Remote, archive: str | os.PathLike[str] | None, folder: Path, timeout: float
+) -> Path:
+    """The path of an official file that is too large for memory, once its checksum is right.
+
+    Args:
+      remote: what it must be.
+      archive: the file, or a directory that holds it; None to download it.
+      folder: where a download goes.
+      timeout: as in `prepare`.
+
+    Raises:
+      UserError: it cannot be had, or is another file.
+    """
+    limit = MAX_FILE_BYTES if remote.size is None else remote.size
+    if archive is None:
+        path, place = folder / remote.filename, remote.url
+        with path.open("wb") as file:
+            _download(remote, limit, timeout, file)
+    else:
+        path = _path(remote, Path(os.path.expanduser(archive)))
+        place = str(path)
+    try:
+        with path.open("rb") as file:
+            _check(place, remote, limit, file)
+    except OSError as error:
+        raise _unreadable(path, remote, error) from error
+    return path
+
+
+def _check(place: str, remote: Remote, limit: int, file: BinaryIO) -> None:
+    """Refuses what is not the expected file; reads no more than one byte beyond its size."""
+    kind = "MD5" if len(remote.sha256) == 32 else "SHA-256"
+    digest, size = hashlib.new(kind.replace("-", "")), 0
+    while block := file.read(min(_BLOCK, limit + 1 - size)):
+        digest.update(block)
+        size += len(block)
+    if digest.hexdigest() == remote.sha256 and remote.size in (None, size):
+        return
+    expected = "" if remote.size is None else f" and {remote.size:,} bytes"
+    got = f"more than {limit:,}" if size > limit else f"{size:,}"
+    raise UserError(
+        f"{place} is not the expected {remote.filename}: it has {got} bytes and the {kind} "
+        f"{digest.hexdigest()} of what was read, where {kind} {remote.sha256}{expected} are "
+        "registered. It is truncated, damaged or another file; download it again. Nothing was "
+        "written."
+    )
+
+
 def _read_archive(dataset: str, remote: Remote, archive: Path, limit: int) -> tuple[str, bytes]:
-    path = archive / remote.filename if archive.is_dir() else archive
     if not archive.is_dir() and dataset == "fashion_mnist":
         raise UserError(
             f"--archive={archive} is not a directory; for fashion_mnist, give the directory that "
             "holds its four official .gz files."
         )
+    path = _path(remote, archive)
     try:
-        if path.exists() and not path.is_file():
-            raise OSError(0, "it is not a plain file")
         with path.open("rb") as file:
             return str(path), file.read(limit + 1)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); --archive must be the official "
-            f"{remote.filename}, or a directory that holds it."
-        ) from error
+        raise _unreadable(path, remote, error) from error
 
 
-def _download(remote: Remote, limit: int, timeout: float) -> bytes:
-    content, before, then = bytearray(), 0, time.monotonic()
+def _path(remote: Remote, archive: Path) -> Path:
+    path = archive / remote.filename if archive.is_dir() else archive
+    if path.exists() and not path.is_file():
+        raise _unreadable(path, remote, OSError(0, "it is not a plain file"))
+    return path
+
+
+def _unreadable(path: Path, remote: Remote, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be read ({error.strerror}); --archive must be the official "
+        f"{remote.filename}, or a directory that holds it."
+    )
+
+
+def _download(remote: Remote, limit: int, timeout: float, file: BinaryIO) -> None:
+    done, before, then = 0, 0, time.monotonic()
     try:
         with _open_url(remote.url, timeout) as response:
             # What has come, without waiting for a whole block, which a slow server never fills.
-            while (block := response.read1(_BLOCK)) and len(content) <= limit:
-                content += block
-                _show_progress(remote.filename, len(content), remote.size)
+            while (block := response.read1(_BLOCK)) and done <= limit:
+                file.write(block)
+                done += len(block)
+                _show_progress(remote.filename, done, remote.size)
                 if (seconds := time.monotonic() - then) > timeout:
-                    if len(content) - before < _SLOWEST * seconds:
+                    if done - before < _SLOWEST * seconds:
                         raise TimeoutError(f"less than {_SLOWEST} bytes a second came")
-                    before, then = len(content), time.monotonic()
+                    before, then = done, time.monotonic()
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(
             f"{remote.url} cannot be downloaded ({getattr(error, 'reason', None) or error}). Give "
             "the file by hand with --archive=PATH, or name a mirror with --url=URL."
         ) from error
-    return bytes(content)
 
 
 def _open_url(url: str, timeout: float) -> Any:
