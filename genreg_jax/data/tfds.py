@@ -4,17 +4,19 @@ The directory is looked at before TFDS is asked, because an absent dataset makes
 network for minutes and then blame the format.
 """
 
+import contextlib
 import difflib
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genreg_jax.data.dataset import Split, listed, note
+from genreg_jax.data.pictures import fit_array
 from genreg_jax.errors import UserError
 from genreg_jax.logs import read_json
 
@@ -68,8 +70,15 @@ def read(
             raise UserError(
                 f"{_absent_message(name, root)} Preparing it automatically failed: {error}"
             ) from error
-    try:
+    with _damage(name, directory):
         return _read_prepared(name, directory, unreadable)
+
+
+@contextlib.contextmanager
+def _damage(name: str, directory: Path) -> Iterator[None]:
+    """What goes wrong while a prepared dataset is read, as one paragraph."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
@@ -139,6 +148,57 @@ def _absent_message(name: str, root: Path) -> str:
 def _read_prepared(
     name: str, directory: Path, unreadable: str
 ) -> tuple[Split, Split, tuple[str, ...]]:
+    builder = _builder(name, directory)
+    test_split = "test" if "test" in builder.info.splits else "validation"
+    splits, class_names = _read_splits(name, builder, ("train", test_split), unreadable)
+    return splits["train"], splits[test_split], class_names
+
+
+def read_squares(
+    name: str,
+    data_dir: str | os.PathLike[str],
+    splits: Sequence[str],
+    *,
+    unreadable: str,
+    size: int,
+    resize: str,
+    check: Callable[[Path, dict[str, int], int], None],
+) -> tuple[dict[str, Split], tuple[str, ...]] | None:
+    """Read splits of a prepared dataset whose images have many sizes.
+
+    Args:
+      name: of the dataset in TFDS.
+      data_dir: TFDS data directory.
+      splits: their names in TFDS.
+      unreadable: `refuse` an image that cannot be decoded, or `skip` it.
+      size: side of the square that images are brought to as they are read.
+      resize: `crop` or `pad`, see `genreg_jax.data.pictures.fit`.
+      check: called with the directory, the number of images of each split and the number of
+        classes, before an image is read.
+
+    Returns:
+      The splits by their names and the class names; None where the dataset is not prepared there.
+
+    Raises:
+      UserError: if it is there and cannot be read.
+
+    Example:
+      >>> options = {"unreadable": "refuse", "size": 8, "resize": "crop", "check": print}
+      >>> read_squares("dtd", "/no/such/folder", ["train"], **options) is None
+      True
+    """
+    directory = _find_prepared(name, tfds_root(data_dir))
+    if directory is None:
+        return None
+    with _damage(name, directory):
+        builder = _builder(name, directory)
+        sizes = {s: info.num_examples for s, info in builder.info.splits.items() if s in splits}
+        labels = builder.info.features[_feature_keys(name, builder)[1]]
+        check(directory, {s: sizes.get(s, 0) for s in splits}, labels.num_classes)
+        return _read_splits(name, builder, splits, unreadable, (size, resize))
+
+
+def _builder(name: str, directory: Path) -> Any:
     import tensorflow_datasets as tfds
 
     info = read_json(directory / "dataset_info.json")
@@ -151,16 +211,24 @@ def _read_prepared(
             "--file_format=array_record`."
         )
     _check_features(directory / "features.json")
-    builder: Any = tfds.builder_from_directory(directory)
+    return tfds.builder_from_directory(directory)
+
+
+def _read_splits(
+    name: str,
+    builder: Any,
+    splits: Sequence[str],
+    unreadable: str,
+    fitted: tuple[int, str] | None = None,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
     image_key, label_key = _feature_keys(name, builder)
-    test_split = "test" if "test" in builder.info.splits else "validation"
-    for split in ("train", test_split):
-        _check_files(name, directory, builder, split)
-    train, test = (
-        _read_split(name, builder, split, image_key, label_key, unreadable)
-        for split in ("train", test_split)
-    )
-    return train, test, _class_names(name, builder.info.features[label_key].names)
+    for split in splits:
+        _check_files(name, builder.data_path, builder, split)
+    found = {
+        split: _read_split(name, builder, split, image_key, label_key, unreadable, fitted)
+        for split in splits
+    }
+    return found, class_names(name, builder.info.features[label_key].names)
 
 
 def _check_features(path: Path) -> None:
@@ -210,14 +278,23 @@ def _check_files(name: str, directory: Path, builder: Any, split: str) -> None:
 
 
 def _read_split(
-    name: str, builder: Any, split: str, image_key: str, label_key: str, unreadable: str
+    name: str,
+    builder: Any,
+    split: str,
+    image_key: str,
+    label_key: str,
+    unreadable: str,
+    fitted: tuple[int, str] | None,
 ) -> Split:
     import tensorflow_datasets as tfds
 
     # Decoding is Pillow's, one image after another: for images of this size a pool of threads
     # takes longer, because the interpreter's lock outweighs the decoding.
-    source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
-    feature = builder.info.features[image_key]
+    features = builder.info.features
+    encoded = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    skip = dict.fromkeys(encoded, tfds.decode.SkipDecoding())
+    source = builder.as_data_source(split=split, decoders=skip)
+    feature = features[image_key]
     if feature.np_dtype != np.uint8:
         raise UserError(
             f"{name!r} has images of type {np.dtype(feature.np_dtype)}; only 8-bit images can be "
@@ -232,6 +309,9 @@ def _read_split(
         for i, record in enumerate(source.__getitems__(range(start, stop)), start):
             try:
                 image = _decode(record[image_key], channels)
+                if fitted:
+                    size, resize = fitted
+                    image = fit_array(image, (size, size, image.shape[-1]), resize)
             except (OSError, SyntaxError, ValueError) as error:  # Pillow's, by where the damage is
                 if unreadable == "skip":
                     skipped.append(i)
@@ -269,7 +349,8 @@ def _decode(encoded: bytes, channels: int | None) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def _class_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
+def class_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names, or those that TFDS registers for the dataset where the names are only numbers."""
     import tensorflow_datasets as tfds
 
     names = tuple(names)
