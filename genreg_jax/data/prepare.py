@@ -1,10 +1,15 @@
-"""Prepare CIFAR-10, CIFAR-100 or Fashion-MNIST for TFDS, without TensorFlow.
+"""Prepare a data set from its official archives, without TensorFlow.
 
     python -m genreg_jax.data.prepare --dataset=cifar10 [--archive=PATH] [--data_dir=DIR]
+    python -m genreg_jax.data.prepare --dataset=pets [--archive=FOLDER] [--data_dir=DIR]
+
+CIFAR-10, CIFAR-100 and Fashion-MNIST become data sets of TFDS; the photographs of
+`genreg_jax.data.photographs` (cars, aircraft, cub, dtd, flowers, pets) are unpacked as they are.
 
 The official archive is downloaded from the address that TFDS registers, or given with
-`--archive`, and compared with the size and SHA-256 that TFDS registers. It is then written in
-TFDS's own layout, in `array_record` format, under the same keys as TFDS itself would use, so that
+`--archive`, and compared with the size and SHA-256 that TFDS registers (aircraft, which TFDS does
+not have, with its published MD5). What becomes a data set of TFDS is then written in TFDS's own
+layout, in `array_record` format, under the same keys as TFDS itself would use, so that
 `tfds.data_source` reads it and the order of examples is the official one.
 """
 
@@ -23,7 +28,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genreg_jax.data import archives
 from genreg_jax.data.download import MAX_BYTES, Remote, read_verified
+from genreg_jax.data.photographs import SETS
 from genreg_jax.data.tfds import tfds_root
 from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
@@ -49,7 +56,7 @@ _CIFAR = {
 }
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 
-DATASETS = (*_CIFAR, "fashion_mnist")
+DATASETS = (*_CIFAR, "fashion_mnist")  # written for TFDS, and small enough to download unasked
 
 
 class _Parsed(NamedTuple):
@@ -66,25 +73,29 @@ def prepare(
     sha256: Sequence[str] | None = None,
     timeout: float = 8.0,
 ) -> Path:
-    """Write a dataset in TFDS's layout from its official archive; do nothing if it is there.
+    """Write a dataset from its official archives; do nothing if it is there.
 
     Everything is verified and parsed before anything is written, and the finished directory
     appears under its name in one step, so a failure leaves nothing behind.
 
     Args:
-      dataset: `cifar10`, `cifar100` or `fashion_mnist`.
+      dataset: `cifar10`, `cifar100` or `fashion_mnist`; or `cars`, `aircraft`, `cub`, `dtd`,
+        `flowers` or `pets`.
       data_dir: TFDS data directory; empty for `$TFDS_DATA_DIR` or else `~/tensorflow_datasets`.
-      archive: the official archive, or a directory that holds it (for `fashion_mnist`, its four
-        `.gz` files); by default it is downloaded.
-      url: another address to download from; for `fashion_mnist`, that of the directory of the
-        four files. The same checksums apply.
-      sha256: the expected SHA-256 of every file, in the order in which TFDS registers them, in
-        place of the registered ones. For an archive that is not the official one.
+      archive: the official archive, or a directory that holds it or, where there are several such
+        as the four `.gz` files of `fashion_mnist`, all; by default they are downloaded, but for
+        `cars`, whose address is gone.
+      url: another address to download from; of their directory where there are several files. The
+        same checksums apply.
+      sha256: the expected SHA-256 of every file, in the order in which TFDS registers them (for
+        photographs, of `photographs.SETS[dataset].archives`), in place of the registered ones. For
+        an archive that is not the official one.
       timeout: seconds to wait for a connection, and for each piece of a download; a server that
         sends less than 1 KiB a second over as long is given up.
 
     Returns:
-      The directory of the prepared version, `DATA_DIR/NAME/VERSION`.
+      The directory of the prepared version, `DATA_DIR/NAME/VERSION`; of photographs that of the
+      official layout, such as `DATA_DIR/pets/oxford-iiit-pet`.
 
     Raises:
       UserError: if the archive cannot be had, is not the expected one, or cannot be written.
@@ -96,8 +107,12 @@ def prepare(
 
     Source: https://www.tensorflow.org/datasets/catalog/cifar10 and its siblings.
     """
+    if dataset in SETS:
+        options: dict[str, Any] = {"archive": archive, "url": url, "sha256": sha256}
+        return archives.prepare(dataset, data_dir, **options, timeout=timeout)
     if dataset not in DATASETS:
-        raise UserError(f"dataset is {dataset!r}; it must be one of {', '.join(DATASETS)}.")
+        known = ", ".join((*DATASETS, *SETS))
+        raise UserError(f"dataset is {dataset!r}; it must be one of {known}.")
     root = tfds_root(data_dir)
     target = root / dataset / _version(dataset)
     if target.exists():
@@ -332,8 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m genreg_jax.data.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--dataset", required=True, help=", ".join(DATASETS))
-    parser.add_argument("--archive", help="official archive; fashion_mnist: directory of its files")
+    parser.add_argument("--dataset", required=True, help=", ".join((*DATASETS, *SETS)))
+    parser.add_argument("--archive", help="official archive, or the directory of several")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--url", help="another address to download from")
     parser.add_argument("--sha256", help="expected SHA-256, comma-separated where several files")
@@ -348,6 +363,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sha256=args.sha256.split(",") if args.sha256 else None,
         )
         print(f"{args.dataset} is ready in {target}")
+        if args.dataset in SETS:
+            print(f"Licence: {SETS[args.dataset].licence}")
 
     return through(command)
 

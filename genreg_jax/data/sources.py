@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from genreg_jax.checks import check_choice, check_number, short
-from genreg_jax.data import files, subsets, tfds
+from genreg_jax.data import files, photographs, subsets, tfds
 from genreg_jax.data.dataset import Dataset, Split, as_split, make_dataset, take
 from genreg_jax.data.pictures import RESIZE, resized
 from genreg_jax.errors import UserError
@@ -89,6 +89,7 @@ SOURCES: dict[str, Reader] = {
     "digits": _digits,
     "synthetic": _synthetic,
     "folder": files.read,
+    **dict.fromkeys(photographs.SETS, photographs.read),
 }
 
 
