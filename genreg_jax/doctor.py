@@ -110,6 +110,7 @@ def check_distrax(import_module: Callable[[str], Any] = importlib.import_module)
 
 def check_data(data_dir: str) -> Iterator[Finding]:
     """Data sets prepared in the TFDS data directory."""
+    from genreg_jax.data.photographs import SETS, find
     from genreg_jax.data.tfds import tfds_root
 
     root = tfds_root(data_dir)
@@ -119,6 +120,7 @@ def check_data(data_dir: str) -> Iterator[Finding]:
             for path in root.glob("*/**/dataset_info.json")
             if path.relative_to(root).parts[0] != "downloads"
         }
+        | {name for name in SETS if not find(name, root)[1]}
     )
     if names:
         yield Finding("ok", f"data sets in {root}: {', '.join(names)}")

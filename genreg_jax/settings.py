@@ -17,16 +17,18 @@ class DataSettings:
 
     Attributes:
       name: `digits`, `synthetic`, `cifar10`, `cifar100`, `fashion_mnist` or another TFDS data set;
-        or `folder`, pictures of one's own.
+        `cars`, `aircraft`, `cub`, `dtd`, `flowers` or `pets`; or `folder`, pictures of one's own.
       dir: TFDS data directory; empty for TFDS's own default. For `folder` where the pictures are: a
-        folder with a subfolder for each class, a `.csv` or an `.npz`; see `data.from_folder`.
+        folder with a subfolder for each class, a `.csv` or an `.npz`; see `data.from_folder`. For
+        the six sets of photographs the folder of the official layout as well.
       per_class: labelled training images per class; 0 for all.
       fraction: fraction of the training images to keep, stratified; 1 for all.
       validation_fraction: fraction of the training split held out, before the labelled subset is
         drawn, to choose the best epoch and settings. Nothing is trained on it.
       download: prepare cifar10, cifar100 or fashion_mnist by download where it is missing.
       unreadable: `refuse` a data set with an image that cannot be decoded, or `skip` such images.
-      image_size: side of the square that images are brought to; 0 for their own.
+      image_size: side of the square that images are brought to; 0 for their own. The six sets of
+        photographs have many sizes and want one.
       resize: how: `crop` (short side scaled, centre cut out) or `pad` (long side scaled, on black).
       test_fraction: of `folder`: share of every class held out where there is no test split.
     """

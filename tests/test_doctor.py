@@ -56,6 +56,10 @@ def test_data(tmp_path):
         (tmp_path / name / "dataset_info.json").write_text("{}")
     (finding,) = doctor.check_data(str(tmp_path))
     assert finding.level == "ok" and finding.text.endswith(": mnist")
+    for name in ("jpg", "imagelabels.mat", "setid.mat"):  # nothing in them is looked at
+        (tmp_path / "flowers/flowers-102" / name).mkdir(parents=True)
+    (finding,) = doctor.check_data(str(tmp_path))
+    assert finding.text.endswith(": flowers, mnist")
 
 
 def test_an_accelerator_that_is_not_used(monkeypatch):

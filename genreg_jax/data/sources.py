@@ -1,8 +1,9 @@
 """Image-classification data by name, decoded once to uint8 and kept in memory.
 
 `load` finds a dataset by name: one of the table `SOURCES`, such as `digits` (comes with
-scikit-learn) and `synthetic` (made on the spot), or any image-classification dataset of TensorFlow
-Datasets prepared as `array_record`, which is read without TensorFlow.
+scikit-learn), `synthetic` (made on the spot) and `pets` (from its official archives), or any
+image-classification dataset of TensorFlow Datasets prepared as `array_record`, which is read
+without TensorFlow.
 
 Example:
   A dataset of one's own is one row. Its function is called with keyword arguments of `load`
@@ -118,8 +119,11 @@ def load(
       name: a name of `SOURCES` (`digits`, `synthetic`), or `cifar10`, `cifar100`, `fashion_mnist`
         or another image-classification dataset of TFDS, with its config where it has several
         (`emnist/balanced`). Of TFDS splits, `train` is drawn from, and `test`, or `validation`
-        where there is no `test`, is the test split.
-      data_dir: TFDS data directory; empty for `$TFDS_DATA_DIR` or else `~/tensorflow_datasets`.
+        where there is no `test`, is the test split. Or `cars`, `aircraft`, `cub`, `dtd`, `flowers`
+        or `pets`, with their official splits, see `genreg_jax.data.photographs`.
+      data_dir: TFDS data directory; empty for `$TFDS_DATA_DIR` or else `~/tensorflow_datasets`. For
+        the six sets of photographs the folder of the official layout, or the one that holds it, as
+        well.
       per_class: labelled training images of every class; 0 for all.
       fraction: labelled share of the training images left after validation, in (0, 1].
       validation_fraction: share of every class of the training split, in [0, 1).
@@ -128,7 +132,8 @@ def load(
         `fashion_mnist`), try to download and prepare it first.
       unreadable: what to do about an image that cannot be decoded: `refuse` the dataset, naming the
         image, or `skip` such images and name them on the error stream.
-      image_size: side of the square that images are brought to; 0 for their own size.
+      image_size: side of the square that images are brought to; 0 for their own size. The
+        six sets of photographs have many sizes and want one.
       resize: how, see `from_folder`.
       test_fraction: of `folder`.
 
