@@ -93,13 +93,19 @@ def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
     if settings.uses_flow:
         flow_key = {
             "flow": dataclasses.asdict(settings.flow),
-            "data": [settings.data.name, settings.data.per_class, settings.seed],
+            "data": [
+                settings.data.name,
+                settings.data.image_size,
+                settings.data.per_class,
+                settings.seed,
+            ],
         }
         digest = hashlib.sha256(json.dumps(flow_key, sort_keys=True).encode()).hexdigest()[:12]
         home = folder / f"flow-{digest}"
         if not (home / "done").exists():
             dataset = load(settings)
-            view = make_augment(settings.flow.augment, image_shape=dataset.image_shape)
+            shape = settings.flow.shape_of(dataset.image_shape)
+            view = make_augment(settings.flow.augment, image_shape=shape)
             home.mkdir(parents=True, exist_ok=True)
             _, flow = trained_flow_generator(settings, dataset, home, augment=view)
             (home / "done").write_text(json.dumps(flow))

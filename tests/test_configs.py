@@ -24,6 +24,9 @@ IMAGE_SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (3
 # Of one's own pictures, for which the main methods are shipped.
 FOLDER_SHAPE = (32, 32, 3)
 FOLDER = ("base", "phantom", "latent_adversarial", "mgr", "combined")
+# Of photographs, with ImageNet's weights; the data set is an option.
+PHOTOGRAPHS = ("base", "gda", "pcr", "phantom", "latent_adversarial", "mgr", "combined", "glow")
+SETS = ("cars", "aircraft", "cub", "dtd", "flowers", "pets")
 
 every_config = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -58,7 +61,7 @@ FLOWS = {"glow": METHODS["base"], "realnvp": METHODS["base"]}
 
 
 def method_and_dataset(path):
-    names = (*IMAGE_SHAPES, "folder")
+    names = (*IMAGE_SHAPES, "folder", "photographs")
     dataset = next(name for name in names if path.stem.endswith(f"_{name}"))
     return path.stem.removesuffix(f"_{dataset}"), dataset
 
@@ -67,6 +70,9 @@ def test_every_method_is_shipped_for_three_data_sets():
     stems = {path.stem for path in FILES}
     assert {f"{m}_{d}" for m in METHODS for d in IMAGE_SHAPES} <= stems
     assert {f"{m}_folder" for m in FOLDER} == {s for s in stems if s.endswith("_folder")}
+    assert {f"{m}_photographs" for m in PHOTOGRAPHS} == {
+        s for s in stems if s.endswith("_photographs")
+    }
 
 
 def test_two_flows_are_shipped_for_three_data_sets(monkeypatch):
@@ -98,7 +104,8 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     config = load(path, option, monkeypatch)
     settings = from_config(config)
     method, dataset = method_and_dataset(path)
-    assert settings.name == method and settings.data.name == dataset
+    named = "pets" if dataset == "photographs" else dataset
+    assert settings.name == method and settings.data.name == named
     turned_on = (
         settings.synthetic.loss, settings.meta.enabled, settings.phantom.loss, settings.latent.kind
     )  # fmt: skip
@@ -109,10 +116,32 @@ def test_the_settings_of_a_config_are_right(path, option, monkeypatch):
     )  # fmt: skip
     for spec in specs:
         augment.make(spec, image_shape=IMAGE_SHAPES.get(dataset, FOLDER_SHAPE))
-    side = IMAGE_SHAPES.get(dataset, FOLDER_SHAPE)[0]
+    side = settings.flow.image_size or IMAGE_SHAPES.get(dataset, FOLDER_SHAPE)[0]
     assert side % 2**settings.flow.levels == 0
     with pytest.raises(AttributeError):
         config.train.epoch = 3
+
+
+@pytest.mark.parametrize("method", PHOTOGRAPHS)
+def test_photographs_are_named_and_sized_by_options(method, monkeypatch):
+    path = CONFIGS / f"{method}_photographs.py"
+    whole = from_config(load(path, monkeypatch=monkeypatch))
+    base = from_config(load(CONFIGS / "base_photographs.py", monkeypatch=monkeypatch))
+    if method != "glow":
+        assert whole.model == base.model and whole.model.pretrained == "efficientnet_lite0"
+    for group in ("data", "augment", "optimizer", "train", "flow"):
+        assert getattr(whole, group) == getattr(base, group)
+    assert whole.data.image_size == 224 and whole.flow.image_size == 64
+    for name in (*SETS, "folder", "cifar10"):
+        found = from_config(load(path, f"{name},fraction=10", monkeypatch))
+        assert found.data == dataclasses.replace(whole.data, name=name, fraction=0.1)
+        assert dataclasses.replace(found, data=whole.data) == whole
+    small = from_config(load(path, "small,folder", monkeypatch))
+    assert small.data.name == "folder" and small.data.image_size == 64
+    assert small.flow.image_size == 32 and small.model == whole.model
+    for spec in (small.augment.train, small.synthetic.strong):
+        augment.make(spec, image_shape=(64, 64, 3))
+    augment.make(small.flow.augment, image_shape=(32, 32, 3))
 
 
 @every_config
@@ -163,11 +192,18 @@ def test_the_methods_of_a_data_set_differ_in_the_method_alone(monkeypatch):
         ("pcr_fashion_mnist", "few", "pcr on fashion_mnist has runlocal.*50 per class"),
         ("glow_cifar10", "few", "glow on cifar10 has runlocal, middle.*trained on all images"),
         ("glow_digits", "middle", "glow on digits has runlocal"),
+        ("mgr_photographs", "dogs", "mgr on pets has runlocal, small, fraction, cars, aircraft"),
     ],
 )
 def test_an_unknown_option_is_refused_with_those_there_are(file, option, message, monkeypatch):
     with pytest.raises(ValueError, match=f"unknown config option.*{message}"):
         load(CONFIGS / f"{file}.py", option, monkeypatch)
+
+
+@pytest.mark.parametrize("option", ["fraction", "fraction=ten", "small=3", "pets=1"])
+def test_options_with_and_without_a_value(option, monkeypatch):
+    with pytest.raises(ValueError, match=f"config option.*{option}|unknown"):
+        load(CONFIGS / "base_photographs.py", option, monkeypatch)
 
 
 @pytest.mark.parametrize("option", [None, "few"])

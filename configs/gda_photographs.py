@@ -1,0 +1,29 @@
+"""Naive generative data augmentation: cross-entropy on mixtures of encodings of real images.
+
+Data: photographs with ImageNet's weights: `:cars`, `:aircraft`, `:cub`, `:dtd`, `:flowers`, `:pets` (where nothing
+is said), each in its official layout in --config.data.dir=DIR; or `:folder`, pictures of your own. `:fraction=10`
+keeps a tenth of the labels, `:small` is a size for two CPU cores. Needs the extra `pretrained`.
+Source: arXiv:2307.13899, the baseline that it improves on.
+
+    python -m genreg_jax.main --config=configs/gda_photographs.py:cars --config.data.dir=DIR --workdir=runs/gda_cars
+    python -m genreg_jax.main --config=configs/gda_photographs.py:folder,small --config.data.dir=PATH --workdir=runs/gda_small
+    python -m genreg_jax.main --config=configs/gda_photographs.py:folder,runlocal --config.data.dir=PATH --workdir=runs/smoke
+
+Measured: not run at this size yet.
+"""
+
+from configs import common
+
+
+def method(config):
+    """Cross-entropy on mixtures of same-class encodings."""
+    config.synthetic.loss = "cross_entropy"
+    config.synthetic.source = "interpolated"
+    config.synthetic.weight = 1.0
+
+
+def get_config(arg=None):
+    config = common.new("gda")
+    common.photographs(config)
+    method(config)
+    return common.with_options(config, arg)
