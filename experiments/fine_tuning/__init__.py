@@ -1,0 +1,1 @@
+"""Fine-tuning with few labels, from ImageNet's weights."""

@@ -4,10 +4,10 @@ python -m experiments.fine_tuning.run --study=textures --data_dir=DIR --stage=tu
 python -m experiments.fine_tuning.run --study=textures --data_dir=DIR                # resumes
 python -m experiments.fine_tuning.run --study=cifar10 --data_dir=DIR
 
-EfficientNet-Lite0 at 64x64, the shipped configs `METHOD_photographs:small`: 100 updates of 32 images,
-flows of 32x32 trained on the labelled images alone. Only the learning rate and what becomes of
-BatchNorm are chosen, on validation images and for the plain row; every row has them, and each method
-the strength of its config, which other studies chose for networks from scratch.
+EfficientNet-Lite0 at 64x64, the shipped configs `METHOD_photographs:small`: 100 updates of 32
+images, flows of 32x32 trained on the labelled images alone. Only the learning rate and what becomes
+of BatchNorm are chosen, on validation images and for the plain row; every row has them, and each
+method the strength of its config, which other studies chose for networks from scratch.
 """
 
 import importlib
