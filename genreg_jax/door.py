@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
+from genreg_jax.compiled import kept_programs
 from genreg_jax.errors import UserError
 from genreg_jax.interrupt import Interrupted
 
 
-def through(command: Callable[[], Any]) -> int:
+def through(command: Callable[[], Any], *, compiles: bool = False) -> int:
     """Runs a command.
 
     A reader of its output that leaves, as `| head` does, a full device and a closed stream stop
@@ -20,6 +21,7 @@ def through(command: Callable[[], Any]) -> int:
 
     Args:
       command: returns its exit status, or None for 0.
+      compiles: keep its compiled programs for the next command, see `genreg_jax.compiled`.
 
     Returns:
       The exit status: the command's; 1 after a `UserError`, whose paragraph is printed, and after a
@@ -33,7 +35,8 @@ def through(command: Callable[[], Any]) -> int:
     """
     with _patient_streams():
         try:
-            return command() or 0
+            with kept_programs() if compiles else contextlib.nullcontext():
+                return command() or 0
         except UserError as error:
             say(error)
             return 1

@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say_if_unfinished(run)
         print(export(run, args.output))
 
-    return through(command)
+    return through(command, compiles=True)
 
 
 if __name__ == "__main__":

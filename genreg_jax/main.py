@@ -33,7 +33,7 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes:
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which one, from 0.")
 
 _FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
-_DATA = ("cifar10", "digits", "fashion_mnist", "folder")  # of the shipped configs
+_DATA = ("cifar10", "digits", "fashion_mnist", "folder", "photographs")  # of the shipped configs
 _NOT_READ = "config.train.evaluate_test is False"
 
 
@@ -281,7 +281,7 @@ def main(argv: list[str]) -> None:
 def console() -> None:
     """Entry point of the installed command `genreg-jax`."""
     answer_interrupts()
-    leave(through(lambda: app.run(main, flags_parser=_parse_flags)))
+    leave(through(lambda: app.run(main, flags_parser=_parse_flags), compiles=True))
 
 
 if __name__ == "__main__":

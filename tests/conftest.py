@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["GENREG_CACHE"] = ""  # of pictures and programs, but where a test is about it
 # Compiling is what these tests spend their time on, so XLA is told to optimise little; without
 # optimisation its older emitters take half as long as those of fusions.
 os.environ["XLA_FLAGS"] = (

@@ -243,11 +243,19 @@ def test_a_process_of_its_own_says_the_same_of_a_wrong_key(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_process_of_its_own_trains(tmp_path):
-    done = command(*TINY, f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("test accuracy: ")
-    assert (tmp_path / "run" / "summary.json").exists()
+def test_a_process_of_its_own_trains_and_keeps_its_programs_for_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
+    programs = []
+    for run in ("first", "second"):
+        done = command(*TINY, f"--workdir={tmp_path / run}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith("test accuracy: ")
+        assert (tmp_path / run / "summary.json").exists()
+        kept = (tmp_path / "cache").glob("programs/*/*-cache.*")
+        programs.append({path.stat().st_ino for path in kept})
+    assert len(programs[0]) > 3 and programs[1] == programs[0]  # nothing was compiled again
+    metrics = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("first", "second")]
+    assert metrics[0] == metrics[1]
 
 
 def test_which_process_this_is_says_the_environment_or_a_flag(cli, tmp_path, monkeypatch):

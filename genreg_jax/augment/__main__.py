@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = augment(flow, images, output, **options)
         print(f"{count} images in {output}")
 
-    return through(command)
+    return through(command, compiles=True)
 
 
 if __name__ == "__main__":

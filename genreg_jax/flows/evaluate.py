@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_result(count, result)
         print(about)
 
-    return through(command)
+    return through(command, compiles=True)
 
 
 if __name__ == "__main__":
