@@ -1,5 +1,6 @@
 """ImageNet's networks are torch's; a run starts from their weights and trains what it should."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -204,12 +205,32 @@ def test_both_depthwise_convolutions_are_one_function(shape, size, stride):
     expected = depthwise._grouped(x, kernel, stride)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     weights = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
-    gradients = [
-        jax.grad(lambda x, k, f=f: (f(x, k, stride) * weights).sum(), (0, 1))(x, kernel)
-        for f in (depthwise._shifted, depthwise._grouped)
+    tangents = tuple(jnp.asarray(rng.normal(size=a.shape), jnp.float32) for a in (x, kernel))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(form, x, kernel):
+        """Of one argument and both, forward, backward, and either of the other."""
+        f = lambda x, k: form(x, k, stride)
+        loss = lambda x, k: (jnp.sin(f(x, k)) * weights).sum()
+        gradient = jax.grad(loss, (0, 1))
+        along = lambda x, k: jax.jvp(loss, (x, k), tangents)[1]
+        return (
+            jax.grad(loss)(x, kernel),
+            jax.grad(loss, 1)(x, kernel),
+            gradient(x, kernel),
+            jax.jvp(f, (x, kernel), tangents)[1],
+            jax.jvp(lambda x: f(x, kernel), (x,), tangents[:1])[1],
+            jax.jvp(gradient, (x, kernel), tangents)[1],
+            jax.grad(along, (0, 1))(x, kernel),
+            jax.vmap(jax.grad(lambda k, x: f(x, k).sum()), (None, 0))(kernel, x[:, None]),
+        )
+
+    both = [
+        jax.tree.leaves(derivatives(form, x, kernel))
+        for form in (depthwise._shifted, depthwise._grouped)
     ]
-    for a, b in zip(*gradients):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1, np.abs(b).max()))
 
 
 def test_depthwise_convolution_refuses_other_shapes():

@@ -8,6 +8,7 @@ models. Names of the layers are those under which its ImageNet weights are found
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from genreg_jax.models.depthwise import DepthwiseConv
@@ -77,33 +78,55 @@ class EfficientNet(nn.Module):
                 name=name,
             )(x)
 
-        def conv(x, width, size, stride, name):
-            return nn.Conv(
-                width,
-                (size, size),
-                strides=stride,
-                padding="SAME",
-                use_bias=False,
-                dtype=self.dtype,
-                kernel_init=he_normal,
-                name=name,
-            )(x)
+        def conv(x, width, name):
+            return PointwiseConv(width, self.dtype, name=name)(x)
 
-        x = nn.relu6(norm(conv(x, self.stem, 3, 2, "conv_stem"), "norm_stem"))
+        x = nn.Conv(
+            self.stem,
+            (3, 3),
+            strides=2,
+            padding="SAME",
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=he_normal,
+            name="conv_stem",
+        )(x)
+        x = nn.relu6(norm(x, "norm_stem"))
         number = 0
         for stage in self.stages:
             for block in range(stage.blocks):
                 name, entering = f"block{number}", x
                 if stage.expansion > 1:
-                    x = conv(x, stage.expansion * x.shape[-1], 1, 1, f"{name}_expand")
+                    x = conv(x, stage.expansion * x.shape[-1], f"{name}_expand")
                     x = nn.relu6(norm(x, f"{name}_expand_norm"))
                 stride = stage.stride if block == 0 else 1
                 x = DepthwiseConv(stage.kernel, stride, self.dtype, name=f"{name}_depthwise")(x)
                 x = nn.relu6(norm(x, f"{name}_depthwise_norm"))
-                x = norm(conv(x, stage.width, 1, 1, f"{name}_project"), f"{name}_project_norm")
+                x = norm(conv(x, stage.width, f"{name}_project"), f"{name}_project_norm")
                 if stride == 1 and x.shape == entering.shape:
                     x = x + entering
                 number += 1
-        x = nn.relu6(norm(conv(x, self.width, 1, 1, "conv_head"), "norm_head"))
+        x = nn.relu6(norm(conv(x, self.width, "conv_head"), "norm_head"))
         embedding = jnp.mean(x, axis=(1, 2)).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(embedding), embedding
+
+
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution without bias, as the matrix product that it is.
+
+    XLA's gradients of the convolution are slower on CPU.
+
+    Attributes:
+      features: output channels.
+      dtype: computation dtype.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H, W, features]`."""
+        shape = (1, 1, x.shape[-1], self.features)
+        kernel = self.param("kernel", he_normal, shape, jnp.float32)
+        return x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype)
