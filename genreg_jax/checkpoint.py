@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -153,7 +154,7 @@ class CheckpointReader:
         """Steps from the newest on, each once, as they are in the directory at that moment."""
         seen = set()
         # A step that is being written has a longer name, until all of it is there.
-        while left := {int(n) for n in _names(self._directory) if n.isdecimal()} - seen:
+        while left := {int(n) for n in _names(self._directory) if _is_step(n)} - seen:
             seen.add(max(left))
             yield max(left)
 
@@ -224,8 +225,10 @@ class Checkpoints(CheckpointReader):
     def __init__(self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = say):
         super().__init__(directory, note=note)
         self._keep = keep
+        self._home = _identity(self._directory.parent)
         if not is_first():
             return
+        self._set_odd_names_aside()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -255,15 +258,18 @@ class Checkpoints(CheckpointReader):
 
         Raises:
           UserError: it, or the save before it, could not be written; what was saved earlier is
-            whole.
+            whole. Or the folder is no longer the one it was: it, or that above it, has been
+            removed, moved or replaced.
         """
         if not is_first():
             return
+        self._check_home()
         tree = on_one_device(tree)
         record = {"extra": extra, "leaves": _fingerprints(tree)}
         tree = jax.tree.map(np.asarray, _with_key_data(tree))
         try:
             self._make_room()
+            self._home = self._home or _identity(self._directory.parent)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -273,6 +279,15 @@ class Checkpoints(CheckpointReader):
             )
         except Exception as error:
             raise self._not_written(error) from error
+
+    def _check_home(self) -> None:
+        home = _identity(self._directory.parent)
+        if self._home not in (None, home):
+            raise UserError(
+                f"The folder {self._directory.parent} was removed, moved or replaced while a run "
+                "wrote to it. The run has ended, and nothing more was written. What it saved is "
+                "where that folder is now; the same command goes on there, or starts afresh."
+            )
 
     def _make_room(self) -> None:
         """Fails where a step's folder could not be made.
@@ -297,12 +312,23 @@ class Checkpoints(CheckpointReader):
         except Exception as error:
             raise self._not_written(error) from error
 
-    def _damaged(self, step: int, reason: str) -> None:
-        target = self._directory.with_name(f"{self._directory.name}_damaged") / str(step)
+    def _set_odd_names_aside(self) -> None:
+        """Moves what orbax would take for a step, maybe a later one than all, and no run writes."""
+        for name in _names(self._directory):
+            if _is_number(name) and not _is_step(name):
+                target = self._move_away(name)
+                self._note(f"{self._directory / name} is no checkpoint. It was moved to {target}.")
+
+    def _move_away(self, name: str) -> Path:
+        target = self._directory.with_name(f"{self._directory.name}_damaged") / name
         while target.exists():
             target = target.with_name(f"{target.name}_again")
         target.parent.mkdir(exist_ok=True)
-        (self._directory / str(step)).rename(target)
+        (self._directory / name).rename(target)
+        return target
+
+    def _damaged(self, step: int, reason: str) -> None:
+        target = self._move_away(str(step))
         self._manager.reload()
         self._note(
             f"The checkpoint of step {step} in {self._directory} is damaged: {reason}. It was "
@@ -322,11 +348,32 @@ class Checkpoints(CheckpointReader):
         )
 
 
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What a folder is, whatever it is called; None where there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _names(directory: Path) -> list[str]:
     try:
         return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _is_step(name: str) -> bool:
+    """Whether a name is that of a step, as a run writes it."""
+    return re.fullmatch("0|[1-9][0-9]{0,17}", name) is not None
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return int(name) is not None
+    except ValueError:
+        return False
 
 
 def _line(error: Exception) -> str:

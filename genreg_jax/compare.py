@@ -26,6 +26,7 @@ from genreg_jax.errors import UserError
 from genreg_jax.logs import read_json, read_summary
 from genreg_jax.report.html import flatten
 from genreg_jax.settings import Settings
+from genreg_jax.workdir import check_summary_of
 
 # Result in a summary, its head, and what it is multiplied by.
 RESULTS = (
@@ -78,6 +79,7 @@ def compare(workdirs: Sequence[str | Path]) -> list[dict[str, str]]:
             )
         summary = read_summary(workdir)
         settings = from_config(read_json(workdir / "config.json"))
+        check_summary_of(settings, summary, workdir)
         used = (summary.get("flow") or {}).get("hash", "") if settings.flow.workdir else ""
         values = flatten(
             identity(settings, flow_hash=used, init_hash=summary.get("init_hash") or "")

@@ -1,6 +1,5 @@
 """A run's parts read back from its workdir, which is not changed."""
 
-import dataclasses
 import os
 import shlex
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from genreg_jax import flows
 from genreg_jax.build import classifier, flow_of
 from genreg_jax.checkpoint import CheckpointReader, named
-from genreg_jax.config import config_hash, from_config
+from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
 from genreg_jax.errors import UserError
@@ -21,6 +20,7 @@ from genreg_jax.logs import read_json
 from genreg_jax.models.frozen import HEAD
 from genreg_jax.models.pretrained import ORIGINS, read_weights, weights_file
 from genreg_jax.settings import FlowSettings, Settings
+from genreg_jax.workdir import check_same_config
 
 
 class Classifier(NamedTuple):
@@ -96,14 +96,7 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
             "; leave it out."
         )
     settings = from_config(read_json(workdir / "config.json"))
-    # A run that has just been given more epochs has its last checkpoint from before.
-    epochs = run.get("epochs", settings.train.epochs)
-    then = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=epochs))
-    if run.get("config_hash") not in (None, config_hash(then)):
-        raise UserError(
-            f"{workdir / 'config.json'} is not the config that the run was trained with. Put the "
-            "file back."
-        )
+    check_same_config(run, settings, workdir)
     names, shape = tuple(run["class_names"]), tuple(run["image_shape"])
     if model is None:
         blank = [0.0] * shape[-1]  # the statistics are restored with the state

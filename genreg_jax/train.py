@@ -123,7 +123,7 @@ def train_and_evaluate(
         return finished
     try:
         with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(own_folder(Path(workdir)))
+            folder = stack.enter_context(own_folder(Path(workdir).absolute()))
             start = lambda: stack.enter_context(workdirs.start(folder, settings))
             return _run(settings, folder, dataset, own, callbacks, command, start)
     except OSError as error:
@@ -211,9 +211,9 @@ def _run(
         if restored is not None:
             state, best = replicate(mesh, restored[1])
             extra = restored[2]
+            workdirs.check_same_run(extra["run"], settings, own, workdir)
             fingerprint = extra.get("fingerprint")
             workdirs.check_same_data(extra["subset_hash"], dataset, workdir, fingerprint)
-            workdirs.check_same_own(extra["run"].get("own"), own, workdir)
             origin = "model.pretrained" if settings.model.pretrained else "model.init_from"
             for part, setting, key, now in (
                 ("flow", "flow.workdir", "flow_hash", flow_hash),

@@ -108,8 +108,8 @@ def claim(workdir: Path, settings: Settings) -> Summary | None:
         return None
     number = (int, float, type(None))
     if settings.flow_only:
-        return read_summary(workdir, test_bits_per_dim=number)
-    return read_summary(workdir, test_accuracy=number, flow=(dict, type(None)))
+        return read_summary(workdir, subset_hash=str, test_bits_per_dim=number)
+    return read_summary(workdir, subset_hash=str, test_accuracy=number, flow=(dict, type(None)))
 
 
 def _more_epochs(there: Settings, settings: Settings) -> bool:
@@ -145,6 +145,7 @@ def check_finished(
       dataset: images of the caller's own.
       own: parts of the caller's own.
     """
+    check_summary_of(settings, summary, workdir)
     check_same_own(summary.get("own"), own or {}, workdir)
     of_arrays = summary.get("dataset") not in (None, settings.data.name)
     if dataset is None and of_arrays:
@@ -170,6 +171,17 @@ def check_finished(
         check_same_part("classifier", "model.pretrained", summary.get("init_hash"), now, workdir)
     if settings.train.progress and is_first():
         print(f"the run in {workdir} is finished: this is its result, nothing was trained")
+
+
+def check_summary_of(settings: Settings, summary: dict[str, Any], workdir: Path) -> None:
+    """Refuses the summary of a run with other settings than those of its config.json."""
+    used = (summary.get("flow") or {}).get("hash") if settings.flow.workdir else ""
+    here = config_hash(settings, flow_hash=used or "", init_hash=summary.get("init_hash") or "")
+    if summary.get("config_hash") not in (None, here):
+        raise UserError(
+            f"{workdir / 'config.json'} is not the config that the result in summary.json is of. "
+            "Put the file back."
+        )
 
 
 def _names_another_folder(workdir: Path, settings: Settings) -> bool:
@@ -224,27 +236,31 @@ def _lock(workdir: Path) -> Iterator[None]:
     except ImportError:  # Windows, where a file that is open cannot be replaced anyway
         yield
         return
-    with open(workdir / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"Another program writes to the workdir {workdir}: {file.read() or 'unknown'}. "
-                "Nothing was changed. Wait until it has ended, or stop it (Ctrl-C there saves the "
-                "update at hand) and run this command again; or choose another workdir."
-            ) from None
-        except OSError:
-            yield  # a file system without locks
-            return
-        file.truncate(0)
+    path = workdir / ".lock"
+    with contextlib.ExitStack() as stack:
+        # The folder too, for the file may be removed meanwhile; some file systems lock files only.
+        for name, flags in ((workdir, os.O_RDONLY), (path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)):
+            opened = os.open(name, flags, 0o666)
+            stack.callback(os.close, opened)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = path.read_text("utf-8", "replace") if path.is_file() else ""
+                raise UserError(
+                    f"Another program writes to the workdir {workdir}: {holder or 'unknown'}. "
+                    "Nothing was changed. Wait until it has ended, or stop it (Ctrl-C there saves "
+                    "the update at hand) and run this command again; or choose another workdir."
+                ) from None
+            except OSError:
+                pass  # a file system without locks
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}")
-        file.flush()
+        who = f"process {os.getpid()} on {socket.gethostname()}, since {now}"
+        os.truncate(opened, 0)
+        os.write(opened, who.encode("utf-8", "replace"))
         try:
             yield
         finally:
-            file.truncate(0)
+            os.truncate(opened, 0)
 
 
 def finish(
@@ -316,6 +332,32 @@ def check_same_data(
                 f"and those of now have {now[:12]}. Nothing was changed; restore the data it was "
                 "trained on, or choose a new workdir for these."
             )
+
+
+def check_same_config(run: dict[str, Any], settings: Settings, workdir: Path) -> None:
+    """Refuses settings that are not those of a run's last checkpoint, but for the epochs.
+
+    Args:
+      run: what the checkpoint says of the run.
+      settings: those of its config.json.
+      workdir: of the run.
+    """
+    # A run that has just been given more epochs has its last checkpoint from before.
+    epochs = run.get("epochs", settings.train.epochs)
+    then = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=epochs))
+    if run.get("config_hash") not in (None, config_hash(then)):
+        raise UserError(
+            f"{workdir / 'config.json'} is not the config that the run was trained with. Put the "
+            "file back."
+        )
+
+
+def check_same_run(
+    run: dict[str, Any], settings: Settings, own: dict[str, Any], workdir: Path
+) -> None:
+    """`check_same_config` and `check_same_own` of what a checkpoint says of its run."""
+    check_same_config(run, settings, workdir)
+    check_same_own(run.get("own"), own, workdir)
 
 
 def check_same_own(stored: Any, own: dict[str, Any], workdir: Path) -> None:

@@ -306,6 +306,35 @@ def test_a_checkpoint_that_a_killed_program_had_half_removed_goes(tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["1", "2"]
 
 
+@pytest.mark.parametrize("name", ["٣", "007", "9" * 200, "+5"])
+def test_only_names_that_a_run_writes_are_steps(tmp_path, name):
+    (tmp_path / "a" / name).mkdir(parents=True)
+    with CheckpointReader(tmp_path / "a") as checkpoints:
+        assert checkpoints.restore(None) is None
+    said = []
+    for step in (1, 2):
+        with Checkpoints(tmp_path / "a", note=said.append) as checkpoints:
+            checkpoints.save(step, {"a": np.arange(3)}, {})
+    with Checkpoints(tmp_path / "a") as checkpoints:
+        assert checkpoints.restore(None)[0] == 2
+    assert len(said) == 1 and f"moved to {tmp_path / 'a_damaged' / name}." in said[0]
+
+
+def test_a_folder_that_is_replaced_meanwhile_is_not_written_to(tmp_path):
+    with (
+        pytest.raises(UserError, match="was removed, moved or replaced while a run wrote to it"),
+        Checkpoints(tmp_path / "run" / "a") as checkpoints,
+    ):
+        checkpoints.save(1, {"a": np.arange(3)}, {})
+        checkpoints.wait()
+        (tmp_path / "run").rename(tmp_path / "moved")
+        (tmp_path / "run").mkdir()
+        checkpoints.save(2, {"a": np.arange(3)}, {})
+    assert not list((tmp_path / "run").iterdir())
+    with CheckpointReader(tmp_path / "moved" / "a") as checkpoints:
+        assert checkpoints.restore(None)[0] == 1
+
+
 def test_only_what_follows_a_reported_error_is_not_printed(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)

@@ -11,6 +11,7 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import compare, logs
+from genreg_jax.config import config_hash, from_config
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def _copy(run, folder, **changes):
     for name, value in changes.pop("config", {}).items():
         config[name] |= value
     (folder / "config.json").write_text(json.dumps(config))
+    changes = {"config_hash": config_hash(from_config(config)), **changes}
     summary = json.loads((folder / "summary.json").read_text()) | changes
     summary.pop("checksum")
     (folder / "summary.json").write_text(json.dumps(summary | {"checksum": logs.checksum(summary)}))

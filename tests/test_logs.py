@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import struct
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import types
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -370,6 +372,48 @@ def test_provenance(tmp_path):
     assert set(found["versions"]) == {"python", *logs.PACKAGES}
     assert found["versions"]["jax"] and found["device"]["count"] >= 1
     assert set(found["device"]) == {"platform", "kind", "count"}
+
+
+def test_what_changes_numbers_is_compared_where_both_records_know_it(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    before = logs.provenance()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_dump_to=/home/me")
+    with jax.numpy_dtype_promotion("strict"):
+        now = logs.provenance()
+    assert logs.changes(before, now) == [
+        "jax_numpy_dtype_promotion: standard -> strict",
+        "XLA_FLAGS: none -> --xla_cpu_enable_fast_math=true",
+    ]
+    del before["numerics"]["XLA_FLAGS"], before["versions"]["pillow"]  # of an earlier version
+    assert len(logs.changes(before, now)) == 1
+
+
+def test_a_file_of_a_workdir_that_is_none_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    os.mkfifo(tmp_path / "summary.json")
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    for read in (
+        lambda: read_metrics(tmp_path),
+        lambda: logs.read_summary(tmp_path),
+        lambda: logs.read_json(tmp_path / "config.json"),
+    ):
+        with pytest.raises(UserError, match="is no plain file"):
+            read()
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(2**28)
+    with pytest.raises(UserError, match="has 268,435,456 bytes, and at most"):
+        logs.read_json(tmp_path / "large.json")
+
+
+def test_a_summary_without_a_checksum_is_read_only_with_its_types(tmp_path):
+    whole = {"subset_hash": "a", "own": ["model"], "flow": {"hash": "b"}, "test_accuracy": 0.5}
+    wrong = {"own": [[]], "flow": {"hash": 3}, "test_accuracy": "x", "validation_examples": "x"}
+    logs.write_json(tmp_path / "summary.json", whole)
+    assert logs.read_summary(tmp_path) == whole
+    for name, value in wrong.items():
+        logs.write_json(tmp_path / "summary.json", {**whole, name: value})
+        with pytest.raises(UserError, match="is damaged: its "):
+            logs.read_summary(tmp_path)
 
 
 def test_commit_is_of_the_packages_own_checkout(tmp_path, monkeypatch):

@@ -243,6 +243,21 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
     assert "4 files are left out: linked (a link to a folder)" in said and "loose.png" in said
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
+    photographs(tmp_path, classes=("cat", "dog", "owl"))
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("owl"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    dataset = gr.data.from_folder(tmp_path, image_size=8)
+    assert dataset.class_names == ("cat", "dog")
+    assert "1 files are left out: owl (Permission denied)" in capsys.readouterr().err
+
+
 def test_pictures_that_cannot_be_read_are_named_together_or_skipped(tmp_path, capsys):
     photographs(tmp_path, classes=("a", "b"), count=8)
     for name in ("x.png", "y.jpg"):

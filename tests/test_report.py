@@ -342,6 +342,9 @@ def test_unfinished_and_damaged_runs(workdir, capsys):
         report.regenerate(workdir)
     assert page.main(["--workdir", str(workdir)]) == 1
     assert "summary.json" in capsys.readouterr().err
+    logs.write_json(workdir / "summary.json", {"test_accuracy": 0.9, "checksum": "0123"})
+    with pytest.raises(UserError, match="its checksum does not fit"):
+        report.regenerate(workdir)
     (workdir / "summary.json").unlink()
     (workdir / "samples" / "real.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"real\.png"):
@@ -361,6 +364,11 @@ def test_a_report_written_again_shows_no_picture_from_outside(workdir, tmp_path_
         (workdir / "report.json").write_text(json.dumps({**written, "figures": [["", name]]}))
         with pytest.raises(UserError, match="which is not in the workdir"):
             report.regenerate(workdir)
+    (workdir / "report.json").unlink()
+    (workdir / "samples" / "real.png").unlink()
+    (workdir / "samples" / "real.png").symlink_to(secret)
+    page = _Page(report.regenerate(workdir).read_text(encoding="utf-8"))
+    assert (4, 4) not in [picture.shape for picture in page.pictures()]
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

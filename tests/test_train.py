@@ -22,8 +22,9 @@ import numpy as np
 import pytest
 
 import genreg_jax as gr
-from genreg_jax import build, epoch, train
+from genreg_jax import build, epoch, logs, train
 from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.compare import compare
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.devices import connect, data_mesh
@@ -988,6 +989,36 @@ def test_what_a_callback_raises_ends_the_run_and_it_continues(tmp_path):
     run(tmp_path / "a")
     run(tmp_path / "b")
     assert metric_lines(tmp_path / "a") == metric_lines(tmp_path / "b")
+
+
+def test_a_callback_may_go_to_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    run("here", callbacks=[lambda *_: os.chdir(tmp_path / "elsewhere")])
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert (tmp_path / "here" / "summary.json").exists()
+
+
+def test_a_workdir_that_is_removed_or_moved_meanwhile_is_not_made_again(tmp_path):
+    with pytest.raises(gr.UserError, match="was removed, moved or replaced while a run wrote"):
+        run(tmp_path / "a", callbacks=[lambda *_: shutil.rmtree(tmp_path / "a")])
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_config_file_that_was_changed_makes_no_other_run_of_it(tmp_path, monkeypatch):
+    other = small(optimizer={"learning_rate": 0.25})
+    interrupted_points(tmp_path / "a", monkeypatch)
+    run(tmp_path / "b")
+    for workdir in (tmp_path / "a", tmp_path / "b"):
+        there = json.loads((workdir / "config.json").read_text())
+        there["optimizer"]["learning_rate"] = 0.25
+        logs.write_json(workdir / "config.json", there)
+        before = {name: value for name, value in hashes(workdir).items() if name != ".lock"}
+        with pytest.raises(gr.UserError, match=r"config\.json is not the config that the r"):
+            run(workdir, other)
+        assert before.items() <= hashes(workdir).items()
+    with pytest.raises(gr.UserError, match="config.json is not the config that the result"):
+        compare([tmp_path / "b"])
 
 
 def epochs(number):

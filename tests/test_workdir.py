@@ -40,6 +40,24 @@ def test_a_second_writer_is_refused_with_the_first_one_s_name_and_changes_nothin
         pass
 
 
+def test_a_removed_lock_file_lets_no_second_writer_in(tmp_path):
+    with workdirs.start(tmp_path, SETTINGS):
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(UserError, match="Another program writes to the workdir"):
+            workdirs.start(tmp_path, SETTINGS)
+    with workdirs.start(tmp_path, SETTINGS):
+        pass
+
+
+def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path):
+    (tmp_path / "mine").write_text("thesis")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        workdirs.start(tmp_path / "run", SETTINGS)
+    assert (tmp_path / "mine").read_text() == "thesis"
+
+
 def test_a_killed_writer_holds_nothing(tmp_path):
     program = [sys.executable, "-c", HOLD, tmp_path / "run"]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -346,7 +346,10 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
     def leads_out(path: str) -> bool:
         return os.path.commonpath([root, os.path.realpath(path)]) != root
 
-    for here, folders, names in os.walk(folder):
+    def not_read(error: OSError) -> None:
+        left_out.append(f"{os.path.relpath(error.filename, folder)} ({error.strerror})")
+
+    for here, folders, names in os.walk(folder, onerror=not_read):
         for name in sorted(folders):
             if os.path.islink(os.path.join(here, name)):
                 left_out.append(f"{_relative(here, name, folder)} (a link to a folder)")

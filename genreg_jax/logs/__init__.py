@@ -2,6 +2,7 @@
 
 from genreg_jax.logs.files import (
     check_new_folder,
+    read_bytes,
     read_json,
     remove_unfinished,
     to_json,
@@ -27,6 +28,7 @@ __all__ = [
     "checksum",
     "format_seconds",
     "provenance",
+    "read_bytes",
     "read_json",
     "read_metrics",
     "read_summary",

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from genreg_jax.errors import UserError
 
 _DEEPEST = 32  # levels of a JSON text
+MOST_BYTES = 2**27  # of a file that is read in one piece
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
@@ -66,18 +68,62 @@ def read_json(path: str | os.PathLike, **types: Any) -> dict[str, Any]:
       {'seed': 3}
     """
     try:
-        obj = parse_json(Path(path).read_text(encoding="utf-8"))
+        obj = parse_json(read_bytes(path).decode())
     except ValueError as error:
         raise UserError(
             f"{path} is damaged: {str(error).rstrip('.')}. Put the file back."
         ) from None
     if not isinstance(obj, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object, but {type(obj).__name__}.")
-    for name, allowed in types.items():
-        if name not in obj or not isinstance(obj[name], allowed):
-            found = repr(obj[name])[:60] if name in obj else "absent"
-            raise UserError(f"{path} is damaged: its {name!r} is {found}. Put the file back.")
+    for name in types:
+        if name not in obj:
+            raise UserError(f"{path} is damaged: its {name!r} is absent. Put the file back.")
+    check_types(path, obj, types)
     return obj
+
+
+def check_types(path: str | os.PathLike, obj: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Refuses an entry of a file's object that has another type, with a `UserError`.
+
+    Args:
+      path: The file.
+      obj: What it holds.
+      types: Name of an entry that there may be to the type, or the types, that it then has.
+    """
+    for name, allowed in types.items():
+        if name in obj and not isinstance(obj[name], allowed):
+            raise UserError(
+                f"{path} is damaged: its {name!r} is {repr(obj[name])[:60]}. Put the file back."
+            )
+
+
+def read_bytes(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+    """What a file of a workdir holds, which may come from anywhere.
+
+    Args:
+      path: The file.
+      most: Bytes that are read.
+
+    Raises:
+      UserError: it is no plain file, such as a pipe, for which one could wait for ever, or too
+        large to be what a run has written.
+
+    Example:
+      >>> read_bytes("/dev/null")
+      Traceback (most recent call last):
+        ...
+      genreg_jax.errors.UserError: /dev/null is no plain file. Put back what the run has written.
+    """
+    # Not opened before it is known: opening a pipe waits for its writer.
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no plain file. Put back what the run has written.")
+    if status.st_size > most:
+        raise UserError(
+            f"{path} has {status.st_size:,} bytes, and at most {most:,} are read. Put back what "
+            "the run has written."
+        )
+    return Path(path).read_bytes()
 
 
 def parse_json(text: str) -> Any:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from genreg_jax.errors import UserError
-from genreg_jax.logs.files import parse_json, to_json, write_atomically
+from genreg_jax.logs.files import parse_json, read_bytes, to_json, write_atomically
 
 # Trainings that run before the classifier's in the same workdir and count their own steps.
 PHASES = ("flow",)
@@ -117,8 +117,12 @@ class MetricWriter:
     def __enter__(self) -> MetricWriter:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            if kind is None:  # else what has happened first is said, such as a folder that is gone
+                raise
 
     def _write_csv(self) -> None:
         lines = read_metrics(self._workdir)
@@ -188,7 +192,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
-    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    texts = read_bytes(path, most=2**31).decode(errors="replace").split("\n")
     if texts[-1] == "":
         texts.pop()
     lines = []

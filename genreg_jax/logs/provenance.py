@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import platform
 import subprocess
@@ -20,6 +21,8 @@ PACKAGES = (
     "orbax-checkpoint",
     "genreg-jax",
     "numpy",
+    "dm-pix",
+    "pillow",
 )
 # Settings of JAX that change numbers.
 NUMERICS = (
@@ -27,7 +30,16 @@ NUMERICS = (
     "jax_threefry_partitionable",
     "jax_enable_x64",
     "jax_default_matmul_precision",
+    "jax_random_seed_offset",
+    "jax_numpy_dtype_promotion",
+    "jax_softmax_custom_jvp",
+    "jax_high_dynamic_range_gumbel",
+    "jax_disable_most_optimizations",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
 )
+# Environment variables with options of the compiler and of the device's libraries.
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def provenance() -> dict[str, Any]:
@@ -35,10 +47,10 @@ def provenance() -> dict[str, Any]:
 
     Returns:
       `versions` (package name to version, None where one is not installed), `device` (`platform`,
-      `kind`, `count`), `numerics` (settings of JAX that change numbers) and `commit`: of the
-      checkout that the package lies in, with `-dirty` behind it if tracked Python files were
-      changed, None for an installed wheel or without git. Nothing that identifies the machine or
-      its user.
+      `kind`, `count`), `numerics` (settings of JAX and of the compiler that change numbers) and
+      `commit`: of the checkout that the package lies in, with `-dirty` behind it if tracked Python
+      files were changed, None for an installed wheel or without git. Nothing that identifies the
+      machine or its user.
 
     Example:
       >>> sorted(provenance())
@@ -55,7 +67,10 @@ def provenance() -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
-        "numerics": {name: getattr(jax.config, name) for name in NUMERICS},
+        "numerics": {
+            **{name: _plain(getattr(jax.config, name, None)) for name in NUMERICS},
+            **{name: _options(os.environ.get(name, "")) for name in VARIABLES},
+        },
         "commit": _commit(Path(__file__).resolve().parents[1]),
     }
 
@@ -63,7 +78,8 @@ def provenance() -> dict[str, Any]:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What two records of `provenance` differ in that changes numbers, a line each.
 
-    The number of devices, Python's version and the commit are not compared.
+    The number of devices, Python's version and the commit are not compared, nor what one of the
+    two, of another version of this package, does not know.
 
     Example:
       >>> now = provenance()
@@ -73,15 +89,30 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     sides = [
         {
-            **{name: record["versions"].get(name) for name in PACKAGES if name != "genreg-jax"},
+            **record["versions"],
             "platform": record["device"]["platform"],
             **record["numerics"],
         }
         for record in (before, now)
     ]
-    names = dict.fromkeys([*sides[0], *sides[1]])
-    values = [(name, *(side.get(name) for side in sides)) for name in names]
-    return [f"{name}: {old} -> {new}" for name, old, new in values if old != new]
+    names = [name for name in sides[1] if name in sides[0] and name not in ("python", "genreg-jax")]
+    values = [(name, *(side[name] for side in sides)) for name in names]
+    return [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in values if old != new]
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in ("", None) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A setting of JAX as JSON has it."""
+    return value.name.lower() if isinstance(value, enum.Enum) else value
+
+
+def _options(text: str) -> str:
+    """The options of a compiler's variable, but for paths and for how many devices there are."""
+    options = [o for o in text.split() if "/" not in o and "device_count" not in o]
+    return " ".join(sorted(options))
 
 
 def _version(package: str) -> str | None:

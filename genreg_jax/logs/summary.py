@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genreg_jax.errors import UserError
-from genreg_jax.logs.files import read_json, to_json
+from genreg_jax.logs.files import check_types, read_json, to_json
 from genreg_jax.logs.progress import format_seconds
 
 
@@ -31,6 +31,22 @@ class Summary(dict[str, Any]):
         return f"Summary({self.get('name')} on {self.get('dataset')}: {', '.join(parts)})"
 
 
+_NUMBER = (int, float, type(None))
+_COUNT = (int, type(None))
+_TEXT = (str, type(None))
+# What is read back of a summary; an earlier version may not have written some of it.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("test_accuracy", "validation_accuracy", "test_bits_per_dim"), _NUMBER),
+    **dict.fromkeys(("steps", "seed", "validation_examples", "test_examples"), _COUNT),
+    **dict.fromkeys(("name", "dataset", "fingerprint", "config_hash", "init_hash"), _TEXT),
+    "checksum": str,
+    "subset_hash": str,
+    "own": (list, type(None)),
+    "flow": (dict, type(None)),
+    "seconds": _NUMBER,
+}
+
+
 def read_summary(workdir: Path, **types: Any) -> Summary:
     """The summary of a finished run, whose checksum is verified; `types` as of `read_json`.
 
@@ -38,7 +54,11 @@ def read_summary(workdir: Path, **types: Any) -> Summary:
       UserError: it is damaged.
     """
     path = workdir / "summary.json"
-    summary = read_json(path, subset_hash=str, **types)
+    summary = read_json(path, **types)
+    check_types(path, summary, _TYPES)
+    check_types(path, summary.get("flow") or {}, {"hash": _TEXT})
+    own = {str(i): name for i, name in enumerate(summary.get("own") or ())}
+    check_types(path, own, dict.fromkeys(own, str))
     if summary.get("checksum", "") not in ("", checksum(summary)):
         raise UserError(
             f"{path} is damaged: its checksum does not fit the rest of it. Put the file back, or "

@@ -21,8 +21,10 @@ from genreg_jax.door import through
 from genreg_jax.errors import UserError
 from genreg_jax.logs import (
     format_seconds,
+    read_bytes,
     read_json,
     read_metrics,
+    read_summary,
     to_json,
     write_atomically,
     write_json,
@@ -199,7 +201,7 @@ def regenerate(workdir: str | os.PathLike) -> Path:
         for name in ("config.json", "report.json")
     )
     finished = (workdir / "summary.json").exists()
-    summary = read_json(workdir / "summary.json") if finished else {}
+    summary = read_summary(workdir) if finished else {}
     check_extras(workdir / "report.json", extras)
     extras = {"title": workdir.resolve().name, **extras}
     if not finished:
@@ -373,18 +375,26 @@ def _reproduction(command: str | None, summary: Mapping[str, Any]) -> str:
 
 
 def _sample_figures(workdir: Path) -> list[Figure]:
-    """Finds `samples/*.png`; of a series `name_000100.png`, `name_000200.png`, only the last."""
+    """Finds `samples/*.png`; of a series `name_000100.png`, `name_000200.png`, only the last.
+
+    Links that lead out of the workdir are passed over.
+    """
     series: dict[str, tuple[int, Path]] = {}
     for path in sorted((workdir / "samples").glob("*.png")):
         match = re.fullmatch(r"(.*?)[_-]?(\d+)", path.stem)
         name, number = (match[1] or path.stem, int(match[2])) if match else (path.stem, 0)
         if name not in series or number > series[name][0]:
             series[name] = (number, path)
-    return [(_caption(name, path), path) for name, (_, path) in series.items()]
+    return [
+        (_caption(name, path), path)
+        for name, (_, path) in series.items()
+        if path.resolve().is_relative_to(workdir.resolve())
+    ]
 
 
 def _caption(name: str, path: Path) -> str:
     try:
+        read_bytes(path)  # a pipe would be waited for
         caption = read_caption(path)
     except OSError as error:
         raise UserError(f"{path} is not a picture that can be read: {error}.") from None
@@ -395,7 +405,7 @@ def _pictures(figures: Sequence[Figure]) -> str:
     shown = []
     for caption, path in figures:
         try:
-            data = Path(path).read_bytes()
+            data = read_bytes(path)
         except OSError as error:
             raise UserError(f"The figure {str(path)!r} cannot be read: {error.strerror}.") from None
         shown.append(
