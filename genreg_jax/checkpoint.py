@@ -6,8 +6,6 @@ module adds a checksum per leaf, verified at every restore, and that walk.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,10 +20,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from genreg_jax.devices import from_first, is_first, is_key, on_one_device, shared
+from genreg_jax.devices import from_first, is_first, on_one_device, shared
 from genreg_jax.door import say
 from genreg_jax.errors import UserError
+from genreg_jax.fingerprints import (
+    digest_of,
+    fingerprints,
+    named,
+    type_of,
+    with_key_data,
+    with_keys,
+)
 from genreg_jax.logs import unfinished
+from genreg_jax.records import fits
 
 
 # Of several processes only the first one saves and reads, and does not wait for the others.
@@ -59,11 +66,17 @@ class CheckpointReader:
 
     Args:
       directory: may be missing.
+      shape: what the JSON dicts must be like, as of `genreg_jax.records.fits`; one that is not
+        makes its checkpoint a damaged one.
       note: called with lines for people.
     """
 
-    def __init__(self, directory: str | Path, *, note: Callable[[str], None] = say):
+    def __init__(
+        self, directory: str | Path, *, shape: Any = dict, note: Callable[[str], None] = say
+    ):
         self._directory = Path(directory).absolute()
+        check_path(self._directory)
+        self._shape = shape
         self._note = note
         if not isinstance(sys.unraisablehook, _WithoutOrphans):
             sys.unraisablehook = _WithoutOrphans(sys.unraisablehook)
@@ -97,7 +110,7 @@ class CheckpointReader:
         for step in self._steps():
             record = self._record(step)
             if record is not None:
-                return _digest(record["leaves"])[:12]
+                return digest_of(record["leaves"])[:12]
         return None
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -127,7 +140,7 @@ class CheckpointReader:
     def _restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         abstract = None
         if like is not None:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _with_key_data(like))
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, with_key_data(like))
         if like is not None and jax.process_count() > 1:  # orbax must not wait for the others
             abstract = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract)
         for step in self._steps():
@@ -142,12 +155,12 @@ class CheckpointReader:
             except Exception as error:
                 self._damaged(step, f"orbax cannot read it ({_line(error)})")
                 continue
-            found = {name: leaf[2] for name, leaf in _fingerprints(tree).items()}
+            found = {name: leaf[2] for name, leaf in fingerprints(tree).items()}
             changed = [n for n, leaf in record["leaves"].items() if found.get(n) != leaf[2]]
             if changed:
                 self._damaged(step, f"the checksum of {changed[0]} is wrong")
                 continue
-            return step, tree if like is None else _with_keys(tree, like), record["extra"]
+            return step, tree if like is None else with_keys(tree, like), record["extra"]
         return None
 
     def _steps(self) -> Iterator[int]:
@@ -170,7 +183,8 @@ class CheckpointReader:
         """The verified record of a step, None if it is damaged."""
         try:
             record = dict(self._read(step, record=ocp.args.JsonRestore())["record"])
-            return record if record.pop("digest") == _digest(record) else None
+            right = record.pop("digest") == digest_of(record) and fits(record["extra"], self._shape)
+            return record if right else None
         except Exception:
             return None
 
@@ -185,7 +199,7 @@ class CheckpointReader:
             )
 
     def _check_same_arrays(self, step: int, saved: dict[str, list], like: Any) -> None:
-        wanted = {name: _type(leaf) for name, leaf in named(like)}
+        wanted = {name: type_of(leaf) for name, leaf in named(like)}
         stored = {name: leaf[:2] for name, leaf in saved.items()}
         if stored != wanted:
             names = [n for n in {**stored, **wanted} if stored.get(n) != wanted.get(n)]
@@ -208,6 +222,7 @@ class Checkpoints(CheckpointReader):
     Args:
       directory: created when the first checkpoint is saved.
       keep: number of most recent checkpoints kept.
+      shape: as of `CheckpointReader`.
       note: called with lines for people.
 
     Example:
@@ -222,8 +237,16 @@ class Checkpoints(CheckpointReader):
       (3, [0, 1], {'note': 'third'})
     """
 
-    def __init__(self, directory: str | Path, *, keep: int = 2, note: Callable[[str], None] = say):
-        super().__init__(directory, note=note)
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int = 2,
+        shape: Any = dict,
+        note: Callable[[str], None] = say,
+    ):
+        super().__init__(directory, shape=shape, note=note)
+        check_path(self._directory, written=True)
         self._keep = keep
         self._home = _identity(self._directory.parent)
         if not is_first():
@@ -265,8 +288,8 @@ class Checkpoints(CheckpointReader):
             return
         self._check_home()
         tree = on_one_device(tree)
-        record = {"extra": extra, "leaves": _fingerprints(tree)}
-        tree = jax.tree.map(np.asarray, _with_key_data(tree))
+        record = {"extra": extra, "leaves": fingerprints(tree)}
+        tree = jax.tree.map(np.asarray, with_key_data(tree))
         try:
             self._make_room()
             self._home = self._home or _identity(self._directory.parent)
@@ -274,7 +297,7 @@ class Checkpoints(CheckpointReader):
                 step,
                 args=ocp.args.Composite(
                     tree=ocp.args.StandardSave(tree),
-                    record=ocp.args.JsonSave({**record, "digest": _digest(record)}),
+                    record=ocp.args.JsonSave({**record, "digest": digest_of(record)}),
                 ),
             )
         except Exception as error:
@@ -348,6 +371,26 @@ class Checkpoints(CheckpointReader):
         )
 
 
+def check_path(path: Path, *, written: bool = False) -> None:
+    """Refuses a path that orbax would take for another one.
+
+    Args:
+      path: absolute.
+      written: whether checkpoints are to be written there, not read alone.
+
+    Raises:
+      UserError: it would.
+    """
+    # A backslash becomes a slash in tensorstore, the others are patterns where orbax joins files.
+    odd = [c for c in ("\\*?[" if written else "\\") if c in str(path) and c != os.sep]
+    odd += [part for part in path.parts if part in ("gs:", "s3:")]
+    if odd:
+        raise UserError(
+            f"The folder {str(path)!r} has {odd[0]!r} in its path, which checkpoints cannot have. "
+            "Rename it, or choose another one."
+        )
+
+
 def _identity(folder: Path) -> tuple[int, int] | None:
     """What a folder is, whatever it is called; None where there is none."""
     try:
@@ -379,47 +422,3 @@ def _is_number(name: str) -> bool:
 def _line(error: Exception) -> str:
     text = str(error).strip()
     return (text.splitlines()[0][:300] if text else type(error).__name__).rstrip(".")
-
-
-def named(tree: Any) -> list[tuple[str, Any]]:
-    """Leaves by the names of their path, which containers of other types have in common."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
-
-
-def _type(leaf: Any) -> list:
-    return [list(np.shape(leaf)), str(leaf.dtype)]
-
-
-def _with_key_data(tree: Any) -> Any:
-    def data(leaf):
-        if not is_key(leaf):
-            return leaf
-        abstract = isinstance(leaf, jax.ShapeDtypeStruct)
-        return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
-
-    return jax.tree.map(data, tree)
-
-
-def _with_keys(tree: Any, like: Any) -> Any:
-    """The tree with its key data as keys, where `like` has keys."""
-    wrap = jax.random.wrap_key_data
-    return jax.tree.map(lambda a, b: wrap(a) if is_key(b) else a, tree, like)
-
-
-def _fingerprints(tree: Any) -> dict[str, list]:
-    """Name of each leaf to its shape, type and a checksum of its bytes."""
-
-    def data(leaf):
-        leaf = jax.random.key_data(leaf) if is_key(leaf) else leaf
-        return np.ascontiguousarray(leaf).tobytes()
-
-    return {
-        name: [*_type(leaf), hashlib.blake2b(data(leaf), digest_size=16).hexdigest()]
-        for name, leaf in named(tree)
-    }
-
-
-def _digest(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

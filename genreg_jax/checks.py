@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from genreg_jax.errors import UserError
+
 # Decoded and re-encoded pixels may leave [0, 1] by rounding; the logit has room for far more.
 _TOLERANCE = 1e-3
 
@@ -39,8 +41,21 @@ def short(value: Any) -> str:
 
 def check_folder(workdir: Any) -> None:
     """Checks that it can be the folder of a run."""
-    if not isinstance(workdir, str | os.PathLike):
+    if not isinstance(workdir, str | os.PathLike) or not isinstance(os.fspath(workdir), str):
         raise TypeError(f"workdir is {short(workdir)}; it must be the folder of a run.")
+    if not os.fspath(workdir) or not is_text(os.fspath(workdir)):
+        raise UserError(
+            f"The workdir is {short(os.fspath(workdir))}, which cannot be the name of a run's "
+            "folder: that is text, not empty, in UTF-8. Choose another one."
+        )
+
+
+def is_text(value: str) -> bool:
+    """Whether it has neither NUL nor halves of characters, as names in another encoding have."""
+    try:
+        return "\0" not in value and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def as_array(x: Any, name: str, allowed: str) -> jax.Array:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from genreg_jax import models
+from genreg_jax.checks import is_text, short
 from genreg_jax.errors import ConfigError
 from genreg_jax.models.pretrained import ORIGINS, PACKAGES
 from genreg_jax.settings import Settings
@@ -124,6 +125,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r}.", path)
+    if hint is str and not is_text(value):
+        raise ConfigError(f"{path} must be text without NUL, got {short(value)}.", path)
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"{path} must be a finite number, got {value!r}.", path)
     return value

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from genreg_jax.checkpoint import named
 from genreg_jax.contract import to_float
 from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
+from genreg_jax.fingerprints import named
 from genreg_jax.logs import check_new_folder, provenance, to_json, write_atomically
 from genreg_jax.predict import Run, load, say_if_unfinished
 

@@ -6,6 +6,7 @@ A run whose method needs a flow has it from `trained_flow`, as a generator from
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import signal
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from genreg_jax.flows.training import fit
 from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.logs import MetricWriter, Progress, Stages, Summary, provenance
 from genreg_jax.memorisation import memorisation_in_words
+from genreg_jax.records import FLOW, FLOW_TRAINING
 from genreg_jax.report.pictures import write_flow_samples
 from genreg_jax.samples import about_prior
 from genreg_jax.settings import FlowSettings, Settings
@@ -202,7 +204,8 @@ def trained_flow(
     }
     folder, unfinished = Path(s.workdir or workdir) / "flow", workdir / "flow_training"
     # The flow of another run is only read.
-    with CheckpointReader(folder) if s.workdir else Checkpoints(folder, keep=1) as checkpoints:
+    open_folder = CheckpointReader if s.workdir else functools.partial(Checkpoints, keep=1)
+    with open_folder(folder, shape=FLOW) as checkpoints:
         found, restored = checkpoints.extra(), None
         if found is not None:
             _same(found["trained_with"], wanted, folder)
@@ -217,7 +220,7 @@ def trained_flow(
                 "leave it empty to train one here."
             )
         else:
-            with Checkpoints(unfinished, keep=1) as training:
+            with Checkpoints(unfinished, keep=1, shape=FLOW_TRAINING) as training:
                 result = _train(settings, flow, dataset, workdir, augment, note, training, wanted)
             params, extra = result
             extra["trained_with"] = wanted

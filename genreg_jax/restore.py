@@ -11,16 +11,17 @@ import jax.numpy as jnp
 
 from genreg_jax import flows
 from genreg_jax.build import classifier, flow_of
-from genreg_jax.checkpoint import CheckpointReader, named
+from genreg_jax.checkpoint import CheckpointReader
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
 from genreg_jax.errors import UserError
+from genreg_jax.fingerprints import named
 from genreg_jax.logs import read_json
 from genreg_jax.models.frozen import HEAD
 from genreg_jax.models.pretrained import ORIGINS, read_weights, weights_file
-from genreg_jax.settings import FlowSettings, Settings
-from genreg_jax.workdir import check_same_config
+from genreg_jax.records import CLASSIFIER, FLOW, check_known, check_same_config
+from genreg_jax.settings import Settings
 
 
 class Classifier(NamedTuple):
@@ -65,7 +66,7 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
     """
     workdir, restored = Path(workdir), None
     if (workdir / "config.json").exists():
-        with CheckpointReader(workdir / "checkpoints") as checkpoints:
+        with CheckpointReader(workdir / "checkpoints", shape=CLASSIFIER) as checkpoints:
             restored = checkpoints.restore(None)
     if restored is None and _begun(workdir):
         raise UserError(
@@ -79,12 +80,7 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
             "--config=configs/base_digits.py --workdir=DIR`."
         )
     step, (_, best), extra = restored
-    run = extra.get("run")
-    if run is None:
-        raise UserError(
-            f"The run in {str(workdir)!r} is of an earlier version, whose checkpoints do not say "
-            "what classes and images they are for; train it again in a new workdir."
-        )
+    run = check_known(extra.get("run"), workdir)
     if "model" in run["own"] and model is None:
         raise UserError(
             f"The run in {str(workdir)!r} trained a classifier that its caller had made, which "
@@ -101,7 +97,8 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
     if model is None:
         blank = [0.0] * shape[-1]  # the statistics are restored with the state
         model = classifier(settings, len(names), blank, blank)
-    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)  # of which no memory is taken
+    like = jax.eval_shape(model.init, jax.random.key(0), images)
     params, model_state = _like((best["params"], best["model_state"]), like, workdir)
     return Classifier(model, params, model_state, names, shape, settings, step, extra)
 
@@ -275,17 +272,18 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
       UserError: there is no trained flow.
     """
     folder = Path(workdir) / "flow"
-    with CheckpointReader(folder) as checkpoints:
+    with CheckpointReader(folder, shape=FLOW) as checkpoints:
         extra = checkpoints.extra()
         if extra is None or "images" not in extra:
             raise _no_flow(workdir)
         trained, images = extra["trained_with"], extra["images"]
-        settings, names = FlowSettings(**trained["settings"]), tuple(images["class_names"])
+        settings = from_config({"flow": trained["settings"]}).flow
+        names = tuple(images["class_names"])
         height, width, channels = images["image_shape"]
         shape = (height, width, channels)
         flow = flow_of(settings, shape, len(names))
-        x = jnp.zeros((1, *flow.image_shape))
-        y = jnp.zeros(1, jnp.int32) if settings.conditional else None
+        x = jax.ShapeDtypeStruct((1, *flow.image_shape), jnp.float32)  # of which no memory is taken
+        y = jax.ShapeDtypeStruct((1,), jnp.int32) if settings.conditional else None
         restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
         if restored is None:
             raise _no_flow(workdir)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from genreg_jax import build, data
+from genreg_jax import build, data, records
 from genreg_jax import workdir as workdirs
 from genreg_jax.batches import BatchPlan
 from genreg_jax.build import Parts
@@ -202,7 +202,7 @@ def _run(
     state, best, mesh, total_steps = parts.state, parts.best, parts.mesh, parts.total_steps
     clock = Clock()
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", shape=records.CLASSIFIER) as checkpoints:
         history: list[dict[str, float]] = []  # of the epoch that has begun, an entry an update
         skipped = 0  # updates of the epochs before
         processes: list[dict[str, Any]] = []
@@ -211,7 +211,7 @@ def _run(
         if restored is not None:
             state, best = replicate(mesh, restored[1])
             extra = restored[2]
-            workdirs.check_same_run(extra["run"], settings, own, workdir)
+            records.check_same_run(extra.get("run"), settings, own, workdir)
             fingerprint = extra.get("fingerprint")
             workdirs.check_same_data(extra["subset_hash"], dataset, workdir, fingerprint)
             origin = "model.pretrained" if settings.model.pretrained else "model.init_from"
@@ -346,7 +346,7 @@ def _run(
             "best_step": int(best.epoch) * plan.steps_per_epoch,
             "epochs": epoch,
             "extended": extended,
-            "own": workdirs.own_parts(own),
+            **records.about_own(own),
             "train_examples": plan.train_examples,
             "validation_examples": len(dataset.validation.labels),
             "test_examples": len(dataset.test.labels),

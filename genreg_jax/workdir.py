@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from genreg_jax import data
-from genreg_jax.checkpoint import CheckpointReader
+from genreg_jax.checkpoint import CheckpointReader, check_path
 from genreg_jax.checks import check_folder, short
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
@@ -38,6 +38,7 @@ from genreg_jax.logs import (
     write_result,
 )
 from genreg_jax.models.pretrained import weights_file
+from genreg_jax.records import about_own, check_same_own
 from genreg_jax.report import write_report
 from genreg_jax.report.html import flatten
 from genreg_jax.settings import Settings
@@ -146,7 +147,7 @@ def check_finished(
       own: parts of the caller's own.
     """
     check_summary_of(settings, summary, workdir)
-    check_same_own(summary.get("own"), own or {}, workdir)
+    check_same_own(summary, own or {}, workdir)
     of_arrays = summary.get("dataset") not in (None, settings.data.name)
     if dataset is None and of_arrays:
         raise UserError(
@@ -205,6 +206,7 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
     with contextlib.ExitStack() as stack:
 
         def prepare():
+            check_path(workdir, written=True)
             try:
                 workdir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_lock(workdir))
@@ -307,7 +309,7 @@ def about(settings: Settings, dataset: Dataset, steps_per_epoch: int, **own: Any
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "preprocessing": "none" if own.get("model") else "standardised by model_state",
-        "own": own_parts(own),
+        **about_own(own),
     }
 
 
@@ -332,54 +334,6 @@ def check_same_data(
                 f"and those of now have {now[:12]}. Nothing was changed; restore the data it was "
                 "trained on, or choose a new workdir for these."
             )
-
-
-def check_same_config(run: dict[str, Any], settings: Settings, workdir: Path) -> None:
-    """Refuses settings that are not those of a run's last checkpoint, but for the epochs.
-
-    Args:
-      run: what the checkpoint says of the run.
-      settings: those of its config.json.
-      workdir: of the run.
-    """
-    # A run that has just been given more epochs has its last checkpoint from before.
-    epochs = run.get("epochs", settings.train.epochs)
-    then = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=epochs))
-    if run.get("config_hash") not in (None, config_hash(then)):
-        raise UserError(
-            f"{workdir / 'config.json'} is not the config that the run was trained with. Put the "
-            "file back."
-        )
-
-
-def check_same_run(
-    run: dict[str, Any], settings: Settings, own: dict[str, Any], workdir: Path
-) -> None:
-    """`check_same_config` and `check_same_own` of what a checkpoint says of its run."""
-    check_same_config(run, settings, workdir)
-    check_same_own(run.get("own"), own, workdir)
-
-
-def check_same_own(stored: Any, own: dict[str, Any], workdir: Path) -> None:
-    """Refuses to go on without a part of the caller's own, or with one, unlike the run before.
-
-    Args:
-      stored: names of the parts that were the caller's own, None where that is not known.
-      own: name to part, None where it is that of the config.
-      workdir: of the run.
-    """
-    now = own_parts(own)
-    if stored is not None and sorted(stored) != now:
-        words = [", ".join(names) or "no part of its caller's own" for names in (stored, now)]
-        raise UserError(
-            f"The run in {workdir} was begun with {words[0]}, and now it is given {words[1]}. "
-            "Nothing was changed; give it what it was begun with, or start in a new workdir."
-        )
-
-
-def own_parts(own: dict[str, Any]) -> list[str]:
-    """Names of the parts that are the caller's own: `model`, `generator` and so on."""
-    return sorted(name for name, part in own.items() if part is not None)
 
 
 def check_same_part(

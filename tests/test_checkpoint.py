@@ -320,6 +320,16 @@ def test_only_names_that_a_run_writes_are_steps(tmp_path, name):
     assert len(said) == 1 and f"moved to {tmp_path / 'a_damaged' / name}." in said[0]
 
 
+def test_a_record_of_another_shape_is_damage(tmp_path):
+    with Checkpoints(tmp_path / "a") as checkpoints:
+        for step, text in ((1, "one"), (2, ["two"])):
+            checkpoints.save(step, {"a": np.arange(3)}, {"text": text})
+    with CheckpointReader(tmp_path / "a", shape={"text": str, "more?": int}) as checkpoints:
+        assert checkpoints.extra() == {"text": "one"} and checkpoints.restore(None)[0] == 1
+    with CheckpointReader(tmp_path / "a") as checkpoints:
+        assert checkpoints.restore(None)[0] == 2
+
+
 def test_a_folder_that_is_replaced_meanwhile_is_not_written_to(tmp_path):
     with (
         pytest.raises(UserError, match="was removed, moved or replaced while a run wrote to it"),

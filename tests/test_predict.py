@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import shutil
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from sklearn.metrics import confusion_matrix
 
 import genreg_jax as gr
 from genreg_jax import export, predict, train
+from genreg_jax.fingerprints import digest_of
 
 CONFIG = {
     "data": {"name": "digits", "per_class": 10},
@@ -185,6 +187,32 @@ def test_files_that_were_changed_are_refused_and_not_read_as_another_result(trai
                 gr.train_and_evaluate(CONFIG, tmp_path / "run")
         path.write_text(whole)
     assert gr.load(tmp_path / "run").summary == gr.load(workdir).summary
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": "x"},
+        {"history": None},
+        {"processes": [3]},
+        {"stages": {"flow": "NaN"}},
+        {"run": {"own": [[]]}},
+        {"run": {"class_names": 5}},
+        {"run": {"image_shape": [8, -1, 1]}},
+        {"run": {"image_shape": [8, 8]}},
+    ],
+)
+def test_a_checkpoint_that_says_odd_things_of_its_run_is_not_used(trained, tmp_path, change):
+    shutil.copytree(trained[0], tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/record/metadata"):
+        record = json.loads(path.read_text())
+        for name, value in change.items():
+            there = record["extra"][name]
+            record["extra"][name] = {**there, **value} if type(value) is dict else value
+        record["digest"] = digest_of({n: v for n, v in record.items() if n != "digest"})
+        path.write_text(json.dumps(record))
+    with pytest.raises(gr.UserError):
+        gr.load(tmp_path / "run")
 
 
 def test_images_and_labels_of_ones_own_are_prepared_as_for_predict_and_checked(trained):

@@ -910,6 +910,21 @@ def test_a_run_goes_on_with_the_parts_of_the_caller_that_it_was_begun_with(tmp_p
     assert summary["steps"] == 12 and summary["own"] == ["embedding_term", "model"]
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_generator_of_the_same_kind_is_not_taken_for_the_first(tmp_path, finished):
+    def stop(step, metrics):
+        if not finished and step == 6:
+            raise KeyboardInterrupt
+
+    config, generator = two_epochs(synthetic=MGR["synthetic"]), toy_generator()
+    with contextlib.suppress(KeyboardInterrupt):
+        run(tmp_path, config, generator=generator, callbacks=[stop])
+    other = generator._replace(params=jax.tree.map(lambda a: 2 * a, generator.params))
+    with pytest.raises(gr.UserError, match="begun with another generator: its arrays have"):
+        run(tmp_path, config, generator=other)
+    assert run(tmp_path, config, generator=toy_generator())["own_hashes"].keys() == {"generator"}
+
+
 # ----------------------------------------------------------------------- callbacks and more epochs
 
 

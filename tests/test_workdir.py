@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import genreg_jax as gr
 from genreg_jax import workdir as workdirs
+from genreg_jax.checkpoint import CheckpointReader, Checkpoints
 from genreg_jax.config import from_config
 from genreg_jax.errors import UserError
 
@@ -98,3 +101,31 @@ def test_what_a_killed_start_leaves_does_not_make_a_folder_foreign(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="is not the workdir of a run"):
         workdirs.claim(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b", "a?b", "a\\b", "gs://bucket/run"])
+def test_a_folder_whose_checkpoints_could_not_be_read_back_is_refused_before_anything_is_made(
+    tmp_path, name
+):
+    with pytest.raises(UserError, match="in its path, which checkpoints cannot have"):
+        workdirs.start(tmp_path / name, SETTINGS)
+    with pytest.raises(UserError, match="in its path, which checkpoints cannot have"):
+        Checkpoints(tmp_path / name / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a(1)", "{a}", "a%20b", "a b", "é", "a#b", "run~"])
+def test_other_names_are_those_of_runs(tmp_path, name):
+    with Checkpoints(tmp_path / name / "a") as checkpoints:
+        checkpoints.save(1, {"a": np.arange(3)}, {})
+    with CheckpointReader(tmp_path / name / "a") as checkpoints:
+        assert checkpoints.restore(None)[1]["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a\udcff"])
+def test_what_is_no_name_of_a_folder_is_refused(name):
+    with pytest.raises(UserError, match="cannot be the name of a run's folder"):
+        gr.train_and_evaluate({"data": {"name": "digits"}}, name)
+    if name:
+        with pytest.raises(UserError, match=r"config\.flow\.workdir must be text without NUL"):
+            from_config({"flow": {"workdir": name}})

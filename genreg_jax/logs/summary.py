@@ -37,13 +37,14 @@ _TEXT = (str, type(None))
 # What is read back of a summary; an earlier version may not have written some of it.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("test_accuracy", "validation_accuracy", "test_bits_per_dim"), _NUMBER),
+    **dict.fromkeys(("test_loss", "test_calibration_error", "seconds"), _NUMBER),
     **dict.fromkeys(("steps", "seed", "validation_examples", "test_examples"), _COUNT),
     **dict.fromkeys(("name", "dataset", "fingerprint", "config_hash", "init_hash"), _TEXT),
     "checksum": str,
     "subset_hash": str,
     "own": (list, type(None)),
+    "own_hashes": (dict, type(None)),
     "flow": (dict, type(None)),
-    "seconds": _NUMBER,
 }
 
 

@@ -210,7 +210,13 @@ def regenerate(workdir: str | os.PathLike) -> Path:
         extras["figures"] = [
             (caption, _inside(workdir, file)) for caption, file in extras["figures"]
         ]
-    return write_report(workdir, summary=summary, config=config, **extras)
+    try:
+        return write_report(workdir, summary=summary, config=config, **extras)
+    except OSError as error:
+        raise UserError(
+            f"The report in {str(workdir)!r} cannot be written or what it is made of cannot be "
+            f"read ({error.strerror}). Make the folder writable, or make room."
+        ) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
