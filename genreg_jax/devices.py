@@ -36,17 +36,41 @@ def warn(message: object) -> None:
         say(message)
 
 
+_ALLOWED = (None, "allow", "log")
+# Settings of JAX for looking for mistakes, with the values under which a run can be made.
+_AS_IT_COMES: dict[str, tuple[Any, ...]] = {
+    "jax_no_execution": (None, False),
+    "jax_no_tracing": (None, False),
+    "jax_debug_key_reuse": (None, False),
+    "jax_transfer_guard": _ALLOWED,
+    "jax_transfer_guard_host_to_device": _ALLOWED,
+    "jax_transfer_guard_device_to_host": _ALLOWED,
+    "jax_transfer_guard_device_to_device": _ALLOWED,
+    "jax_numpy_dtype_promotion": (None, "standard"),
+}
+
+
 def check_jax() -> None:
     """Refuses settings of JAX under which a run could not be made, or not be made again.
 
     Raises:
-      UserError: compilation is off, or keys are such that draws depend on what is drawn beside.
+      UserError: compilation is off, keys are such that draws depend on what is drawn beside, or JAX
+        is set to stop at what a run does.
     """
     if getattr(jax.config, "jax_disable_jit", False):
         raise UserError(
             "JAX_DISABLE_JIT is set, and a run is compiled ahead of time; unset it. To look into a "
             "step, call the functions of genreg_jax.objective and genreg_jax.regularizers."
         )
+    for name, right in _AS_IT_COMES.items():
+        value = getattr(jax.config, name, None)
+        if value not in right:
+            shown = getattr(value, "value", value)
+            raise UserError(
+                f"{name} is {shown!r}, with which JAX stops at what a run does; unset "
+                f"{name.upper()}. To look into a step, call the functions of genreg_jax.objective "
+                "and genreg_jax.regularizers."
+            )
     kind = getattr(jax.config, "jax_default_prng_impl", "threefry2x32")
     if kind != "threefry2x32":
         raise UserError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -90,7 +91,7 @@ def answer_interrupts() -> None:
     def raised(kind, error, trace):
         if issubclass(kind, KeyboardInterrupt):
             say("Interrupted.")
-        elif issubclass(kind, ValueError) and "jax_" in str(error).lower():
+        elif issubclass(kind, ValueError) and re.search("JAX flag|environment 'JAX_", str(error)):
             say(f"JAX cannot be imported: {error}. Correct or unset that environment variable.")
         else:
             hook(kind, error, trace)

@@ -82,8 +82,9 @@ def test_every_ctrl_c_is_a_word_also_where_no_handler_can_take_it(monkeypatch, c
     said = capsys.readouterr().err
     assert said.startswith("JAX cannot be imported: ") and "'JAX_ENABLE_X64'. Correct" in said
     sys.excepthook(OSError, OSError(), None)
+    sys.excepthook(ValueError, ValueError("set jax_numpy_dtype_promotion=standard"), None)
     sys.unraisablehook(types.SimpleNamespace(exc_type=OSError))
-    assert len(seen) == 2 and not left
+    assert len(seen) == 3 and not left
     sys.unraisablehook(types.SimpleNamespace(exc_type=KeyboardInterrupt))
     assert capsys.readouterr().err == "Interrupted.\n" and left == [130]
 

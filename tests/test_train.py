@@ -1307,6 +1307,20 @@ def test_a_run_says_that_it_is_compiled_where_compilation_is_off(tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "context"),
+    [
+        ("jax_numpy_dtype_promotion", "strict", jax.numpy_dtype_promotion),
+        ("jax_transfer_guard_host_to_device", "disallow", jax.transfer_guard_host_to_device),
+    ],
+)
+def test_a_run_is_not_begun_where_jax_would_stop_it(tmp_path, name, value, context):
+    dataset, model = points(), gr.from_linen(Perceptron())
+    with context(value), pytest.raises(gr.UserError, match=f"{name} is '{value}', with which JAX"):
+        run(tmp_path, dataset=dataset, model=model)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_refuses_keys_whose_draws_depend_on_what_is_drawn_beside(tmp_path):
     """And they do."""
     key = jax.random.key(0, impl="rbg")
