@@ -32,6 +32,7 @@ from genreg_jax.fingerprints import (
     with_keys,
 )
 from genreg_jax.logs import unfinished
+from genreg_jax.orbax_threads import end_waiting_threads
 from genreg_jax.records import fits
 
 
@@ -54,6 +55,9 @@ class _WithoutOrphans:
     def __call__(self, unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             self._hook(unraisable)
+
+
+end_waiting_threads()
 
 
 class CheckpointReader:

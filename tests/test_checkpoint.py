@@ -269,16 +269,22 @@ except ValueError as error:
         assert checkpoints.restore({"w": jnp.zeros(9)})[0] == 1
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_at_once_and_not_five_minutes_later(tmp_path):
+@pytest.mark.parametrize("made", [0, 6, 7])
+def test_a_folder_that_cannot_be_made_is_an_error_at_once_and_not_five_minutes_later(
+    tmp_path, made
+):
     """Orbax's threads wait for 300 seconds for a folder that could not be made."""
     program = """
 import os, sys
 import numpy as np
 from genreg_jax.checkpoint import Checkpoints
-real = os.mkdir
+real, left = os.mkdir, int(sys.argv[2])
 def refused(path, *args, **kwargs):
+    global left
     if "checkpoints" in os.fspath(path):
-        raise OSError(28, "No space left on device")
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
     real(path, *args, **kwargs)
 os.mkdir = refused
 try:
@@ -288,8 +294,9 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60
-    )
+        [sys.executable, "-c", program, str(tmp_path), str(made)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
     assert "could not be written" in done.stdout and "No space left" in done.stdout, done.stderr
     assert done.returncode == 0 and "never awaited" not in done.stderr
     assert not any(tmp_path.rglob(".probe*"))

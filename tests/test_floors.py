@@ -11,7 +11,7 @@ PACKAGE = ROOT / "genreg_jax"
 FLOORS = [
     "errors interrupt compiled door hypergradient contract state checks pickles tensors",
     "models regularizers settings augment logs flows devices chunks",
-    "objective config optimizers data batches fingerprints records checkpoint",
+    "objective config optimizers data batches fingerprints records orbax_threads checkpoint",
     "build evaluate epoch memorisation samples",
     "workdir restore costs report",
     "perturb predict export compare flow_run results",
