@@ -243,6 +243,29 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
     assert "4 files are left out: linked (a link to a folder)" in said and "loose.png" in said
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,label,label\na.png,x,y\n", "names a column twice"),
+        ("file,label\na,b.png,x\n", "Line 2 of .* has more cells than"),
+        (None, "has 268,435,457 bytes, and a table may have"),
+    ],
+)
+def test_a_table_is_taken_as_it_is_or_not_at_all(tmp_path, text, words):
+    with (tmp_path / "t.csv").open("w") as file:
+        file.write(text or "")
+        file.truncate(None if text else 2**28 + 1)
+    with pytest.raises(gr.UserError, match=words):
+        gr.data.from_folder(tmp_path / "t.csv")
+
+
+def test_the_empty_folder_of_a_class_is_named(tmp_path, capsys):
+    photographs(tmp_path, classes=("cat", "dog"))
+    (tmp_path / "owl").mkdir()
+    assert gr.data.from_folder(tmp_path, image_size=8).class_names == ("cat", "dog")
+    assert "1 files are left out: owl (an empty folder)" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
     photographs(tmp_path, classes=("cat", "dog", "owl"))
     scandir = os.scandir

@@ -37,6 +37,9 @@ _SPLITS = {
 }
 
 
+_MOST_TABLE = 2**28  # bytes
+
+
 class Images(NamedTuple):
     """What was read.
 
@@ -153,6 +156,11 @@ def _has_splits(path: Path, tops: dict[str, str | None]) -> bool:
 
 
 def _table(path: Path) -> list[_Row]:
+    if path.stat().st_size > _MOST_TABLE:
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes, and a table may have {_MOST_TABLE:,}; give "
+            "the folder of the pictures, or an .npz."
+        )
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -167,8 +175,15 @@ def _table(path: Path) -> list[_Row]:
             "label, and, where there is a split, split; each further line is a picture. It has "
             f"{len(lines)} further lines, and its first has the columns {columns[:10]}."
         )
+    if len(set(columns)) < len(columns):
+        raise UserError(f"The first line of {path} names a column twice: {columns[:10]}.")
     rows = []
     for number, line in enumerate(lines, start=2):
+        if None in line:
+            raise UserError(
+                f"Line {number} of {path} has more cells than the first line has columns. Put "
+                "quotation marks around a name with a comma."
+            )
         name, label, split = (line.get(key) or "" for key in ("file", "label", "split"))
         if not name or not label or (split and split.lower() not in _SPLITS):
             raise UserError(

@@ -354,6 +354,8 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
             if os.path.islink(os.path.join(here, name)):
                 left_out.append(f"{_relative(here, name, folder)} (a link to a folder)")
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        if not folders and not names and here != os.fspath(folder):  # maybe of a class
+            left_out.append(f"{os.path.relpath(here, folder)} (an empty folder)")
         for name in sorted(names):
             path = os.path.join(here, name)
             if name.startswith(".") or name == "Thumbs.db":
