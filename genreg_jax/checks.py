@@ -50,6 +50,15 @@ def check_folder(workdir: Any) -> None:
         )
 
 
+def check_no_mask(array: Any, name: str) -> None:
+    """Refuses an array of which NumPy hides a part, which would be taken for the rest."""
+    if np.ma.is_masked(array):
+        raise UserError(
+            f"{name} is a masked array; what it masks would be used like the rest. Fill it, or "
+            "leave those images out."
+        )
+
+
 def is_text(value: str) -> bool:
     """Whether it has neither NUL nor halves of characters, as names in another encoding have."""
     try:

@@ -87,7 +87,7 @@ def from_config(config: Any) -> Settings:
 
 def _build(cls: type, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path} must be a group of settings, got {values!r}.", path)
+        raise ConfigError(f"{path} must be a group of settings, got {short(values)}.", path)
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -115,20 +115,22 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         allowed = typing.get_args(hint)
         if value not in allowed:
-            raise ConfigError(f"{path} must be one of {', '.join(allowed)}, got {value!r}.", path)
+            raise ConfigError(
+                f"{path} must be one of {', '.join(allowed)}, got {short(value)}.", path
+            )
         return value
     if origin is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{path} must be a list of integers, got {value!r}.", path)
+            raise ConfigError(f"{path} must be a list of integers, got {short(value)}.", path)
         return tuple(_convert(typing.get_args(hint)[0], v, path) for v in value)
     if hint is float and type(value) is int:
         value = float(value)
     if type(value) is not hint:
-        raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r}.", path)
+        raise ConfigError(f"{path} must be of type {hint.__name__}, got {short(value)}.", path)
     if hint is str and not is_text(value):
         raise ConfigError(f"{path} must be text without NUL, got {short(value)}.", path)
     if hint is float and not math.isfinite(value):
-        raise ConfigError(f"{path} must be a finite number, got {value!r}.", path)
+        raise ConfigError(f"{path} must be a finite number, got {short(value)}.", path)
     return value
 
 
@@ -141,7 +143,9 @@ def _check(s: Settings) -> None:
             value: Any = s
             for name in path.split("."):
                 value = getattr(value, name)
-            raise ConfigError(f"config.{path} must be {rule}, got {value!r}.", f"config.{path}")
+            raise ConfigError(
+                f"config.{path} must be {rule}, got {short(value)}.", f"config.{path}"
+            )
 
     need(len(s.name) <= 200 and s.name.isprintable(), "name", "up to 200 characters to print")
     known = ("none", *models.MODELS)
@@ -246,7 +250,7 @@ def _check_ranges(group: Any, path: str) -> None:
             continue
         beyond = max(values) > allowed.limit
         rule = f"at most {allowed.limit}" if beyond else allowed
-        raise ConfigError(f"{where} must be {rule}, got {value!r}.", where)
+        raise ConfigError(f"{where} must be {rule}, got {short(value)}.", where)
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

@@ -462,6 +462,15 @@ def test_a_missing_file_and_a_damaged_file_are_named(prepared, tmp_path):
         data.load("cifar10", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_what_an_array_masks_is_not_used_like_the_rest(part):
+    arrays = [np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 2]
+    assert len(data.from_arrays(np.ma.array(arrays[0]), arrays[1], validation_fraction=0.0).train)
+    arrays[part] = np.ma.array(arrays[part], mask=arrays[part] == 0)
+    with pytest.raises(UserError, match="is a masked array"):
+        data.from_arrays(*arrays)
+
+
 def test_test_images_that_are_training_images_are_counted(capfd):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 4, 4, 1), np.uint8)

@@ -414,6 +414,10 @@ def test_a_summary_without_a_checksum_is_read_only_with_its_types(tmp_path):
         logs.write_json(tmp_path / "summary.json", {**whole, name: value})
         with pytest.raises(UserError, match="is damaged: its "):
             logs.read_summary(tmp_path)
+    # What has the stages of this version had a checksum too.
+    logs.write_json(tmp_path / "summary.json", {**whole, "stages": {}})
+    with pytest.raises(UserError, match="its checksum does not fit"):
+        logs.read_summary(tmp_path)
 
 
 def test_commit_is_of_the_packages_own_checkout(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from genreg_jax.checks import check_no_mask
 from genreg_jax.data import subsets
 from genreg_jax.errors import UserError
 
@@ -214,6 +215,7 @@ def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
       >>> validate_images(np.full((1, 1, 1, 1), 0.5)).item()
       128
     """
+    check_no_mask(images, name)
     try:
         images = np.asarray(images)
     except (TypeError, ValueError) as error:
@@ -243,7 +245,7 @@ def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
         raise UserError(f"{name} contains NaN; every value must lie in [0, 1].")
     if low < 0 or high > 1:
         raise UserError(
-            f"{name} is floating point with values from {low:g} to {high:g}; they must lie in "
+            f"{name} is floating point with values from {low!r} to {high!r}; they must lie in "
             "[0, 1]. Undo any standardisation, or divide by 255, or give uint8."
         )
     return np.rint(images * images.dtype.type(255)).astype(np.uint8)
@@ -273,6 +275,7 @@ def as_split(images: Any, labels: Any, name: str) -> Split:
 
 
 def _as_labels(labels: Any, name: str) -> np.ndarray:
+    check_no_mask(labels, name)
     try:
         labels = np.asarray(labels)
     except (TypeError, ValueError) as error:
