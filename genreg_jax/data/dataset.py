@@ -269,9 +269,8 @@ def as_split(images: Any, labels: Any, name: str) -> Split:
       >>> as_split(np.zeros((2, 8, 8, 1), np.uint8), [0, 1], "train").labels.dtype
       dtype('int32')
     """
-    return Split(
-        validate_images(images, name=f"{name}_images"), _as_labels(labels, f"{name}_labels")
-    )
+    images = validate_images(images, name=f"{name}_images")
+    return Split(images, _as_labels(labels, f"{name}_labels"))
 
 
 def _as_labels(labels: Any, name: str) -> np.ndarray:
