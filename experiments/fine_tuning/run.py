@@ -42,7 +42,7 @@ def study(name, **options):
         candidates={
             "base": [
                 {"model.freeze": freeze, "optimizer.learning_rate": rate}
-                for freeze, rates in (("statistics", (0.001, 0.003)), ("none", (0.01, 0.03)))
+                for freeze, rates in (("statistics", (0.001, 0.003, 0.01)), ("none", (0.01, 0.03)))
                 for rate in rates
             ]
         },
