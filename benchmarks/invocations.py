@@ -294,7 +294,7 @@ def check(folder, line, manner, counts):
     elif status == 0 and line[0] != "configs/base_digits.py:runlocal":
         counts["ended well"] += 1
     else:
-        usage = status == 2 and "usage:" in text  # argparse's
+        usage = status == 2 and "usage:" in text.replace("\0", "")  # argparse's, maybe in UTF-16
         quiet = stream.startswith("stderr")
         assert status == 1 or usage or quiet, f"status {status}: {said[-2000:]}"
         heard = not quiet and stream != "utf-16"
