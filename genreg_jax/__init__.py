@@ -27,6 +27,7 @@ from genreg_jax.config import default_config
 from genreg_jax.contract import Batch, Generator, Model, Outputs
 from genreg_jax.errors import UserError
 from genreg_jax.hypergradient import Hypergradient, hypergradient
+from genreg_jax.implicit_hypergradient import implicit_hypergradient
 from genreg_jax.memorisation import memorisation_report
 from genreg_jax.models.adapters import from_equinox, from_haiku, from_linen, from_nnx
 from genreg_jax.models.finder import Finder
@@ -95,6 +96,7 @@ __all__ = [
     "from_nnx",
     "hypergradient",
     "image_pgd",
+    "implicit_hypergradient",
     "interpolated_latents",
     "latent_interpolation",
     "load",

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "genreg_jax"
 # From the ground up, as in CONTRIBUTING.md; a folder stands for all that is in it.
 FLOORS = [
-    "errors interrupt compiled door hypergradient contract state checks pickles tensors",
+    "errors interrupt compiled door hypergradient implicit_hypergradient contract state checks "
+    "pickles tensors",
     "models regularizers settings augment logs flows devices chunks",
     "objective config optimizers data batches fingerprints records orbax_threads checkpoint",
     "build evaluate epoch memorisation samples",

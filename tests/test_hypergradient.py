@@ -196,3 +196,419 @@ def test_constant_grads_do_not_broadcast():
             lambda t, p: p * t.sum(), jnp.sum, theta, 1.0, tx, tx.init(theta),
             constant_grads=jnp.ones((3, 1)),
         )  # fmt: skip
+
+
+# ------------------------------------------------------------------ one step, as it was published
+
+
+def as_published(inner, outer, params, phi, tx, state, *, mode, constant_grads, epsilon=0.01):
+    """One step of the four modes, written out before there were several."""
+
+    def beside_zero(g):
+        tiny = jnp.asarray(float(jnp.finfo(g.dtype).tiny) ** 0.4, g.dtype)
+        return g + jax.lax.stop_gradient(jnp.where(g == 0, tiny, jnp.zeros_like(g)))
+
+    def descend(grads):
+        return optax.apply_updates(params, tx.update(grads, state, params)[0])
+
+    def inner_step(grads):
+        grads = jax.tree.map(jnp.add, grads, constant_grads)
+        beside = descend(jax.tree.map(beside_zero, grads))
+        back = jax.tree.map(lambda a, b: jax.lax.stop_gradient(a - b), descend(grads), beside)
+        return jax.tree.map(jnp.add, beside, back)
+
+    if mode == "reverse":
+
+        def outer_of_meta(phi):
+            value, grads = jax.value_and_grad(inner)(params, phi)
+            moved = inner_step(grads)
+            return outer(moved), (value, moved)
+
+        (outer_value, (value, moved)), grads = jax.value_and_grad(outer_of_meta, has_aux=True)(phi)
+        return grads, outer_value, value, moved
+    if mode == "forward_over_reverse":
+
+        def both(params):
+            value, (grads, meta) = jax.value_and_grad(inner, (0, 1))(params, phi)
+            return meta, (value, grads)
+
+        _, along, (value, grads) = jax.linearize(both, params, has_aux=True)
+    else:
+        value, grads = jax.value_and_grad(inner)(params, phi)
+    moved, pull_back = jax.vjp(inner_step, grads)
+    outer_value, outer_grads = jax.value_and_grad(outer)(moved)
+    (w,) = pull_back(outer_grads)
+    if mode == "forward_over_reverse":
+        grads = along(w)
+    elif mode == "reverse_over_forward":
+        grads = jax.grad(lambda m: jax.jvp(lambda p: inner(p, m), (params,), (w,))[1])(phi)
+    else:
+        norm = optax.tree.norm(w)
+        step = epsilon / jnp.where(norm > 0, norm, 1.0)
+        at = lambda s: jax.grad(inner, 1)(jax.tree.map(lambda p, d: p + s * d, params, w), phi)
+        forward, backward = at(step), at(-step)
+        grads = jax.tree.map(lambda f, b: (f - b) / (2 * step), forward, backward)
+    return grads, outer_value, value, moved
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("mode", MODES)
+def test_one_step_is_bit_for_bit_what_it_was(mode):
+    tx = OPTIMIZERS["clipped_scheduled_adam"]
+    params, phi, fit, regulariser, outer = single(problem(3))
+    params, state = warmed_up(tx, params, fit)
+    run = lambda f: jax.jit(
+        lambda p, m, s: tuple(
+            f(regulariser, outer, p, m, tx, s, mode=mode, constant_grads=jax.grad(fit)(p))
+        )
+    )
+    new, old = (run(f)(params, phi, state) for f in (gr.hypergradient, as_published))
+    assert new[1].dtype == jnp.float32
+    chex.assert_trees_all_equal(new, old)
+
+
+def single(problem):
+    """The problem in float32."""
+    params, phi, *losses = problem
+    cast = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+    to_float32 = lambda loss: lambda *args: loss(*args).astype(jnp.float32)
+    return cast(params), cast(phi), *map(to_float32, losses)
+
+
+# ------------------------------------------------------------------------------------- K steps
+
+STEPPED = {  # of phi, as learned strengths; the same with the numbers of `STRENGTHS` fixed
+    "sgd": lambda m: optax.chain(
+        optax.add_decayed_weights(m["decay"]), optax.sgd(m["rate"], momentum=m["momentum"])
+    ),
+    "adam": lambda m: optax.adamw(m["rate"], b1=m["momentum"], weight_decay=m["decay"]),
+    "clipped": lambda m: optax.chain(
+        optax.clip_by_global_norm(0.1), optax.sgd(m["rate"], momentum=m["momentum"], nesterov=True)
+    ),
+}
+STRENGTHS = {"rate": 0.05, "decay": 0.03, "momentum": 0.8}
+
+
+def steps_problem(name, num_steps, learned):
+    """K steps on K batches, and the outer loss after them in a loop of Python."""
+    params, phi, fit, regulariser, outer = problem(4)
+    rng = np.random.default_rng(5)
+    batches = {"x": jnp.asarray(rng.normal(size=(num_steps, 6, 4)))}
+    tx = STEPPED[name]
+    params, state = warmed_up(tx(STRENGTHS), params, fit)
+    if learned:
+        phi |= jax.tree.map(jnp.asarray, STRENGTHS)
+    else:
+        tx = tx(STRENGTHS)
+
+    def inner(params, phi, batch):
+        return fit(params) + regulariser(params, phi) + jnp.mean(batch["x"] @ params["w"]) ** 2
+
+    def outer_of(phi):
+        theta, at = params, state
+        for k in range(num_steps):
+            grads = jax.grad(inner)(theta, phi, {"x": batches["x"][k]})
+            updates, at = (tx(phi) if learned else tx).update(grads, at, theta)
+            theta = optax.apply_updates(theta, updates)
+        return outer(theta)
+
+    run = functools.partial(
+        gr.hypergradient, inner, outer, params, tx=tx, opt_state=state, num_steps=num_steps,
+        batches=batches,
+    )  # fmt: skip
+    return run, outer_of, phi
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize(
+    "name, num_steps, learned",
+    [("sgd", 5, False), ("adam", 2, False), ("clipped", 5, False), ("clipped", 1, True)]
+    + [("sgd", 1, True), ("sgd", 2, True), ("adam", 1, True), ("adam", 5, True)],
+)
+def test_several_steps_equal_central_differences_and_a_plain_loop(name, num_steps, learned):
+    run, outer_of, phi = steps_problem(name, num_steps, learned)
+    flat, unravel = ravel_pytree(phi)
+    eps = 1e-3
+    directions = eps * jnp.concatenate([d * jnp.eye(flat.size) for d in (2, 1, -1, -2)])
+
+    @jax.jit
+    def reference(flat):
+        value, grads = jax.value_and_grad(outer_of)(unravel(flat))
+        moved = jax.vmap(lambda d: outer_of(unravel(flat + d)))(directions)
+        return value, ravel_pytree(grads)[0], moved.reshape(4, -1)
+
+    value, looped, (far, near, back, far_back) = reference(flat)
+    numerical = (8 * (near - back) - (far - far_back)) / (12 * eps)
+    h = jax.jit(lambda phi: run(meta_params=phi))(phi)
+    grads = ravel_pytree(h.grads)[0]
+    np.testing.assert_allclose(h.outer_loss, value, rtol=1e-12)
+    assert np.linalg.norm(grads - looped) <= 1e-10 * np.linalg.norm(looped)
+    assert np.linalg.norm(grads - numerical) <= 1e-6 * np.linalg.norm(numerical)
+    if learned:  # each of them by itself: they are few among many
+        expected = unravel(numerical)
+        for strength in STRENGTHS:
+            np.testing.assert_allclose(h.grads[strength], expected[strength], rtol=1e-6)
+            assert h.grads[strength] != 0 or (name, strength) == ("clipped", "decay")  # unused
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("mode", MODES)
+def test_the_modes_agree_over_several_steps_written_out_or_not(mode):
+    run, outer_of, phi = steps_problem("adam", 3, learned=True)
+    expected = ravel_pytree(jax.jit(jax.grad(outer_of))(phi))[0]
+    for unroll in (False, True) if mode == "forward_over_reverse" else (False,):
+        options = {"epsilon": 1e-5} if mode == "finite_difference" else {"unroll": unroll}
+        h = jax.jit(lambda phi: run(meta_params=phi, mode=mode, **options))(phi)  # noqa: B023
+        error = np.linalg.norm(ravel_pytree(h.grads)[0] - expected) / np.linalg.norm(expected)
+        assert error <= (1e-6 if mode == "finite_difference" else 1e-10)
+
+
+def quadratic():
+    """The inner loss `theta A theta / 2 - theta (B phi)` of a positive definite A; an outer one."""
+    rng = np.random.default_rng(6)
+    a, b, target = (rng.normal(size=s) for s in ((5, 5), (5, 3), (5,)))
+    a = a @ a.T / 5 + 0.3 * np.eye(5)
+    theta, phi = rng.normal(size=5), rng.normal(size=3)
+    inner = lambda t, m: t @ a @ t / 2 - t @ (b @ m)
+    outer = lambda t: jnp.sum((t - target) ** 2) / 2
+    return a, b, target, jnp.asarray(theta), jnp.asarray(phi), inner, outer
+
+
+def power_sum(matrix, num_terms):
+    return sum(np.linalg.matrix_power(matrix, j) for j in range(num_terms))
+
+
+@pytest.mark.parametrize("num_steps", [2, 7, 16])
+def test_descent_on_a_quadratic_is_the_formula_of_matrix_powers(num_steps):
+    a, b, target, theta, phi, inner, outer = quadratic()
+    rate, tx = 0.2, optax.sgd(0.2)
+    h = gr.hypergradient(inner, outer, theta, phi, tx, tx.init(theta), num_steps=num_steps)
+    moved = np.eye(5) - rate * a
+    series = rate * power_sum(moved, num_steps)
+    after = np.linalg.matrix_power(moved, num_steps) @ theta + series @ b @ phi
+    np.testing.assert_allclose(h.params, after, rtol=1e-12)
+    np.testing.assert_allclose(h.inner_loss, inner(theta, phi), rtol=1e-12)
+    np.testing.assert_allclose(h.grads, b.T @ series @ (after - target), rtol=1e-10)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_what_cannot_matter_is_exactly_zero_over_several_steps(num_steps):
+    _, _, _, theta, phi, inner, outer = quadratic()
+    run = functools.partial(gr.hypergradient, num_steps=num_steps)
+    still = optax.sgd(0.0, momentum=0.9)
+    h = run(inner, outer, theta, phi, still, still.init(theta))
+    np.testing.assert_array_equal(h.grads, 0)
+    tx = optax.sgd(0.1, momentum=0.9)
+    h = run(lambda t, m: inner(t, jax.lax.stop_gradient(m)), outer, theta, phi, tx, tx.init(theta))
+    np.testing.assert_array_equal(h.grads, 0)
+
+
+def test_memory_grows_far_slower_than_the_number_of_steps():
+    theta = jnp.zeros((64, 64))
+    tx = optax.sgd(0.1, momentum=0.9)
+    inner = lambda t, m: jnp.sum((jnp.sin(t) - m) ** 2)
+    outer = lambda t: jnp.sum(t**2)
+
+    def memory(num_steps):
+        run = lambda t, m: (
+            gr.hypergradient(inner, outer, t, m, tx, tx.init(t), num_steps=num_steps).grads
+        )
+        program = jax.jit(run).lower(theta, jnp.float64(1)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    few, many = memory(4), memory(64)
+    # The states of 15 of 64 steps (7 segments and the last 8), of 3 or 4 out of 4.
+    assert few < many < 5 * few
+    assert many < 64 * 2 * theta.nbytes / 2
+
+
+@pytest.mark.promotes
+def test_several_steps_batch_and_differentiate_again():
+    run, outer_of, phi = steps_problem("sgd", 2, learned=True)
+    many = jax.tree.map(lambda x: jnp.stack([x, 0.7 * x]), phi)
+    grads = lambda phi: run(meta_params=phi).grads
+    batched, expected = (jax.jit(jax.vmap(f))(many) for f in (grads, jax.grad(outer_of)))
+    chex.assert_trees_all_close(batched, expected, rtol=1e-9, atol=1e-12)
+    along = jax.tree.map(jnp.cos, phi)
+    second = lambda f: jax.jit(
+        jax.grad(lambda phi: sum(map(jnp.vdot, *map(jax.tree.leaves, (f(phi), along)))))
+    )(phi)
+    chex.assert_trees_all_close(second(grads), second(jax.grad(outer_of)), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.promotes
+def test_units_that_are_dead_stay_finite_through_several_steps_of_adam():
+    theta = {"used": jnp.array([0.3, -0.2]), "dead": jnp.ones(3)}
+    inner = lambda t, m: jnp.sum((t["used"] - m) ** 2) + 0.0 * jnp.sum(t["dead"])
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
+    outer = lambda t: jnp.sum(t["used"] * t["dead"][:2])
+    h = gr.hypergradient(inner, outer, theta, jnp.array(0.5), tx, tx.init(theta), num_steps=3)
+    assert np.isfinite(h.grads) and h.grads != 0
+    np.testing.assert_array_equal(h.params["dead"], 1)
+
+
+QUANTISED = optax.GradientTransformation(
+    lambda params: {"moment": jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.int8), params)},
+    lambda grads, state, params=None: (grads, state),
+)
+BAD = {  # given: what the paragraph says
+    "no step": ({"num_steps": 0}, r"num_steps is 0; allowed: an integer >= 1"),
+    "half a step": ({"num_steps": 1.5}, r"num_steps is 1.5; allowed: an integer >= 1"),
+    "batches": (
+        {"num_steps": 3, "batches": {"x": np.ones((2, 5))}},
+        r"batches\['x'\] has shape \(2, 5\); allowed with num_steps=3: \[3, \.\.\.\]",
+    ),
+    "one batch": ({"batches": np.ones(2)}, r"batches has shape \(2,\).*num_steps=1"),
+    "constant_grads": (
+        {"num_steps": 2, "constant_grads": np.ones(3)},
+        r"constant_grads were given with num_steps=2; allowed for one step only",
+    ),
+    "MultiSteps": ({"tx": optax.MultiSteps(optax.sgd(0.1), 2)}, r"is optax.MultiSteps.*inner_loss"),
+    "MultiSteps inside": (
+        {"tx": optax.chain(optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation())},
+        r"tx is optax.MultiSteps",
+    ),
+    "integers": (
+        {"tx": QUANTISED, "num_steps": 2},
+        r"opt_state\['moment'\] is an array of shape \(3,\) and dtype int8.*num_steps=1",
+    ),
+    "no transformation": ({"tx": lambda m: 0.1}, r"tx\(meta_params\) returned 0.1; allowed is an"),
+    "no function": ({"tx": 0.1}, r"tx is 0.1; allowed is an optax.GradientTransformation"),
+    "injected": (
+        {"tx": lambda m: optax.inject_hyperparams(optax.sgd)(m)},
+        r"optax.inject_hyperparams, whose update takes its numbers from there",
+    ),
+    "implicit": ({"mode": "implicit"}, r"mode must be one of .*'implicit'.*implicit_hypergradient"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_differentiated_is_refused_in_words(name):
+    given, words = BAD[name]
+    theta, phi = jnp.ones(3), jnp.array(0.5)
+    tx = given.get("tx", optax.sgd(0.1))
+    made = tx(phi) if callable(tx) else tx
+    state = made.init(theta) if hasattr(made, "init") else ()
+    with pytest.raises(ValueError, match=words):
+        gr.hypergradient(
+            lambda t, m: m * t.sum(), jnp.sum, theta, phi, opt_state=state, **{"tx": tx, **given}
+        )
+
+
+def test_integers_in_a_state_do_not_matter_to_one_step():
+    theta = jnp.ones(3)
+    h = gr.hypergradient(
+        lambda t, m: m * t.sum(), jnp.sum, theta, 1.0, QUANTISED, QUANTISED.init(theta)
+    )
+    np.testing.assert_allclose(h.grads, 3)
+
+
+# ------------------------------------------------------------------------------------- implicit
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.2])
+@pytest.mark.parametrize("solver", ["cg", "neumann"])
+def test_the_implicit_hypergradient_of_a_quadratic_is_its_formula(solver, damping):
+    a, b, target, _, phi, inner, outer = quadratic()
+    theta = jnp.asarray(np.linalg.solve(a, b @ phi))
+    run = functools.partial(
+        gr.implicit_hypergradient, solver=solver, damping=damping, step_size=0.4
+    )
+    h = jax.jit(lambda phi: run(inner, outer, theta, phi, num_terms=5 if solver == "cg" else 300))(
+        phi
+    )
+    expected = b.T @ np.linalg.solve(a + damping * np.eye(5), theta - target)
+    np.testing.assert_allclose(h.grads, expected, rtol=1e-9)
+    np.testing.assert_allclose(h.outer_loss, outer(theta), rtol=1e-12)
+    np.testing.assert_allclose(h.inner_loss, inner(theta, phi), rtol=1e-12)
+    np.testing.assert_array_equal(h.params, theta)
+
+
+def ridge():
+    """Logistic regression with a learned weight decay, one a feature, at its minimum by Newton."""
+    rng = np.random.default_rng(7)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))
+    x, y, xv, yv = draw(20, 4), jnp.sign(draw(20)), draw(30, 4), jnp.sign(draw(30))
+    fit = lambda t, x, y: jnp.mean(jax.nn.softplus(-y * (x @ t["w"] + t["b"])))
+    inner = lambda t, m: fit(t, x, y) + jnp.sum(jnp.exp(m) * t["w"] ** 2) + 0.05 * t["b"] ** 2
+    outer = lambda t: fit(t, xv, yv)
+    phi = jnp.asarray([-2.0, -1.0, -2.5, -1.5])
+    theta = {"w": jnp.zeros(4), "b": jnp.array(0.1)}
+    flat, unravel = ravel_pytree(theta)
+    loss = lambda flat, m: inner(unravel(flat), m)
+
+    def minimum(m):
+        newton = lambda f, _: (
+            f - jnp.linalg.solve(jax.hessian(loss)(f, m), jax.grad(loss)(f, m)),
+            None,
+        )
+        return unravel(jax.lax.scan(newton, flat, length=8)[0])
+
+    return inner, outer, phi, jax.jit(minimum)
+
+
+@pytest.mark.promotes
+def test_implicit_and_unrolled_agree_where_the_inner_problem_has_converged():
+    inner, outer, phi, minimum = ridge()
+    theta = minimum(phi)
+    assert optax.tree.norm(jax.grad(inner)(theta, phi)) < 1e-12
+    implicit = gr.implicit_hypergradient(inner, outer, theta, phi, num_terms=10).grads
+    eps = 1e-4
+    moved = [[outer(minimum(phi + s * e)) for e in eps * jnp.eye(4)] for s in (1, -1)]
+    np.testing.assert_allclose(implicit, np.subtract(*moved) / (2 * eps), rtol=1e-6)
+    start = jax.tree.map(lambda x: x + 0.5, theta)
+    tx = optax.sgd(0.5, momentum=0.5)
+    run = functools.partial(gr.hypergradient, inner, outer, tx=tx, num_steps=400)
+    h = jax.jit(lambda m: run(start, m, opt_state=tx.init(start)))(phi)
+    chex.assert_trees_all_close(h.params, theta, rtol=1e-6)
+    np.testing.assert_allclose(h.grads, implicit, rtol=1e-6)
+
+
+def test_terms_of_the_series_are_steps_of_descent():
+    inner, outer, phi, minimum = ridge()
+    theta, tx = minimum(phi), optax.sgd(0.3)
+    unrolled = gr.hypergradient(inner, outer, theta, phi, tx, tx.init(theta), num_steps=6).grads
+    series = gr.implicit_hypergradient(
+        inner, outer, theta, phi, solver="neumann", num_terms=6, step_size=0.3
+    ).grads
+    np.testing.assert_allclose(unrolled, series, rtol=1e-9)
+
+
+def test_the_implicit_hypergradient_batches_and_differentiates_again():
+    inner, outer, phi, minimum = ridge()
+    theta = minimum(phi)
+    run = functools.partial(gr.implicit_hypergradient, inner, outer, theta)
+    for solver in ("cg", "neumann"):
+        grads = jax.jit(lambda m: run(m, solver=solver).grads)  # noqa: B023
+        many = jnp.stack([phi, phi + 0.3])
+        np.testing.assert_allclose(jax.vmap(grads)(many)[1], grads(phi + 0.3), rtol=1e-8)
+        slope = jax.grad(lambda s: grads(phi + s)[1])(0.0)  # noqa: B023
+        difference = grads(phi + 1e-4)[1] - grads(phi - 1e-4)[1]
+        np.testing.assert_allclose(slope, difference / 2e-4, rtol=1e-5)
+
+
+def test_a_flat_direction_takes_no_part_and_an_outer_minimum_gives_zero():
+    inner = lambda t, m: (t[0] - m) ** 2  # flat in t[1]
+    theta = jnp.array([2.0, 5.0])
+    for solver in ("cg", "neumann"):
+        run = functools.partial(gr.implicit_hypergradient, inner, params=theta, solver=solver)
+        h = run(lambda t: t[0] ** 2, meta_params=jnp.array(2.0), num_terms=100)
+        np.testing.assert_allclose(h.grads, 4.0, rtol=1e-9)
+        h = run(lambda t: 0 * t[0], meta_params=jnp.array(2.0))
+        assert h.grads == 0
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"solver": "lu"}, r"solver must be one of \('cg', 'neumann'\), got 'lu'"),
+        ({"num_terms": 0}, "num_terms is 0; allowed: an integer >= 1"),
+        ({"damping": -0.1}, "damping is -0.1; allowed: a number >= 0"),
+        ({"damping": float("nan")}, "damping is nan; allowed: a number >= 0"),
+        ({"step_size": 0.0}, "step_size is 0.0; allowed: a number above 0"),
+        ({"step_size": -1}, "step_size is -1; allowed: a number"),
+    ],
+)
+def test_bad_arguments_of_the_implicit_one_are_named(given, words):
+    with pytest.raises(ValueError, match=words):
+        gr.implicit_hypergradient(lambda t, m: (t - m) ** 2, jnp.square, 1.0, 1.0, **given)
