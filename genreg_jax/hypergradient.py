@@ -171,14 +171,13 @@ def hypergradient(
         _check_alike("constant_grads", constant_grads, params)
     _check_batches(batches, num_steps)
     learned = callable(tx) and not hasattr(tx, "update")
-    _check_optimizer(tx(meta_params) if learned else tx, opt_state, num_steps, learned)
+    optimizer: Any = tx if learned else lambda meta_params: tx
+    _check_optimizer(optimizer(meta_params), opt_state, num_steps, learned)
 
     def inner_step(grads, params, opt_state, meta_params):
         if constant_grads is not None:
             grads = jax.tree.map(jnp.add, grads, constant_grads)
-        step = functools.partial(
-            _step, tx(meta_params) if learned else tx, opt_state=opt_state, params=params
-        )
+        step = functools.partial(_step, optimizer(meta_params), opt_state=opt_state, params=params)
         # The derivative is taken beside zero, where a norm, as in clipping, has none; the value is
         # that of the gradient as it is.
         beside = step(jax.tree.map(_beside_zero, grads))
@@ -206,8 +205,9 @@ def hypergradient(
         return Hypergradient(grads, outer_value, inner_value, new_params)
 
     def step(carry, batch):
-        inner_value, grads = jax.value_and_grad(loss_on(batch))(carry[0], meta_params)
-        return inner_step(grads, *carry, meta_params), (carry, inner_value)
+        params, opt_state = carry
+        inner_value, grads = jax.value_and_grad(loss_on(batch))(params, meta_params)
+        return inner_step(grads, params, opt_state, meta_params), (carry, inner_value)
 
     def step_back(cotangents, at):
         """From the cotangents after a step to those before it; the third is the hypergradient."""

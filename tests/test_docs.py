@@ -17,7 +17,7 @@ TEXTS = {
     path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 }
 # Pages whose sections stand alone; the blocks of each other page are one program.
-SECTIONS = ("devices.md", "losses.md")
+SECTIONS = ("devices.md", "hypergradients.md", "losses.md")
 EXAMPLES = {
     f"{page}: {title}": block
     for page in SECTIONS
