@@ -245,7 +245,7 @@ def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
         raise UserError(f"{name} contains NaN; every value must lie in [0, 1].")
     if low < 0 or high > 1:
         raise UserError(
-            f"{name} is floating point with values from {low!r} to {high!r}; they must lie in "
+            f"{name} is floating point with values from {low:.9g} to {high:.9g}; they must lie in "
             "[0, 1]. Undo any standardisation, or divide by 255, or give uint8."
         )
     return np.rint(images * images.dtype.type(255)).astype(np.uint8)
