@@ -4,9 +4,9 @@ python -m experiments.fine_tuning.run --study=textures --data_dir=DIR     # the 
 python -m experiments.fine_tuning.run --study=cifar10 --data_dir=DIR
 
 EfficientNet-Lite0 at 64x64, the shipped configs `METHOD_photographs:small`: 100 updates of 32
-images, flows of 32x32 trained on the labelled images alone. Nothing is tuned here: the rates are the
-configs', and each method has the strength of its config, which other studies chose for networks from
-scratch.
+images, flows of 32x32 trained on the labelled images alone. Nothing is tuned here: the rates are
+those of the configs, and each method has the strength of its config, which other studies chose for
+networks from scratch.
 """
 
 import importlib
