@@ -12,7 +12,6 @@ which is compared before it is used.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import os
@@ -58,31 +57,51 @@ def kept_programs() -> Iterator[Path | None]:
         own = None
         in_use = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009, of pyright unknown
         if in_use is None and (shared := _shared()):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ImportError):  # the latter on Windows, of locks
                 own = stack.enter_context(_own_folder(shared))
         if own is not None:
             stack.enter_context(_in_use(own))
         yield own
 
 
-def _shared() -> Path | None:
-    """Where the entries of this machine lie."""
+def cache_home() -> Path | None:
+    """Where what can be made again is kept; None where nothing is to be.
+
+    Example:
+      >>> import os
+      >>> before = os.environ.get("GENREG_CACHE")
+      >>> os.environ["GENREG_CACHE"] = ""
+      >>> cache_home() is None
+      True
+      >>> _ = os.environ.pop("GENREG_CACHE") if before is None else os.environ.update(
+      ...     GENREG_CACHE=before)
+    """
     given = os.environ.get("GENREG_CACHE")
     if given == "":
         return None
     home = given or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "genreg_jax")
+    return Path(os.path.expanduser(home))
+
+
+def _shared() -> Path | None:
+    """Where the entries of this machine lie."""
+    home = cache_home()
+    if home is None:
+        return None
     features = ""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         features = next(line for line in lines if line.startswith(("flags", "Features")))
     machine = f"{platform.machine()} {platform.processor()} {features}"
     digest = hashlib.blake2b(machine.encode(), digest_size=6).hexdigest()
-    return Path(os.path.expanduser(home), "programs", f"{metadata.version('jaxlib')}-{digest}")
+    return home / "programs" / f"{metadata.version('jaxlib')}-{digest}"
 
 
 @contextlib.contextmanager
 def _own_folder(shared: Path) -> Iterator[Path]:
     """A folder of links to the entries there are; what is new in it is moved to them at the end."""
+    import fcntl
+
     shared.mkdir(parents=True, exist_ok=True, mode=0o700)
     _remove_abandoned(shared)
     own = Path(tempfile.mkdtemp(prefix=_OWN, dir=shared))
@@ -99,6 +118,8 @@ def _own_folder(shared: Path) -> Iterator[Path]:
 
 def _remove_abandoned(shared: Path) -> None:
     """Removes the folders of processes that were killed."""
+    import fcntl
+
     for own in shared.glob(f"{_OWN}*"):
         with contextlib.suppress(OSError), open(own / _LOCK, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held as long as the process lives

@@ -33,6 +33,7 @@ from genreg_jax.logs import MetricWriter, Progress, Stages, Summary, provenance
 from genreg_jax.memorisation import memorisation_in_words
 from genreg_jax.records import FLOW, FLOW_TRAINING
 from genreg_jax.report.pictures import write_flow_samples
+from genreg_jax.restore import flow_shapes
 from genreg_jax.samples import about_prior
 from genreg_jax.settings import FlowSettings, Settings
 
@@ -191,13 +192,10 @@ def trained_flow(
       UserError: the run named in `config.flow.workdir` has no trained flow, or one for other
         settings or other training images.
     """
-    s, seen = settings.flow, dataset.image_shape
-    dataset = flow_data(settings, dataset)
+    s = settings.flow
     with _as_user_error():
-        flow = flow_of(s, seen, dataset.num_classes)
-    like = jax.eval_shape(
-        flow.init, jax.random.key(0), *_example(dataset, s.batch_size, s.conditional)
-    )
+        flow = flow_of(s, dataset.image_shape, dataset.num_classes)
+    like = flow_shapes(flow)
     wanted = {
         "settings": {**dataclasses.asdict(s), "workdir": ""},
         "subset_hash": dataset.subset_hash,
@@ -221,11 +219,12 @@ def trained_flow(
             )
         else:
             with Checkpoints(unfinished, keep=1, shape=FLOW_TRAINING) as training:
-                result = _train(settings, flow, dataset, workdir, augment, note, training, wanted)
+                images = flow_data(settings, dataset)
+                result = _train(settings, flow, images, workdir, augment, note, training, wanted)
             params, extra = result
             extra["trained_with"] = wanted
             extra["images"] = {
-                "image_shape": list(seen),
+                "image_shape": list(dataset.image_shape),
                 "class_names": list(dataset.class_names),
             }
             assert isinstance(checkpoints, Checkpoints)
@@ -241,11 +240,6 @@ def flow_data(settings: Settings, dataset: Dataset) -> Dataset:
     """The images that the flow of a run works on: those of the data, at the flow's size."""
     size = settings.flow.image_size
     return resized(dataset, size, settings.data.resize) if size else dataset
-
-
-def _example(dataset: Dataset, batch_size: int, conditional: bool):
-    x = dataset.train.images[:batch_size].astype("float32") / 255.0
-    return (x, dataset.train.labels[:batch_size]) if conditional else (x,)
 
 
 def _same(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:

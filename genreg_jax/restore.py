@@ -282,12 +282,17 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
         height, width, channels = images["image_shape"]
         shape = (height, width, channels)
         flow = flow_of(settings, shape, len(names))
-        x = jax.ShapeDtypeStruct((1, *flow.image_shape), jnp.float32)  # of which no memory is taken
-        y = jax.ShapeDtypeStruct((1,), jnp.int32) if settings.conditional else None
-        restored = checkpoints.restore(jax.eval_shape(flow.init, jax.random.key(0), x, y))
+        restored = checkpoints.restore(flow_shapes(flow))
         if restored is None:
             raise _no_flow(workdir)
     return TrainedFlow(flow, restored[1], names, shape, trained["subset_hash"])
+
+
+def flow_shapes(flow: flows.Flow) -> Any:
+    """Shapes and types of a flow's parameters, of which no memory is taken."""
+    x = jax.ShapeDtypeStruct((1, *flow.image_shape), jnp.float32)
+    y = None if flow.num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.eval_shape(flow.init, jax.random.key(0), x, y)
 
 
 def _no_flow(workdir: str | Path) -> UserError:

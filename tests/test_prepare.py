@@ -224,10 +224,10 @@ def test_fashion_mnist_from_a_directory_and_from_a_server(serve, tmp_path):
 
 
 def test_the_registered_checksums_are_the_published_ones():
-    (remote,) = prepare_lib._official_files("cifar10", None, None)
+    (remote,) = prepare_lib.registered("cifar10")
     assert remote.sha256 == "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
     assert remote.size == 170052171 and remote.filename == "cifar-10-binary.tar.gz"
-    assert len(prepare_lib._official_files("fashion_mnist", None, None)) == 4
+    assert len(prepare_lib.registered("fashion_mnist")) == 4
 
 
 @pytest.mark.parametrize("given", ["archive", "url"])

@@ -13,14 +13,13 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from experiments.runner import mean_and_error
 from genreg_jax import data
 from genreg_jax.build import model_of
 from genreg_jax.config import from_config
-from genreg_jax.contract import to_float
+from genreg_jax.evaluate import make_evaluate
 from genreg_jax.logs import provenance
 from genreg_jax.restore import pretrained_start
 
@@ -36,14 +35,10 @@ def run(settings):
     warm, _ = pretrained_start(settings, dataset)
     params, state = warm(model.init(jax.random.key(0), jnp.zeros((1, *dataset.image_shape))))
 
-    @jax.jit
-    def embed(x):
-        outputs, _ = model.apply(params, state, to_float(x), rng=None, train=False)
-        return outputs.embedding
+    evaluate = make_evaluate(model, batch_size=250)
 
     def features(split):
-        parts = np.array_split(split.images, max(len(split) // 250, 1))
-        return np.concatenate([embed(part) for part in parts])
+        return evaluate(params, state, split.images, split.labels)["embeddings"]
 
     train, validation, test = map(features, (dataset.train, dataset.validation, dataset.test))
     mean, std = train.mean(0), train.std(0) + 1e-6

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from genreg_jax.data.dataset import listed, note
-from genreg_jax.data.download import Remote, verified_file
+from genreg_jax.data.download import (
+    Remote,
+    move_into_place,
+    registered,
+    replaced,
+    verified_file,
+)
 from genreg_jax.data.photographs import SETS, missing_files, read_lists
 from genreg_jax.data.tfds import tfds_root
 from genreg_jax.errors import UserError
@@ -89,12 +95,7 @@ def prepare(
                 else:
                     _unpack(name, file, folder)
             _check_whole(name, folder)
-            target.parent.mkdir(exist_ok=True)
-            try:
-                folder.rename(target)
-            except OSError:
-                if not target.is_dir():  # Otherwise another process has just prepared the same.
-                    raise
+            move_into_place(folder, target)
     except OSError as error:
         raise UserError(
             f"{name} cannot be written to {root} ({error}); give another directory with "
@@ -106,28 +107,12 @@ def prepare(
 def _remotes(name: str, url: str | None, sha256: Sequence[str] | None) -> list[Remote]:
     row = SETS[name]
     if row.tfds:
-        import tensorflow_datasets as tfds
-
-        infos = tfds.builder_cls(row.tfds).url_infos or {}
-        registered = {
-            info.filename: Remote(address, str(info.filename), info.checksum, int(info.size))
-            for address, info in sorted(infos.items(), reverse=True)
-        }
-        remotes = [registered[filename] for filename in row.archives]
+        # Of two addresses of one file the first one counts.
+        by_name = {r.filename: r for r in sorted(registered(row.tfds), reverse=True)}
+        remotes = [by_name[filename] for filename in row.archives]
     else:
         remotes = [Remote(row.address + file, file, row.md5, None) for file in row.archives]
-    if sha256 is not None:
-        if len(sha256) != len(remotes):
-            raise UserError(
-                f"sha256 has {len(sha256)} values; {name} needs {len(remotes)}, in this order: "
-                f"{', '.join(row.archives)}."
-            )
-        remotes = [r._replace(sha256=s.lower(), size=None) for r, s in zip(remotes, sha256)]
-    if url is not None and len(remotes) == 1:
-        return [remotes[0]._replace(url=url)]
-    if url is not None:
-        remotes = [r._replace(url=f"{url.rstrip('/')}/{r.filename}") for r in remotes]
-    return remotes
+    return replaced(name, remotes, url, sha256)
 
 
 def _check_whole(name: str, folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from genreg_jax.compiled import cache_home
 from genreg_jax.logs import write_atomically
 
 LEAST_PICTURES = 256  # fewer are decoded in no time
@@ -41,11 +42,11 @@ def cached(
       >>> cached([path], {"size": 8}, lambda: (np.zeros(2), [0]))
       (array([0., 0.]), [0])
     """
-    folder = _folder()
-    key = _key(files, policy) if folder and len(files) >= LEAST_PICTURES else None
-    if folder is None or key is None:
+    home = cache_home()
+    key = _key(files, policy) if home and len(files) >= LEAST_PICTURES else None
+    if home is None or key is None:
         return read()
-    path = folder / f"{key}.npy"
+    path = home / "pictures" / f"{key}.npy"
     array, everything = _load(path), list(range(len(files)))
     if array is not None and len(array) == len(files):
         return array, everything
@@ -53,14 +54,6 @@ def cached(
     if kept == everything and array.nbytes <= MOST_BYTES:
         _save(path, array)
     return array, kept
-
-
-def _folder() -> Path | None:
-    given = os.environ.get("GENREG_CACHE")
-    if given == "":
-        return None
-    home = given or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "genreg_jax")
-    return Path(os.path.expanduser(home), "pictures")
 
 
 def _key(files: Sequence[Path], policy: dict[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -29,6 +30,54 @@ class Remote(NamedTuple):
     filename: str
     sha256: str
     size: int | None
+
+
+def registered(name: str) -> list[Remote]:
+    """The official files of a data set, as TFDS registers them."""
+    import tensorflow_datasets as tfds
+
+    return [
+        Remote(address, info.filename or address.rsplit("/", 1)[-1], info.checksum, int(info.size))
+        for address, info in (tfds.builder_cls(name).url_infos or {}).items()
+    ]
+
+
+def replaced(
+    dataset: str, remotes: list[Remote], url: str | None, sha256: Sequence[str] | None
+) -> list[Remote]:
+    """The official files with the address and the checksums that a user gives in their place.
+
+    Args:
+      dataset: its name, for an error.
+      remotes: the official files.
+      url: of the file, or of the directory of several; None for the official ones.
+      sha256: one a file; None for the official ones.
+
+    Raises:
+      UserError: there are not as many checksums as files.
+    """
+    if sha256 is not None:
+        if len(sha256) != len(remotes):
+            raise UserError(
+                f"sha256 has {len(sha256)} values; {dataset} needs {len(remotes)}, in this order: "
+                f"{', '.join(r.filename for r in remotes)}."
+            )
+        remotes = [r._replace(sha256=s.lower(), size=None) for r, s in zip(remotes, sha256)]
+    if url is None:
+        return remotes
+    if len(remotes) == 1:
+        return [remotes[0]._replace(url=url)]
+    return [r._replace(url=f"{url.rstrip('/')}/{r.filename}") for r in remotes]
+
+
+def move_into_place(folder: Path, target: Path) -> None:
+    """Gives a finished folder its name, in one step."""
+    target.parent.mkdir(exist_ok=True)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():  # Otherwise another process has just prepared the same.
+            raise
 
 
 def read_verified(

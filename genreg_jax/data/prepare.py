@@ -29,7 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genreg_jax.data import archives
-from genreg_jax.data.download import MAX_BYTES, Remote, read_verified
+from genreg_jax.data.download import (
+    MAX_BYTES,
+    move_into_place,
+    read_verified,
+    registered,
+    replaced,
+)
 from genreg_jax.data.photographs import SETS
 from genreg_jax.data.tfds import tfds_root
 from genreg_jax.door import leave, through
@@ -118,7 +124,7 @@ def prepare(
     if target.exists():
         _check_existing(target)
         return target
-    remotes = _official_files(dataset, url, sha256)
+    remotes = replaced(dataset, registered(dataset), url, sha256)
     files = {r.filename: read_verified(dataset, r, archive, timeout) for r in remotes}
     try:
         parsed, names = (
@@ -156,28 +162,6 @@ def _check_existing(target: Path) -> None:
             f"{target} exists already, but not as a complete dataset in array_record format; "
             "remove it, or give another directory with --data_dir=DIR."
         )
-
-
-def _official_files(dataset: str, url: str | None, sha256: Sequence[str] | None) -> list[Remote]:
-    import tensorflow_datasets as tfds
-
-    remotes = []
-    for address, info in (tfds.builder_cls(dataset).url_infos or {}).items():
-        filename = info.filename or address.rsplit("/", 1)[-1]
-        remotes.append(Remote(address, filename, info.checksum, int(info.size)))
-    if sha256 is not None:
-        if len(sha256) != len(remotes):
-            raise UserError(
-                f"sha256 has {len(sha256)} values; {dataset} needs {len(remotes)}, in this order: "
-                f"{', '.join(r.filename for r in remotes)}."
-            )
-        remotes = [r._replace(sha256=s.lower(), size=None) for r, s in zip(remotes, sha256)]
-    if url is not None:
-        single = len(remotes) == 1
-        remotes = [
-            r._replace(url=url if single else f"{url.rstrip('/')}/{r.filename}") for r in remotes
-        ]
-    return remotes
 
 
 # Reading the official formats, in memory and by exact member names: nothing is extracted to disk.
@@ -307,12 +291,7 @@ def _write(
         # TFDS would print the temporary directory as the place of the dataset.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(file_format="array_record")
-        target.parent.mkdir(exist_ok=True)
-        try:
-            Path(builder.data_dir).rename(target)
-        except OSError:
-            if not target.is_dir():  # Otherwise another process has just prepared the same.
-                raise
+        move_into_place(Path(builder.data_dir), target)
 
 
 def _examples(dataset: str, split: str, parsed: _Parsed) -> Iterator[tuple[int, dict[str, Any]]]:
