@@ -139,7 +139,7 @@ def load(settings: Settings) -> data.Dataset:
 KEPT = (
     "test_accuracy validation_accuracy best_step steps train_examples seconds images_per_second "
     "test_intra_class_similarity test_inter_class_similarity parameters seed flow finder_spread "
-    "finder_distance finder_share subset_hash config_hash versions device commit"
+    "finder_distance finder_share strengths subset_hash config_hash versions device commit"
 ).split()
 
 

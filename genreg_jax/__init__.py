@@ -60,6 +60,7 @@ from genreg_jax.regularizers.synthetic import (
     restore_norm,
 )
 from genreg_jax.state import TrainState
+from genreg_jax.strengths import Strength, Tune
 
 if TYPE_CHECKING:
     from genreg_jax.predict import load as load
@@ -75,8 +76,10 @@ __all__ = [
     "Model",
     "Outputs",
     "PhantomMemory",
+    "Strength",
     "Synthetic",
     "TrainState",
+    "Tune",
     "UserError",
     "adversarial_latent_perturbation",
     "attraction_loss",

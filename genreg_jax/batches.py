@@ -3,6 +3,7 @@
 Computed on the host once an epoch; the images themselves are gathered by index on the device.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +27,10 @@ class BatchPlan:
     that their numbers in a batch differ by one at most.
 
     Args:
-      settings: `seed`, `train` and `meta` are read.
+      settings: `seed`, `train`, `meta` and `tune` are read.
       labels: int `[N]`, labels of the training images.
+      validation: int `[V]`, labels of the validation images, for the outer batches of
+        `config.tune.outer = "validation"`; their indices follow those of the training images.
 
     Attributes:
       steps_per_epoch: updates an epoch.
@@ -46,17 +49,24 @@ class BatchPlan:
       [0, 1, 2, 3, 4, 5, 6, 7]
     """
 
-    def __init__(self, settings: Settings, labels: np.ndarray):
+    def __init__(
+        self, settings: Settings, labels: np.ndarray, validation: Sequence[int] | np.ndarray = ()
+    ):
         self._seed, self._meta = settings.seed, settings.meta
         self._batch, self._balanced = settings.train.batch_size, settings.train.balanced
-        self._labels = np.asarray(labels)
-        self._uses_meta = settings.uses_meta
-        self._outer = settings.meta.outer if self._uses_meta else "train"
+        self._labels = np.concatenate([labels, np.asarray(validation, np.int64)])
+        self._uses_outer, self._outer = bool(settings.outer), settings.outer or "train"
+        self._setting = f"config.{'tune' if settings.tune.learn else 'meta'}.outer"
         self._part = np.zeros(len(labels), np.int64)
         if self._outer == "folds":
             self._part = self._folds(labels)
         elif self._outer == "holdout":
             self._part = self._holdout(labels)
+        elif self._outer == "validation" and not len(validation):
+            raise UserError(
+                f"{self._setting} = 'validation', and there are no validation images; keep some "
+                "(config.data.validation_fraction), or choose 'folds' or 'holdout'."
+            )
         smallest = self._pools(0)[0]
         self.train_examples = len(labels) if self._outer == "folds" else len(smallest)
         if self._batch > len(smallest):
@@ -78,9 +88,9 @@ class BatchPlan:
             members = np.flatnonzero(labels == label)
             if len(members) < smallest:
                 raise UserError(
-                    f"Class {label} has {len(members)} training images, and config.meta.outer = "
+                    f"Class {label} has {len(members)} training images, and {self._setting} = "
                     f"{self._outer!r} needs at least {smallest} of each class; use "
-                    "config.meta.outer = 'train', fewer config.meta.folds, or more images."
+                    f"{self._setting} = 'train', fewer config.meta.folds, or more images."
                 )
             yield np.random.default_rng((self._seed, 2, int(label))).permutation(members)
 
@@ -104,6 +114,9 @@ class BatchPlan:
         if self._outer == "train":
             everything = np.arange(len(self._part))
             return everything, everything
+        if self._outer == "validation":
+            training, validation = np.split(np.arange(len(self._labels)), [len(self._part)])
+            return training, validation
         held_out = self._part == (epoch % self._meta.folds if self._outer == "folds" else 0)
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -135,7 +148,7 @@ class BatchPlan:
         """The indices of one epoch, counted from 0."""
         inner_pool, outer_pool = self._pools(epoch)
         inner = self._draw(0, epoch, inner_pool, self._batch)
-        if not self._uses_meta:
+        if not self._uses_outer:
             return EpochIndices(inner, None)
         batch = self._outer_batch
         if self._outer == "train" and batch == self._batch:

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 
 from genreg_jax import augment, flows, models
 from genreg_jax.batches import BatchPlan
-from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, Outputs, to_float
+from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.data import Dataset
 from genreg_jax.devices import data_mesh, replicate, splitter
-from genreg_jax.errors import ConfigError, UserError
+from genreg_jax.errors import ConfigError
 from genreg_jax.evaluate import make_evaluate
+from genreg_jax.learned import PER_CLASS, learned
 from genreg_jax.models.frozen import frozen_statistics, frozen_trunk
 from genreg_jax.models.pretrained import ORIGINS
 from genreg_jax.objective import make_train_step
@@ -33,6 +34,7 @@ from genreg_jax.regularizers.mgr import Meta, Synthetic
 from genreg_jax.regularizers.phantom import phantom_term
 from genreg_jax.settings import FlowSettings, Settings
 from genreg_jax.state import Best, TrainState
+from genreg_jax.strengths import Tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Parts:
       evaluate: from `genreg_jax.evaluate.make_evaluate`.
       synthetic: the term on synthetic samples, or None.
       meta: meta pseudo sampling, or None.
+      tune: the strengths that are learned, or None.
       generator: of the synthetic samples, or None.
       flow: the frozen flow that perturbs, or None.
-      train_data: all training images, on the mesh.
+      train_data: all images of the step's batches, on the mesh.
       state: the first state, on the mesh.
       best: what validation chooses from, before the first evaluation, on the mesh.
       mesh: the devices.
@@ -64,6 +67,7 @@ class Parts:
     evaluate: Callable
     synthetic: Synthetic | None
     meta: Meta | None
+    tune: Tune | None
     generator: Generator | None
     flow: Any
     train_data: Batch
@@ -108,7 +112,9 @@ def parts(
     """
     root = jax.random.key(settings.seed)
     mesh = data_mesh(settings.train.devices, settings.train.batch_size)
-    train_data = Batch(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
+    splits = [dataset.train, *[dataset.validation] * (settings.outer == "validation")]
+    stacked = lambda name: jnp.concatenate([getattr(split, name) for split in splits])
+    train_data = Batch(stacked("images"), stacked("labels"))
     generator = generator if settings.uses_synthetic else None
     if generator is not None:
         if settings.synthetic.source != "prior":
@@ -128,7 +134,8 @@ def parts(
     schedule = make_schedule(
         settings.optimizer, total_steps=total_steps, steps_per_epoch=plan.steps_per_epoch
     )
-    tx = make_optimizer(settings.optimizer, schedule, head_alone=settings.model.freeze == "trunk")
+    tx = optimizer_of(settings, schedule)
+    tune = tune_of(settings, dataset, views, total_steps, schedule, embedding_term)
     meta, finder_params = None, ()
     if generator is not None and settings.uses_meta:
         key = jax.random.fold_in(root, 3)
@@ -149,6 +156,7 @@ def parts(
         generator=generator,
         meta=meta,
         latent=latent_of(settings, views),
+        tune=tune,
         skip_nonfinite=settings.train.nonfinite == "skip",
         constrain=splitter(mesh),
     )
@@ -162,6 +170,7 @@ def parts(
         jax.random.fold_in(root, 1),
         finder_params=finder_params,
         finder_tx=meta.tx if meta else None,
+        tune=tune,
     )
     # A copy: the training step donates its state's buffers.
     params, model_state = jax.tree.map(jnp.copy, (params, model_state))
@@ -182,6 +191,7 @@ def parts(
         evaluate=evaluate,
         synthetic=synthetic,
         meta=meta,
+        tune=tune,
         generator=generator,
         flow=flow,
         train_data=train_data,
@@ -230,72 +240,6 @@ def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: i
     )
 
 
-def check_model(settings: Settings, model: Model | None, dataset: Dataset) -> None:
-    """Refuses a classifier of the caller's own that does not return what the contract says."""
-    if model is None:
-        return
-    for name, value, unset in (
-        ("config.model.pretrained", settings.model.pretrained, ""),
-        ("config.model.freeze", settings.model.freeze, "none"),
-        ("config.optimizer.head_factor", settings.optimizer.head_factor, 1.0),
-    ):
-        if value != unset:
-            raise ConfigError(
-                f"{name} is for classifiers of config.model, and one was given; leave the setting "
-                f"at {unset!r}, and give a model that does it itself.",
-                name,
-            )
-
-    def run(key, x):
-        params, model_state = model.init(key, x)
-        return model.apply(params, model_state, x, rng=None, train=False)
-
-    x = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
-    found = jax.eval_shape(run, jax.random.key(0), x)
-    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Outputs)):
-        raise UserError(
-            "model.apply must return (Outputs(logits [B, K], embedding [B, D]), model_state); for "
-            f"two images it returned {found}."
-        )
-    logits, embedding = found[0]
-    if logits.shape != (2, dataset.num_classes) or embedding.ndim != 2 or len(embedding) != 2:
-        raise UserError(
-            f"For two images of {dataset.name}, which has {dataset.num_classes} classes, the model "
-            f"returns logits of shape {logits.shape} and an embedding of shape {embedding.shape}; "
-            f"needed are (2, {dataset.num_classes}) and (2, D)."
-        )
-
-
-def check_flow(flow: Any, dataset: Dataset) -> None:
-    """Refuses a flow of the caller's own that is for other images."""
-    if flow is None:
-        return
-    if tuple(flow.image_shape) != dataset.image_shape:
-        raise UserError(
-            f"The flow is for images of shape {tuple(flow.image_shape)}, but those of "
-            f"{dataset.name} have {dataset.image_shape}; give a flow for these images, or "
-            "flows.resized(flow, image_shape)."
-        )
-    if flow.num_classes not in (None, dataset.num_classes):
-        raise UserError(
-            f"The flow is conditioned on {flow.num_classes} classes, but {dataset.name} has "
-            f"{dataset.num_classes}; give a flow for as many, or an unconditional one."
-        )
-
-
-def check_generator(settings: Settings, generator: Generator | None) -> None:
-    """Refuses a generator of the caller's own that cannot do what the config asks of it."""
-    if generator is None or not settings.uses_synthetic or generator.encode is not None:
-        return
-    if settings.synthetic.source != "prior":
-        raise UserError(
-            f"config.synthetic.source = {settings.synthetic.source!r} starts from encodings of "
-            "real images, and the generator that was given has no `encode`. Without one it "
-            "supports the source 'prior'; give it `encode(params, x, y) -> z`, or leave it out to "
-            "use a flow."
-        )
-
-
 def views_of(settings: Settings, image_shape: tuple[int, ...]) -> dict[str, Augment]:
     """All augmentations that the run uses, built at once so that a wrong one is found at once."""
     uses_flow = settings.uses_flow or settings.flow_only
@@ -328,10 +272,11 @@ def mix_of(settings: Settings) -> Callable | None:
 
 
 def embedding_term_of(
-    settings: Settings, num_classes: int, total_steps: int
+    settings: Settings, num_classes: int, total_steps: int, strength: Any = None
 ) -> EmbeddingTerm | None:
-    """The phantom term with its weight, or None where it is off."""
+    """The phantom term with its weight or a learned one, or None where it is off."""
     s = settings.phantom
+    strength = s.weight if strength is None else strength
     if not settings.uses_phantom:
         return None
     losses = phantom_term(
@@ -345,8 +290,9 @@ def embedding_term_of(
         stop_gradient=s.stop_gradient,
     )
     warmup = max(round(s.warmup * total_steps), 1)
-    weight = lambda step: s.weight * jnp.minimum((step + 1) / warmup, 1.0)
-    return lambda key, outputs, labels, step: weight(step) * losses(key, outputs, labels)
+    warm = lambda step: jnp.minimum((step + 1) / warmup, 1.0)
+    of = lambda labels: strength[labels] if jnp.ndim(strength) else strength
+    return lambda key, outputs, labels, step: of(labels) * warm(step) * losses(key, outputs, labels)
 
 
 def _both(first: EmbeddingTerm | None, second: EmbeddingTerm | None) -> EmbeddingTerm | None:
@@ -378,13 +324,13 @@ def synthetic_of(settings: Settings, views: dict[str, Augment]) -> Synthetic:
     )
 
 
-def latent_of(settings: Settings, views: dict[str, Augment]) -> Latent | None:
-    """The perturbation of the real batch, None where it is off."""
+def latent_of(settings: Settings, views: dict[str, Augment], **changes: Any) -> Latent | None:
+    """The perturbation of the real batch, some of its options changed; None where it is off."""
     s = settings.latent
     if not settings.uses_latent:
         return None
     return Latent(
-        perturb=perturbation_of(settings),
+        perturb=perturbation_of(settings, **changes),
         labels=s.labels if s.kind in ("adversarial", "pgd") else "true",
         mix=s.mix,
         augment=views["after"],
@@ -438,6 +384,62 @@ def meta_of(
         shuffle=s.outer_labels == "shuffled",
     )
     return meta, params
+
+
+def optimizer_of(
+    settings: Settings, schedule: Callable[[Any], Any], **changes: Any
+) -> optax.GradientTransformation:
+    """The classifier's optimiser, some of its options changed."""
+    head_alone = settings.model.freeze == "trunk"
+    return make_optimizer(settings.optimizer, schedule, head_alone=head_alone, **changes)
+
+
+def tune_of(
+    settings: Settings,
+    dataset: Dataset,
+    views: dict[str, Augment],
+    total_steps: int,
+    schedule: Callable[[Any], Any],
+    embedding_term: EmbeddingTerm | None = None,
+) -> Tune | None:
+    """The strengths that are learned, and the parts of the step that depend on them."""
+    s, num_classes = settings.tune, dataset.num_classes
+    strengths = learned(settings, num_classes)
+    if not strengths:
+        return None
+
+    def parts(values: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of `make_train_step` at these strengths, of those that are learned."""
+        values = {name.removesuffix(PER_CLASS): value for name, value in values.items()}
+        of = {
+            "phantom.weight": lambda weight: {
+                "embedding_term": _both(
+                    embedding_term_of(settings, num_classes, total_steps, weight), embedding_term
+                )
+            },
+            "synthetic.weight": lambda weight: {
+                "synthetic": dataclasses.replace(synthetic_of(settings, views), weight=weight)
+            },
+            "latent.epsilon": lambda radius: {"latent": latent_of(settings, views, epsilon=radius)},
+            "augment.magnitude": lambda magnitude: {
+                "augment": augment.make(
+                    settings.augment.train, image_shape=dataset.image_shape, magnitude=magnitude
+                )
+            },
+            "augment.label_smoothing": lambda share: {"label_smoothing": share},
+            "optimizer.weight_decay": lambda decay: {
+                "tx": optimizer_of(settings, schedule, weight_decay=decay)
+            },
+        }
+        return {key: part for name in values for key, part in of[name](values[name]).items()}
+
+    return Tune(
+        strengths=strengths,
+        parts=parts,
+        tx=optax.adam(s.learning_rate),
+        mode=settings.meta.mode,
+        shuffle=s.outer_labels == "shuffled",
+    )
 
 
 def encode_all(encode: Any, params: Any, data: Batch, settings: Settings) -> jax.Array:

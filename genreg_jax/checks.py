@@ -116,6 +116,19 @@ def check_number(name, value, *, minimum=0, maximum=None, integer=False):
         raise ValueError(f"{name} is {short(value)}; allowed: {kind} {bounds}.")
 
 
+def check_strength(name, value, *, maximum=None):
+    """As `check_number`, of a value that may be an array of no axes, or traced and unknown."""
+    if (
+        isinstance(value, jax.Array)
+        and value.shape == ()
+        and jnp.isdtype(value.dtype, "real floating")
+    ):
+        if not is_concrete(value):
+            return
+        value = float(value)
+    check_number(name, value, maximum=maximum)
+
+
 def is_concrete(x) -> bool:
     """Whether the values of `x` can be read, which they cannot under a transformation."""
     return not isinstance(x, Tracer)

@@ -18,6 +18,7 @@ import numpy as np
 from genreg_jax import models
 from genreg_jax.checks import is_text, short
 from genreg_jax.errors import ConfigError
+from genreg_jax.learned import learned
 from genreg_jax.models.pretrained import ORIGINS, PACKAGES
 from genreg_jax.settings import Settings
 
@@ -194,6 +195,13 @@ def _check(s: Settings) -> None:
             "model.name",
             f"{package and package.model} for the weights {s.model.pretrained!r}",
         )
+    learned(s)
+    if s.tune.learn and s.flow_only:
+        raise ConfigError(
+            "config.model.name = 'none' trains a flow and no classifier, and config.tune.learn "
+            f"= {s.tune.learn!r} is learned with one; name a classifier, or leave it empty.",
+            "config.tune.learn",
+        )
     if s.flow_only:
         for start in ("init_from", "pretrained"):
             need(
@@ -280,6 +288,7 @@ def identity(settings: Settings, *, flow_hash: str = "", init_hash: str = "") ->
     for group, name, default in _ADDED:
         if values[group][name] == default:
             del values[group][name]
+    values = {name: value for name, value in values.items() if value != {}}
     values["flow"]["workdir"] = flow_hash or (
         _ANOTHER_RUN if settings.flow.workdir and settings.uses_flow else ""
     )
@@ -297,6 +306,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "con
     lines = []
     for key in sorted({*old, *new}):
         a, b, where = old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}"
+        if isinstance(a, Mapping) != isinstance(b, Mapping) and "absent" in (a, b):
+            a, b = (value if isinstance(value, Mapping) else {} for value in (a, b))
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, where)
         elif a != b:

@@ -7,7 +7,7 @@ training, and there is no branch on a method's name anywhere.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,11 @@ import optax
 from genreg_jax.checks import check_batch
 from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.regularizers.latent_training import Latent, make_perturb
-from genreg_jax.regularizers.mgr import Meta, Synthetic, make_regularizer
+from genreg_jax.regularizers.mgr import Meta, Regularizer, Synthetic, make_regularizer
+from genreg_jax.regularizers.outer import make_search
+from genreg_jax.regularizers.synthetic import latent_diagnostics
 from genreg_jax.state import TrainState
+from genreg_jax.strengths import Tune
 
 # What a step checks, in the order in which one failure causes the next.
 CHECKED = (
@@ -45,6 +48,7 @@ def make_train_step(
     generator: Generator | None = None,
     meta: Meta | None = None,
     latent: Latent | None = None,
+    tune: Tune | None = None,
     skip_nonfinite: bool = False,
     constrain: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable:
@@ -65,13 +69,15 @@ def make_train_step(
         step, so that they are an argument of the compiled program and not constants inside it.
       meta: meta pseudo sampling; needs `synthetic`.
       latent: perturbation of the real batch.
+      tune: strengths that are learned, and the arguments that depend on them.
       skip_nonfinite: count an update that is not finite as made; otherwise `state.step` stays, too,
         so that every later call fails alike.
       constrain: applied to every batch, real, outer and synthetic; such as a sharding constraint.
 
     Returns:
       `step(state, batch, outer=None, generator_params=(), flow=None) -> (state, metrics)`, pure.
-      `outer` is the batch of the outer loss, used only with `meta`; `flow` is handed to `latent`.
+      `outer` is the batch of the outer loss, used with `meta` or `tune`; `flow` is handed to
+      `latent`.
       Only the pass over the real batch updates `model_state`; passes over synthetic and outer
       batches and those of an attack use their own batch statistics. `train/attacked_accuracy` is
       that on the perturbed images; `train/accuracy` is that on the clean ones wherever the step
@@ -81,7 +87,8 @@ def make_train_step(
 
     Raises:
       ValueError: `synthetic` without `generator`, or `meta` without `synthetic`. When the step is
-        traced: images that are not `[B, H, W, C]`, uint8 or floating point, or labels that are not
+        traced: no `outer` where one is used, arguments of `tune.parts` that no strength can change,
+        images that are not `[B, H, W, C]`, uint8 or floating point, or labels that are not
         integers `[B]`; without `jit` also values out of range.
 
     Example:
@@ -105,11 +112,171 @@ def make_train_step(
     def forward(params, model_state, images, rng):
         return model.apply(params, model_state, images, rng=rng, train=True)
 
+    given = {
+        "tx": tx,
+        "augment": augment,
+        "label_smoothing": label_smoothing,
+        "embedding_term": embedding_term,
+        "synthetic": synthetic,
+        "latent": latent,
+    }
+
+    def build(**changed) -> _Parts:
+        unknown = changed.keys() - given.keys()
+        if unknown:
+            raise ValueError(
+                f"tune.parts returned {', '.join(sorted(unknown))}; allowed: {', '.join(given)}."
+            )
+        return _build(
+            forward,
+            **{**given, **changed},
+            mix=mix,
+            generator=generator,
+            meta=meta,
+            num_classes=num_classes,
+            constrain=constrain,
+        )
+
+    def changed_by(strengths) -> dict[str, Any]:
+        """The arguments that depend on the strengths."""
+        return {} if tune is None else tune.parts(tune.values(strengths))
+
+    search = None if meta is None and tune is None else make_search(forward, meta, tune)
+    fixed = build()
+
+    def step(
+        state: TrainState,
+        batch: Batch,
+        outer: Batch | None = None,
+        generator_params: Any = (),
+        flow: Any = None,
+    ):
+        check_batch(batch.images, batch.labels, num_classes, "batch")
+        if outer is not None:
+            check_batch(outer.images, outer.labels, num_classes, "outer")
+        batch, outer = constrain((batch, outer))
+        key_real, key_synthetic, key_outer = jax.random.split(
+            jax.random.fold_in(state.key, state.step), 3
+        )
+        # What a step with these strengths is made of, and which of it depends on them.
+        changed = changed_by(state.strengths)
+        parts = build(**changed) if changed else fixed
+        real = key_real, batch, flow, state.step
+        (loss, (model_state, metrics)), grads = jax.value_and_grad(parts.supervised, has_aux=True)(
+            state.params, state.model_state, *real
+        )
+        checked = {
+            "the cross-entropy": metrics["train/cross_entropy"],
+            "the embedding term": metrics.get("train/embedding_loss", 0.0),
+            "the gradient on the real batch": optax.tree.norm(grads),
+        }
+        samples, finder_params = None, state.finder_params
+        if parts.regularizer is not None:
+            samples = parts.regularizer.draw(state, key_synthetic, batch, generator_params)
+        found = {}
+        if search is not None:
+            if outer is None:
+                raise ValueError("outer is None; with meta or tune a step needs an outer batch.")
+            constant = changed.keys() <= {"synthetic"}
+
+            def inner_loss(params, searched):
+                """The loss of the update, but for what nothing that is searched can change."""
+                (finder_params, gate), strengths = searched
+                now = build(**changed_by(strengths)) if changed else fixed
+                value = 0.0
+                if not constant:
+                    value, _ = now.supervised(params, state.model_state, *real)
+                if now.regularizer is not None:
+                    value += now.regularizer.term(
+                        params, finder_params, state, key_synthetic, samples, generator_params, gate
+                    )
+                return value
+
+            now_tx = parts.tx
+            if "tx" in changed:
+                now_tx = lambda searched: changed_by(searched[1])["tx"]
+            *updated, about = search(
+                state, key_outer, inner_loss, now_tx, outer, grads if constant else None
+            )
+            finder_params, finder_opt_state, strengths, strengths_opt_state = updated
+            found = {
+                "finder_params": finder_params,
+                "finder_opt_state": finder_opt_state,
+                "strengths": strengths,
+                "strengths_opt_state": strengths_opt_state,
+            }
+            metrics |= about
+            checked["the outer loss"] = about["train/outer_loss"]
+            checked["the hypergradient"] = about["train/hypergradient_norm"]
+        if parts.regularizer is not None:
+            assert samples is not None
+            moved = samples.z
+            if meta is not None:
+                moved = meta.apply(finder_params, samples.z, samples.y)
+            if meta is not None or (synthetic and synthetic.search != "none"):
+                diagnostics = latent_diagnostics(samples.drawn, moved, samples.y)
+                metrics["train/search_spread"] = diagnostics["spread"]
+                metrics["train/search_distance"] = diagnostics["distance"]
+            value, synthetic_grads = jax.value_and_grad(parts.regularizer.term)(
+                state.params, finder_params, state, key_synthetic, samples, generator_params
+            )
+            metrics["train/synthetic_loss"] = value
+            checked["the synthetic term"] = value
+            checked["the gradient of the synthetic term"] = optax.tree.norm(synthetic_grads)
+            loss, grads = loss + value, jax.tree.map(jnp.add, grads, synthetic_grads)
+
+        metrics["train/loss"] = loss
+        metrics["train/gradient_norm"] = optax.tree.norm(grads)
+        updates, opt_state = parts.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        checked["the updated parameters"] = optax.tree.norm((params, finder_params))
+        bad = ~jnp.isfinite(jnp.stack([checked.get(name, 0.0) for name in CHECKED]))
+        metrics["train/nonfinite"] = jnp.where(bad.any(), 1 + jnp.argmax(bad), 0)
+        new_state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            **found,
+        )
+        old_state = dataclasses.replace(state, step=state.step + 1) if skip_nonfinite else state
+        kept = lambda new, old: new if new is old else jnp.where(bad.any(), old, new)
+        return jax.tree.map(kept, new_state, old_state), metrics
+
+    return step
+
+
+class _Parts(NamedTuple):
+    """What a step is made of at given strengths."""
+
+    tx: optax.GradientTransformation
+    supervised: Callable[..., Any]
+    regularizer: Regularizer | None
+
+
+def _build(
+    forward,
+    *,
+    tx,
+    augment,
+    label_smoothing,
+    embedding_term,
+    synthetic,
+    latent,
+    mix,
+    generator,
+    meta,
+    num_classes,
+    constrain,
+) -> _Parts:
+    """The loss on real images, and the synthetic part, from the arguments of `make_train_step`."""
+    smooths = not isinstance(label_smoothing, int | float) or label_smoothing > 0
     perturb = None if latent is None else make_perturb(latent, forward)
-    regularize = None
-    if synthetic is not None and generator is not None:
-        regularize = make_regularizer(
-            forward, tx, synthetic, generator, meta, num_classes=num_classes, constrain=constrain
+    regularizer = None
+    if synthetic is not None:
+        regularizer = make_regularizer(
+            forward, synthetic, generator, meta, num_classes=num_classes, constrain=constrain
         )
 
     def classify(params, model_state, key, images, labels, step):
@@ -118,7 +285,7 @@ def make_train_step(
         targets = jax.nn.one_hot(labels, num_classes)
         if mix is not None:
             images, targets = mix(key_mix, images, targets)
-        if label_smoothing:
+        if smooths:
             targets = optax.losses.smooth_labels(targets, label_smoothing)
         outputs, new_model_state = forward(params, model_state, images, key_model)
         loss = jnp.mean(optax.losses.softmax_cross_entropy(outputs.logits, targets))
@@ -142,53 +309,4 @@ def make_train_step(
         key_latent = jax.random.fold_in(key, 3)
         return perturb(params, model_state, key_latent, images, batch, flow, loss_on)
 
-    def step(
-        state: TrainState,
-        batch: Batch,
-        outer: Batch | None = None,
-        generator_params: Any = (),
-        flow: Any = None,
-    ):
-        check_batch(batch.images, batch.labels, num_classes, "batch")
-        if outer is not None:
-            check_batch(outer.images, outer.labels, num_classes, "outer")
-        batch, outer = constrain((batch, outer))
-        key_real, key_synthetic, key_outer = jax.random.split(
-            jax.random.fold_in(state.key, state.step), 3
-        )
-        (loss, (model_state, metrics)), grads = jax.value_and_grad(supervised, has_aux=True)(
-            state.params, state.model_state, key_real, batch, flow, state.step
-        )
-        finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
-        checked = {
-            "the cross-entropy": metrics["train/cross_entropy"],
-            "the embedding term": metrics.get("train/embedding_loss", 0.0),
-            "the gradient on the real batch": optax.tree.norm(grads),
-        }
-        if regularize is not None:
-            r = regularize(state, key_synthetic, key_outer, grads, batch, outer, generator_params)
-            finder_params, finder_opt_state = r.finder_params, r.finder_opt_state
-            loss, grads = loss + r.loss, jax.tree.map(jnp.add, grads, r.grads)
-            metrics, checked = metrics | r.metrics, checked | r.checked
-
-        metrics["train/loss"] = loss
-        metrics["train/gradient_norm"] = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        checked["the updated parameters"] = optax.tree.norm((params, finder_params))
-        bad = ~jnp.isfinite(jnp.stack([checked.get(name, 0.0) for name in CHECKED]))
-        metrics["train/nonfinite"] = jnp.where(bad.any(), 1 + jnp.argmax(bad), 0)
-        new_state = TrainState(
-            step=state.step + 1,
-            params=params,
-            model_state=model_state,
-            opt_state=opt_state,
-            finder_params=finder_params,
-            finder_opt_state=finder_opt_state,
-            key=state.key,
-        )
-        old_state = dataclasses.replace(state, step=state.step + 1) if skip_nonfinite else state
-        kept = lambda new, old: new if new is old else jnp.where(bad.any(), old, new)
-        return jax.tree.map(kept, new_state, old_state), metrics
-
-    return step
+    return _Parts(tx, supervised, regularizer)

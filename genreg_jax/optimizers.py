@@ -53,7 +53,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    settings: OptimizerSettings, schedule, *, head_alone: bool = False
+    settings: OptimizerSettings, schedule, *, head_alone: bool = False, weight_decay: Any = None
 ) -> optax.GradientTransformation:
     """The optimiser: clipping, weight decay on weights only, then sgd, adam or adamw.
 
@@ -61,6 +61,7 @@ def make_optimizer(
       settings: which optimiser.
       schedule: learning rate as a function of the update's number.
       head_alone: updates of all parameters but the head's are zero.
+      weight_decay: instead of the configured one, which is above 0; it may be traced.
 
     Returns:
       An optax transformation whose update is differentiable in the gradient.
@@ -69,6 +70,7 @@ def make_optimizer(
     def weights_only(params):
         return jax.tree.map(lambda p: p.ndim > 1, params)
 
+    decay = settings.weight_decay if weight_decay is None else weight_decay
     parts = []
     if settings.grad_clip:
         parts.append(optax.clip_by_global_norm(settings.grad_clip))
@@ -77,12 +79,12 @@ def make_optimizer(
             optax.adamw(
                 schedule,
                 eps_root=_EPS_ROOT,
-                weight_decay=settings.weight_decay,
+                weight_decay=decay,
                 mask=weights_only,
             )
         )
     elif settings.weight_decay:
-        parts.append(optax.add_decayed_weights(settings.weight_decay, mask=weights_only))
+        parts.append(optax.add_decayed_weights(decay, mask=weights_only))
     if settings.name == "adam":
         parts.append(optax.adam(schedule, eps_root=_EPS_ROOT))
     elif settings.name == "sgd":

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.strengths import Tune
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,9 @@ class TrainState:
       finder_params: the finder's parameters, `()` without one.
       finder_opt_state: state of the finder's optimiser, `()` without one.
       key: the run's key; step t draws from `fold_in(key, t)` and the key itself never changes.
+      strengths: what the learned strengths are made of, `()` without any; see
+        `genreg_jax.strengths.Tune`.
+      strengths_opt_state: state of their optimiser, `()` without any.
 
     Example:
       >>> import jax, optax
@@ -37,6 +42,8 @@ class TrainState:
     finder_params: Any
     finder_opt_state: Any
     key: jax.Array
+    strengths: Any = ()
+    strengths_opt_state: Any = ()
 
     @classmethod
     def create(
@@ -48,6 +55,7 @@ class TrainState:
         *,
         finder_params: Any = (),
         finder_tx: optax.GradientTransformation | None = None,
+        tune: Tune | None = None,
     ) -> "TrainState":
         """The state before the first update.
 
@@ -58,7 +66,9 @@ class TrainState:
           key: of everything that the training draws.
           finder_params: the finder's parameters, for MGR.
           finder_tx: the finder's optimiser, for MGR.
+          tune: the strengths that are learned.
         """
+        strengths = tune.init() if tune else ()
         return cls(
             step=jnp.int32(0),
             params=params,
@@ -67,6 +77,8 @@ class TrainState:
             finder_params=finder_params,
             finder_opt_state=finder_tx.init(finder_params) if finder_tx else (),
             key=key,
+            strengths=strengths,
+            strengths_opt_state=tune.tx.init(strengths) if tune else (),
         )
 
 

@@ -37,6 +37,7 @@ from genreg_jax.evaluate import (
 )
 from genreg_jax.flow_run import cost_in_words, train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
+from genreg_jax.learned import learned_in_words, learned_values
 from genreg_jax.logs import (
     Clock,
     MetricWriter,
@@ -47,6 +48,7 @@ from genreg_jax.logs import (
     read_metrics,
 )
 from genreg_jax.memorisation import memorisation_in_words
+from genreg_jax.own import check_own
 from genreg_jax.report.pictures import write_perturbed, write_samples
 from genreg_jax.restore import start_from
 from genreg_jax.results import page_of_test
@@ -158,10 +160,8 @@ def _run(
         return train_flow(
             settings, dataset, workdir, augment=views["flow"], stages=stages, command=command
         )
-    plan = BatchPlan(settings, dataset.train.labels)
-    build.check_model(settings, own["model"], dataset)
-    build.check_flow(own["flow"], dataset)
-    build.check_generator(settings, own["generator"])
+    plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
+    check_own(settings, own, dataset)
     warm, init_hash = start_from(settings, dataset, note)
     start()
     note(
@@ -359,6 +359,7 @@ def _run(
             "seed": settings.seed,
             "flow": flow_record,
             **_finder(samples, workdir),
+            "strengths": learned_values(parts.tune, state.strengths),
             "generator": about,
             "subset_hash": dataset.subset_hash,
             "fingerprint": dataset.fingerprint,
@@ -383,13 +384,11 @@ def _run(
             "number of the time, so this is not the run that had them all from the start."
         ]
     if summary["finder_spread"] is not None:
-        page["notes"] += [
-            search_in_words(
-                summary["finder_spread"], summary["finder_distance"], summary["finder_share"]
-            )
-        ]
+        finder = [summary[f"finder_{name}"] for name in ("spread", "distance", "share")]
+        page["notes"] += [search_in_words(*finder)]
     if about is not None:
         page["notes"] += [memorisation_in_words(about)]
+    page["notes"] += learned_in_words(settings, summary["strengths"], command)
     workdirs.finish(workdir, settings, summary, command=command, **page)
     return summary
 

@@ -10,10 +10,10 @@ PACKAGE = ROOT / "genreg_jax"
 # From the ground up, as in CONTRIBUTING.md; a folder stands for all that is in it.
 FLOORS = [
     "errors interrupt compiled door hypergradient implicit_hypergradient contract state checks "
-    "pickles tensors",
-    "models regularizers settings augment logs flows devices chunks",
+    "pickles tensors strengths",
+    "models regularizers settings learned augment logs flows devices chunks",
     "objective config optimizers data batches fingerprints records orbax_threads checkpoint",
-    "build evaluate epoch memorisation samples",
+    "build evaluate epoch memorisation samples own",
     "workdir restore costs report",
     "perturb predict export compare flow_run results",
     "train",

@@ -205,6 +205,7 @@ def all_changed():
     config.meta.radius = 0.3
     config.model.name = "resnet18_imagenet"  # of a table, not any string
     config.model.init_from = ""  # or pretrained
+    config.tune.learn = "optimizer.weight_decay"  # of a table, too
     return config
 
 

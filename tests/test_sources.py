@@ -230,8 +230,8 @@ def test_a_source_of_real_images_needs_an_encoder():
     problem = problem_of(source="renoised")
     with pytest.raises(ValueError, match=r"source is 'renoised'.*generator\.encode is None"):
         make_regularizer(
-            lambda *a: None, problem.tx, problem.synthetic,
-            problem.generator._replace(encode=None), None, num_classes=3,
+            lambda *a: None, problem.synthetic, problem.generator._replace(encode=None), None,
+            num_classes=3,
         )  # fmt: skip
 
 

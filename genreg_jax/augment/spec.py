@@ -27,12 +27,13 @@ from genreg_jax.checks import check_number
 from genreg_jax.errors import UserError
 
 
-def make(spec, *, image_shape):
+def make(spec, *, image_shape, magnitude=None):
     """Builds the augmentation that a string describes; the grammar is at the top of this module.
 
     Args:
       spec: such as `"none"`, `"flip+crop"` or `"shift(1)+affine(0.5)+cutout(8)"`.
       image_shape: `(H, W, C)`; crops and cutouts without a number scale with it.
+      magnitude: of its `randaugment`, instead of the one that the spec has; it may be traced.
 
     Returns:
       A function `augment(key, x, indices=None) -> x` of images `[B, H, W, C]` in `[0, 1]`, to be
@@ -40,9 +41,10 @@ def make(spec, *, image_shape):
 
     Raises:
       UserError: the spec does not parse, names an unknown term, has a number that is not allowed
-        for this image shape, or `image_shape` is not that of an image.
+        for this image shape, or `image_shape` is not that of an image; or `magnitude` is given for
+        a spec without `randaugment`.
 
-    Gradients flow through the returned function to `x`.
+    Gradients flow through the returned function to `x`, and to `magnitude`.
 
     Example:
       >>> augment = make("flip+crop+cutout(2)", image_shape=(8, 8, 1))
@@ -51,7 +53,12 @@ def make(spec, *, image_shape):
     """
     terms = _split(spec)
     image_shape = _check_image_shape(image_shape, any_channels=not terms)
-    steps = [_build(term, spec, image_shape) for term in terms]
+    if magnitude is not None and not any(map(_is_randaugment, terms)):
+        raise UserError(
+            f"magnitude is given for the augmentation {spec!r}; allowed is one with randaugment, "
+            "whose magnitude it is."
+        )
+    steps = [_build(term, spec, image_shape, magnitude) for term in terms]
 
     def augment(key, x, indices=None):
         x = check_images(x, any_channels=image_shape[-1] not in (1, 3))
@@ -70,6 +77,35 @@ def make(spec, *, image_shape):
     except ValueError as error:
         raise UserError(f"The augmentation {spec!r} cannot be used: {error}") from None
     return augment
+
+
+def magnitude_of(spec):
+    """The magnitude of the `randaugment` of a spec, None without one.
+
+    Example:
+      >>> magnitude_of("flip+randaugment(1,5)"), magnitude_of("randaugment"), magnitude_of("flip")
+      (5.0, 9.0, None)
+    """
+    for term in filter(_is_randaugment, _split(spec)):
+        numbers = re.findall(r"[\d.]+", term.partition("(")[2])
+        return float(numbers[1]) if len(numbers) == 2 else 9.0
+    return None
+
+
+def with_magnitude(spec, magnitude):
+    """The spec with another magnitude of its `randaugment`.
+
+    Example:
+      >>> with_magnitude("flip+randaugment(1,5)", 7.25)
+      'flip+randaugment(1,7.25)'
+    """
+    number = f"{magnitude:.4f}".rstrip("0").rstrip(".")  # the grammar knows no exponents
+    terms = _split(spec)
+    for place, term in enumerate(terms):
+        if _is_randaugment(term):
+            num_ops = (re.findall(r"[(](\d+)", term) or ["2"])[0]
+            terms[place] = f"randaugment({num_ops},{number})"
+    return "+".join(terms)
 
 
 # Terms ------------------------------------------------------------------------------------------
@@ -146,7 +182,11 @@ def _split(spec):
     return [] if terms == ["none"] else terms
 
 
-def _build(term, spec, image_shape):
+def _is_randaugment(term):
+    return term.startswith("randaugment")
+
+
+def _build(term, spec, image_shape, magnitude):
     match = _TERM.fullmatch(term)
     name = match.group(1) if match else term
     if name not in _TERMS:
@@ -163,8 +203,11 @@ def _build(term, spec, image_shape):
             f"The term {term!r} in the augmentation {spec!r} takes {expected} numbers in its "
             f"brackets; {_ALLOWED}"
         )
+    values = [float(n) if "." in n else int(n) for n in numbers]
+    if magnitude is not None and name == "randaugment":
+        values = [*(values or [2])[:1], magnitude]
     try:
-        return builder(image_shape, *(float(n) if "." in n else int(n) for n in numbers))
+        return builder(image_shape, *values)
     except ValueError as error:
         raise UserError(f"The augmentation {spec!r} cannot be used: {error}") from None
 

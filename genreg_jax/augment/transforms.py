@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from genreg_jax.augment import kernels
 from genreg_jax.augment.ops import OPS, check_images
-from genreg_jax.checks import check_key, check_number
+from genreg_jax.checks import check_key, check_number, check_strength
 
 MAX_MAGNITUDE = 30  # magnitudes are 0 ... 30, the 31 bins of torchvision
 
@@ -244,7 +244,7 @@ def randaugment(key, x, *, num_ops=2, magnitude=9, indices=None):
       key: a PRNG key.
       x: images `[B, H, W, C]` in `[0, 1]`.
       num_ops: how many operations are drawn, with replacement, from the 14 in `OPS`.
-      magnitude: a number from 0 to 30.
+      magnitude: a number from 0 to 30; it may be traced.
       indices: global numbers of the images, integers `[B]`; 0 ... B-1 by default.
 
     Returns:
@@ -254,7 +254,8 @@ def randaugment(key, x, *, num_ops=2, magnitude=9, indices=None):
       ValueError: `x` is not a batch of float images, a number is out of range, or `indices` does
         not fit.
 
-    Gradients flow to `x`; straight through posterize and equalize.
+    Gradients flow to `x`, straight through posterize and equalize; and to `magnitude`, through the
+    geometric and the enhancing operations.
 
     Example:
       >>> randaugment(jax.random.key(0), jnp.ones((2, 8, 8, 3)), num_ops=1).shape
@@ -264,7 +265,7 @@ def randaugment(key, x, *, num_ops=2, magnitude=9, indices=None):
     """
     x = check_images(x)
     check_number("num_ops", num_ops, maximum=32, integer=True)
-    check_number("magnitude", magnitude, maximum=MAX_MAGNITUDE)
+    check_strength("magnitude", magnitude, maximum=MAX_MAGNITUDE)
     height, width = x.shape[1:3]
     largest = _largest_levels(
         shear=0.3,

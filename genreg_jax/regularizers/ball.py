@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.checks import check_choice, check_number
+from genreg_jax.checks import check_choice, check_number, check_strength, is_concrete
 
 NORMS = ("l2", "linf")
 LossFn = Callable[[jax.Array], jax.Array]  # images [B, H, W, C] -> losses [B]
 
 
-def radius(value, norm, relative, x, *, name="epsilon", allowed=NORMS) -> float:
+def radius(value, norm, relative, x, *, name="epsilon", allowed=NORMS):
     """The radius, checked; `value` per dimension if l2 radii are `relative`."""
-    check_number(name, value)
+    check_strength(name, value)
     check_choice("norm", norm, allowed)
     return value * float(np.sqrt(np.prod(x.shape[1:]))) if relative and norm == "l2" else value
 
@@ -48,7 +48,11 @@ def project(delta, radius, norm):
 
 
 def direction(gradient, norm):
-    """The unit step of steepest ascent for each image; zero where the gradient is zero."""
+    """The unit step of steepest ascent for each image; zero where the gradient is zero.
+
+    Constant for all derivatives.
+    """
+    gradient = jax.lax.stop_gradient(gradient)
     if norm == "linf":
         return jnp.sign(gradient)
     # Scaled by the largest entry first: the square of a small gradient is zero in float32.
@@ -94,11 +98,14 @@ def make_finish(images, clip, clip_norm):
     return finish
 
 
-def choose(key, x, perturbed, ratio, indices):
-    """The result: the perturbed images, or the given ones where the lot does not fall on them."""
+def choose(key, x, perturbed, ratio, indices, epsilon):
+    """The result: the perturbed images, or the given ones where the lot does not fall on them.
+
+    Constant for all derivatives but those in an `epsilon` that is traced.
+    """
     check_number("ratio", ratio, maximum=1)
     perturbed = perturbed.astype(jnp.result_type(x))
     if ratio < 1:
         lots = draw(key, jnp.zeros((perturbed.shape[0], 1, 1, 1)), indices, jax.random.uniform)
-        perturbed = jnp.where(lots < ratio, perturbed, x)
-    return jax.lax.stop_gradient(perturbed)
+        perturbed = jnp.where(lots < ratio, perturbed, jax.lax.stop_gradient(jnp.asarray(x)))
+    return jax.lax.stop_gradient(perturbed) if is_concrete(epsilon) else perturbed

@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import as_images, check_number, short, split
+from genreg_jax.checks import as_images, check_number, check_strength, short, split
 from genreg_jax.regularizers import ball
 from genreg_jax.regularizers.pgd import image_pgd
 
@@ -84,7 +84,8 @@ def random_latent_perturbation(
       ValueError: a negative radius, an unknown norm, a ratio outside of [0, 1], images or latents
         of another shape than the flow's, or labels that the flow lacks or has no use for.
 
-    Gradients flow neither to `x` nor to the flow: the result is wrapped in `stop_gradient`.
+    Gradients flow neither to `x` nor to the flow, and to `epsilon` where it is traced, through the
+    projection.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -105,7 +106,7 @@ def random_latent_perturbation(
     finish = ball.make_finish(images, clip, clip_norm)
     noise = radius * ball.draw(key_noise, z, indices, jax.random.normal)
     decoded = decode(z + ball.project(noise, radius, norm))
-    return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
+    return ball.choose(key_ratio, x, finish(decoded), ratio, indices, epsilon)
 
 
 def away_latent_perturbation(
@@ -139,7 +140,8 @@ def away_latent_perturbation(
     Raises:
       ValueError: as `random_latent_perturbation`.
 
-    Gradients flow neither to `x` nor to the flow: the result is wrapped in `stop_gradient`.
+    Gradients flow neither to `x` nor to the flow, and to `epsilon` where it is traced, through the
+    projection.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -159,7 +161,7 @@ def away_latent_perturbation(
     finish = ball.make_finish(images, clip, clip_norm)
     noise = jnp.sign(z) * jnp.abs(epsilon * ball.draw(key_noise, z, indices, jax.random.normal))
     decoded = decode(z + ball.project(noise, radius, norm))
-    return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
+    return ball.choose(key_ratio, x, finish(decoded), ratio, indices, epsilon)
 
 
 def adversarial_latent_perturbation(
@@ -208,8 +210,8 @@ def adversarial_latent_perturbation(
       ValueError: as `random_latent_perturbation`; fewer than one step, a negative step size, or
         losses that are not `[B]`.
 
-    Gradients flow neither to `x` nor to the flow nor to what `loss_fn` closes over: the result is
-    wrapped in `stop_gradient`.
+    Gradients flow neither to `x` nor to the flow nor to what `loss_fn` closes over, and to
+    `epsilon` where it is traced, through the projections: directions of steps are constants.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -238,8 +240,9 @@ def adversarial_latent_perturbation(
 
     delta = ball.start(key_start, z, radius, norm, random_start, indices)
     for _ in range(num_steps):  # unrolled: inside a loop XLA's convolutions are slow on CPU
-        delta = ball.project(delta + length * ball.direction(gradient(delta), norm), radius, norm)
-    return ball.choose(key_ratio, x, finish(decode(z + delta)), ratio, indices)
+        ascent = ball.direction(gradient(jax.lax.stop_gradient(delta)), norm)
+        delta = ball.project(delta + length * ascent, radius, norm)
+    return ball.choose(key_ratio, x, finish(decode(z + delta)), ratio, indices, epsilon)
 
 
 def latent_interpolation(
@@ -278,7 +281,7 @@ def latent_interpolation(
       ValueError: as `random_latent_perturbation`; labels that are not integers `[B]`, or a share
         above 1.
 
-    Gradients flow neither to `x` nor to the flow: the result is wrapped in `stop_gradient`.
+    Gradients flow neither to `x` nor to the flow, and to `epsilon` where it is traced.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -295,7 +298,7 @@ def latent_interpolation(
     """
     key_partner, key_share, key_ratio = jax.random.split(key, 3)
     images, z, decode = _latents(frozen, x, y, z, difference)
-    check_number("epsilon", epsilon, maximum=1)
+    check_strength("epsilon", epsilon, maximum=1)
     labels = jnp.asarray(labels)
     if labels.shape != z.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
@@ -316,7 +319,7 @@ def latent_interpolation(
     arc = (jnp.sin((1 - share) * angle) * z + jnp.sin(share * angle) * partner) / jnp.sin(angle)
     stays = ~jnp.any(others, axis=1).reshape(-1, 1, 1, 1) | (share == 0)
     decoded = decode(jnp.where(stays, z, arc))
-    return ball.choose(key_ratio, x, finish(decoded), ratio, indices)
+    return ball.choose(key_ratio, x, finish(decoded), ratio, indices, epsilon)
 
 
 def perturbation(
@@ -398,9 +401,13 @@ def _latents(
     """The images in float32 or better, their latents, and the function from latents to images."""
     if not all(hasattr(frozen, name) for name in ("encode", "decode", "image_shape")):
         raise ValueError(f"frozen is {short(frozen)}; allowed: flow.freeze(params).")
-    images = as_images(x, frozen.image_shape)
+    frozen = jax.tree.map(
+        lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf, frozen
+    )
+    images = jax.lax.stop_gradient(as_images(x, frozen.image_shape))
     shape = getattr(frozen, "latent_shape", frozen.image_shape)
     z = frozen.encode(images, y) if z is None else as_images(z, shape, "z", in_range=False)
+    z = jax.lax.stop_gradient(z)
     if len(z) != len(images):
         raise ValueError(
             f"z has shape {z.shape}; allowed is one latent for each of the {len(images)} images."

@@ -9,8 +9,8 @@
 
 PCR (pseudo consistency regularisation) is the distance between the embeddings of two views of one
 synthetic sample; it does not see the label and does not touch the head. MPS (meta pseudo sampling)
-is the finder F_phi with its hypergradient. `make_regularizer` is lines 1 to 4 and the synthetic
-part of 5; `genreg_jax.objective` adds the real batch and makes the step.
+is the finder F_phi with its hypergradient. `make_regularizer` has the samples and the term,
+`outer.py` lines 2 and 3; `genreg_jax.objective` makes the step of them and of the real batch.
 
 Reductions, each a test: lambda = 0 is the plain step; a finder that is not updated is PCR on
 uniformly drawn samples; a `residual` finder starts there.
@@ -30,17 +30,14 @@ import optax
 
 from genreg_jax.checks import as_array, check_choice
 from genreg_jax.chunks import chunked_mean
-from genreg_jax.contract import Augment, Batch, Generator, to_float
-from genreg_jax.hypergradient import hypergradient
+from genreg_jax.contract import Augment, Generator, to_float
 from genreg_jax.regularizers.synthetic import (
     entropy_offset,
     interpolated_latents,
-    latent_diagnostics,
     random_offset,
     renoised_latents,
     restore_norm,
 )
-from genreg_jax.state import TrainState
 
 DISTANCES = ("cosine", "l2")
 
@@ -52,7 +49,7 @@ class Synthetic:
     Attributes:
       loss: `pcr` (consistency of two views in the embedding) or `cross_entropy` (naive generative
         data augmentation, the baseline that MGR improves on).
-      weight: lambda.
+      weight: lambda, or one of each class `[K]`.
       distance: of the embeddings, for `pcr`.
       weak: augmentation of the first view (and of the samples under `cross_entropy`).
       strong: augmentation of the second view, for `pcr`.
@@ -76,7 +73,7 @@ class Synthetic:
     """
 
     loss: str
-    weight: float
+    weight: Any
     distance: str
     weak: Augment
     strong: Augment
@@ -145,52 +142,53 @@ class Meta:
     shuffle: bool = False
 
 
-class Regularization(NamedTuple):
-    """What `make_regularizer`'s function returns.
+class Regularizer(NamedTuple):
+    """The synthetic part of a training step: lines 4 and 5, and what line 1 adds to the loss.
 
     Attributes:
-      loss: lambda times the mean synthetic loss, with the finder as it is now.
-      grads: its gradient in the classifier's parameters.
-      finder_params: the finder's parameters after its update.
-      finder_opt_state: the state of its optimiser.
-      metrics: scalars by name.
-      checked: what has to be finite, by the names in `genreg_jax.objective.CHECKED`.
+      draw: `(state, key, batch, generator_params) -> Samples`.
+      term: `(params, finder_params, state, key, samples, generator_params, gate=None) -> scalar`:
+        lambda times the mean loss, a function of the classifier and of the finder. Its derivative
+        in `gate`, at 1, is that in the length of the finder's offset.
     """
 
-    loss: jax.Array
-    grads: Any
-    finder_params: Any
-    finder_opt_state: Any
-    metrics: dict[str, jax.Array]
-    checked: dict[str, jax.Array]
+    draw: Callable[..., "Samples"]
+    term: Callable[..., jax.Array]
+
+
+class Samples(NamedTuple):
+    """The latents of one step.
+
+    Attributes:
+      drawn: of the source, before any search.
+      z: what a rival of the finder has made of them; `drawn` without one.
+      y: their labels.
+    """
+
+    drawn: jax.Array
+    z: jax.Array
+    y: jax.Array
 
 
 def make_regularizer(
     forward: Callable[..., Any],
-    tx: optax.GradientTransformation,
     synthetic: Synthetic,
     generator: Generator,
     meta: Meta | None,
     *,
     num_classes: int,
     constrain: Callable[[Any], Any] = lambda tree: tree,
-) -> Callable[..., Regularization]:
-    """Builds the synthetic part of a training step: lines 1 to 5 of the algorithm above.
+) -> Regularizer:
+    """Builds the synthetic part of a training step.
 
     Args:
       forward: `(params, model_state, images, rng) -> (outputs, model_state)`, the classifier in
         training mode; what it makes of `model_state` here is thrown away.
-      tx: the classifier's optimiser, which the inner step takes a step of.
       synthetic: the term.
       generator: source of the samples; its `params` are an argument of the result.
-      meta: meta pseudo sampling, or None for draws from the prior.
+      meta: meta pseudo sampling, or None for draws from the source.
       num_classes: K.
       constrain: applied to the drawn latents and labels; such as a sharding constraint.
-
-    Returns:
-      `regularize(state, key, key_outer, grads, batch, outer, generator_params) -> Regularization`.
-      `grads` is the gradient on the real batch, which is constant in the finder and is handed to
-      `hypergradient` instead of being computed twice; `outer` is used only with `meta`.
 
     Raises:
       ValueError: a source that starts from real images, and a generator without `encode`.
@@ -226,11 +224,15 @@ def make_regularizer(
             offset = entropy_offset(logits_fn, z, radius=synthetic.radius)
         return restore_norm(z + offset, z) if synthetic.keep_norm else z + offset
 
-    def term(params, finder_params, model_state, key, z, y, generator_params, gate=None):
-        """Lambda times the mean loss, a function of the classifier and of the finder.
+    def draw(state, key, batch, generator_params):
+        key_z, key_y, *_ = jax.random.split(key, 5)
+        drawn, y = constrain(source(key_z, key_y, batch, generator_params))
+        key_search = jax.random.fold_in(key_z, 1)
+        z = search(key_search, state.params, state.model_state, drawn, y, generator_params)
+        return Samples(drawn, z, y)
 
-        The derivative in `gate`, at 1, is that in the length of the finder's offset.
-        """
+    def term(params, finder_params, state, key, samples, generator_params, gate=None):
+        weight = synthetic.weight
 
         def losses_fn(key, rows):
             _, _, key_weak, key_strong, key_model = jax.random.split(key, 5)
@@ -241,90 +243,20 @@ def make_regularizer(
             images = generator.apply(generator_params, z, y)
             weak = synthetic.weak(key_weak, images)
             if synthetic.loss == "cross_entropy":
-                outputs, _ = forward(params, model_state, weak, key_model)
-                return optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, y)
-            views = jnp.concatenate([weak, synthetic.strong(key_strong, images)])
-            outputs, _ = forward(params, model_state, views, key_model)
-            return pcr_loss(*jnp.split(outputs.embedding, 2), distance=synthetic.distance)
+                outputs, _ = forward(params, state.model_state, weak, key_model)
+                losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, y)
+            else:
+                views = jnp.concatenate([weak, synthetic.strong(key_strong, images)])
+                outputs, _ = forward(params, state.model_state, views, key_model)
+                embeddings = jnp.split(outputs.embedding, 2)
+                losses = pcr_loss(*embeddings, distance=synthetic.distance)
+            return losses * weight[y] if jnp.ndim(weight) else losses
 
-        mean = chunked_mean(key, losses_fn, (z, y), chunk=synthetic.batch_size)
-        return synthetic.weight * mean
+        rows = samples.z, samples.y
+        mean = chunked_mean(key, losses_fn, rows, chunk=synthetic.batch_size)
+        return mean if jnp.ndim(weight) else weight * mean
 
-    def find(state: TrainState, gated_loss, key, grads, outer: Batch):
-        """Lines 1 to 3: the finder after its step, its optimiser's state, metrics."""
-        assert meta is not None
-        augment, labels = meta.augment, outer.labels
-        if meta.shuffle:
-            labels = jax.random.permutation(jax.random.fold_in(key, 2), labels)
-
-        def outer_loss(params):
-            key_augment, key_model = jax.random.split(key)
-            images = augment(key_augment, to_float(outer.images))
-            outputs, _ = forward(params, state.model_state, images, key_model)
-            return jnp.mean(
-                optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-            )
-
-        h = hypergradient(
-            lambda params, searched: gated_loss(params, *searched),
-            outer_loss,
-            state.params,
-            (state.finder_params, jnp.float32(1)),
-            tx,
-            state.opt_state,
-            mode=meta.mode,
-            constant_grads=grads,
-        )
-        grads, slope = h.grads
-        updates, opt_state = meta.tx.update(grads, state.finder_opt_state, state.finder_params)
-        metrics = {
-            "train/outer_loss": h.outer_loss,
-            "train/outer_decrease": outer_loss(state.params) - h.outer_loss,
-            "train/search_gain": -slope,
-            "train/hypergradient_norm": optax.tree.norm(grads),
-        }
-        return optax.apply_updates(state.finder_params, updates), opt_state, metrics
-
-    def regularize(
-        state: TrainState,
-        key: jax.Array,
-        key_outer: jax.Array,
-        grads: Any,
-        batch: Batch,
-        outer: Batch | None,
-        generator_params: Any,
-    ) -> Regularization:
-        key_z, key_y, *_ = jax.random.split(key, 5)
-        drawn, y = constrain(source(key_z, key_y, batch, generator_params))
-        key_search = jax.random.fold_in(key_z, 1)
-        z = search(key_search, state.params, state.model_state, drawn, y, generator_params)
-
-        def inner_loss(params, finder_params, gate=None):
-            return term(params, finder_params, state.model_state, key, z, y, generator_params, gate)
-
-        finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
-        metrics, checked, moved = {}, {}, z
-        if meta is not None:
-            assert outer is not None
-            finder_params, finder_opt_state, metrics = find(
-                state, inner_loss, key_outer, grads, outer
-            )
-            checked["the outer loss"] = metrics["train/outer_loss"]
-            checked["the hypergradient"] = metrics["train/hypergradient_norm"]
-            moved = meta.apply(finder_params, z, y)
-        if meta is not None or synthetic.search != "none":
-            diagnostics = latent_diagnostics(drawn, moved, y)
-            metrics["train/search_spread"] = diagnostics["spread"]
-            metrics["train/search_distance"] = diagnostics["distance"]
-        value, synthetic_grads = jax.value_and_grad(inner_loss)(state.params, finder_params)
-        metrics["train/synthetic_loss"] = value
-        checked["the synthetic term"] = value
-        checked["the gradient of the synthetic term"] = optax.tree.norm(synthetic_grads)
-        return Regularization(
-            value, synthetic_grads, finder_params, finder_opt_state, metrics, checked
-        )
-
-    return regularize
+    return Regularizer(draw, term)
 
 
 def source_latents(

@@ -50,8 +50,8 @@ def image_pgd(
     Raises:
       ValueError: as `adversarial_latent_perturbation`.
 
-    Gradients flow neither to `x` nor to what `loss_fn` closes over: the result is wrapped in
-    `stop_gradient`.
+    Gradients flow neither to `x` nor to what `loss_fn` closes over, and to `epsilon` where it is
+    traced, through the projections: the directions of the steps are constants.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -66,7 +66,7 @@ def image_pgd(
     Source: arXiv:1706.06083.
     """
     key_start, key_ratio = split(key)
-    images = as_images(x, jnp.shape(x)[1:])
+    images = jax.lax.stop_gradient(as_images(x, jnp.shape(x)[1:]))
     radius = ball.radius(epsilon, norm, relative, images)
     length = ball.radius(step_size, norm, relative, images, name="step_size")
     check_number("num_steps", num_steps, minimum=1, integer=True)
@@ -77,6 +77,7 @@ def image_pgd(
 
     delta = inside(ball.start(key_start, images, radius, norm, random_start, indices))
     for _ in range(num_steps):
-        gradient = ball.loss_gradient(loss_fn, finish(images + delta)).astype(images.dtype)
+        moved = finish(images + jax.lax.stop_gradient(delta))
+        gradient = ball.loss_gradient(loss_fn, moved).astype(images.dtype)
         delta = inside(delta + length * ball.direction(gradient, norm))
-    return ball.choose(key_ratio, x, finish(images + delta), ratio, indices)
+    return ball.choose(key_ratio, x, finish(images + delta), ratio, indices, epsilon)

@@ -91,8 +91,8 @@ _PANELS = (
         "Hypergradient",
         ("hypergradient_norm", "hypergradient"),
         "norm",
-        "How strongly the outer loss moves the finder. Zero all along: the finder learns nothing; "
-        "spikes: lower its learning rate.",
+        "How strongly the outer loss moves the finder and the learned strengths. Zero all along: "
+        "they learn nothing; spikes: lower their learning rate.",
         log=True,
     ),
     _Panel(
@@ -108,6 +108,14 @@ _PANELS = (
         "decrease in a step",
         "Above 0, a step helps on images that it was not taken on; search_gain is the finder's "
         "part of that.",
+    ),
+    _Panel(
+        "Learned strengths",
+        ("strength",),
+        "strength",
+        "A strength that levels off has found its value, as far as the outer batch can tell; one "
+        "that still rises or falls wants more updates or a larger config.tune.learning_rate.",
+        log=True,
     ),
     _Panel(
         "Skipped updates",

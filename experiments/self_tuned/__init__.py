@@ -1,0 +1,1 @@
+"""The readings of phantom embeddings against base."""

@@ -1,0 +1,164 @@
+"""Which settings can be learned, from the config to the words of the report."""
+
+import math
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genreg_jax.augment.spec import magnitude_of, with_magnitude
+from genreg_jax.augment.transforms import MAX_MAGNITUDE
+from genreg_jax.checks import short
+from genreg_jax.errors import ConfigError
+from genreg_jax.settings import Settings
+from genreg_jax.strengths import Strength, Tune
+
+PER_CLASS = "[class]"  # after the name of a strength of which each class has one of its own
+
+
+class _Learnable(NamedTuple):
+    """A setting that can be learned.
+
+    Attributes:
+      start: its configured value, of the settings; None where nothing in the run has it.
+      needs: what the run must have, in words.
+      upper: what it stays below, of the settings.
+      per_class: whether each class may have its own.
+    """
+
+    start: Callable[[Settings], float | None]
+    needs: str
+    upper: Callable[[Settings], float] = lambda s: math.inf
+    per_class: bool = False
+
+
+LEARNABLE = {
+    "phantom.weight": _Learnable(
+        lambda s: None if s.phantom.loss == "none" else s.phantom.weight,
+        "a config.phantom.loss",
+        per_class=True,
+    ),
+    "synthetic.weight": _Learnable(
+        lambda s: None if s.synthetic.loss == "none" else s.synthetic.weight,
+        "a config.synthetic.loss",
+        per_class=True,
+    ),
+    "latent.epsilon": _Learnable(
+        lambda s: s.latent.epsilon if s.uses_latent else None,
+        "a config.latent.kind",
+        lambda s: 1.0 if s.latent.kind == "interpolation" else math.inf,
+    ),
+    "augment.magnitude": _Learnable(
+        lambda s: magnitude_of(s.augment.train),
+        "a randaugment in config.augment.train",
+        lambda s: float(MAX_MAGNITUDE),
+    ),
+    "augment.label_smoothing": _Learnable(lambda s: s.augment.label_smoothing, "", lambda s: 1.0),
+    "optimizer.weight_decay": _Learnable(lambda s: s.optimizer.weight_decay, ""),
+}
+
+
+def learned(settings: Settings, num_classes: int = 1) -> dict[str, Strength]:
+    """The strengths of `config.tune.learn`, by name; none where it is empty.
+
+    Args:
+      settings: of the run.
+      num_classes: K, of those of which each class has its own.
+
+    Raises:
+      ConfigError: a name that is not known or given twice, a strength that the run does not have,
+        or one that does not start within its range.
+
+    Example:
+      >>> from genreg_jax.config import from_config
+      >>> from genreg_jax.learned import learned
+      >>> config = {"phantom": {"loss": "attraction", "weight": 2.0},
+      ...           "tune": {"learn": "phantom.weight,optimizer.weight_decay"}}
+      >>> {name: strength.start for name, strength in learned(from_config(config)).items()}
+      {'phantom.weight': 2.0, 'optimizer.weight_decay': 0.0005}
+    """
+    found: dict[str, Strength] = {}
+    where = "config.tune.learn"
+    names = [name.strip() for name in settings.tune.learn.split(",")] if settings.tune.learn else []
+    for name in names:
+        base = name.removesuffix(PER_CLASS)
+        known = LEARNABLE.get(base)
+        if known is None or (base != name and not known.per_class):
+            allowed = [n + f" and {n}{PER_CLASS}" * k.per_class for n, k in LEARNABLE.items()]
+            raise ConfigError(
+                f"{where} names {short(name)}, which cannot be learned; what can: "
+                f"{', '.join(allowed)}.",
+                where,
+            )
+        if {base, base + PER_CLASS} & found.keys():
+            raise ConfigError(f"{where} names {base!r} twice; name it once.", where)
+        start, upper = known.start(settings), known.upper(settings)
+        if start is None:
+            raise ConfigError(
+                f"{where} names {name!r}, but the run has none: it needs {known.needs}.", where
+            )
+        if not 0 < start < upper:
+            below = f" and below {upper:g}" if upper < math.inf else ""
+            raise ConfigError(
+                f"{where} names {name!r}, which starts at its setting, and that is {start:g}; "
+                f"allowed is a number above 0{below}: a strength of 0 has no factor by which it "
+                "could grow.",
+                where,
+            )
+        found[name] = Strength(np.full(num_classes, start) if base != name else start, upper)
+    return found
+
+
+def as_overrides(settings: Settings, values: Mapping[str, Any]) -> list[str]:
+    """Learned strengths as fixed settings of the command line; none for those of each class.
+
+    Args:
+      settings: of the run that learned them.
+      values: numbers by name, as its summary has them.
+
+    Example:
+      >>> from genreg_jax.settings import Settings
+      >>> from genreg_jax.learned import as_overrides
+      >>> as_overrides(Settings(), {"phantom.weight": 0.25})
+      ['--config.phantom.weight=0.25', '--config.tune.learn=']
+    """
+    flags = []
+    for name, value in values.items():
+        if name == "augment.magnitude":
+            spec = with_magnitude(settings.augment.train, value)
+            flags.append(f"--config.augment.train={spec}")
+        elif not name.endswith(PER_CLASS):
+            flags.append(f"--config.{name}={value:.6g}")
+    return [*flags, "--config.tune.learn="]
+
+
+def learned_values(tune: Tune | None, raw: Any) -> dict[str, Any] | None:
+    """The strengths of a state as numbers and lists of them, None where nothing is learned."""
+    if tune is None:
+        return None
+    return {name: np.asarray(value).tolist() for name, value in tune.values(raw).items()}
+
+
+def learned_in_words(
+    settings: Settings, values: Mapping[str, Any] | None, command: str | None
+) -> list[str]:
+    """What the report says of learned strengths, and the command that has them fixed."""
+    if not values:
+        return []
+    starts = learned(settings)
+
+    def now(name: str, value: Any) -> str:
+        start = f"from {float(np.max(starts[name].start)):.4g} to"
+        if isinstance(value, list):
+            return f"{name} {start} {min(value):.4g} to {max(value):.4g}, a class"
+        return f"{name} {start} {value:.4g}"
+
+    text = "Strengths that the run learned: "
+    text += "; ".join(now(name, value) for name, value in values.items()) + "."
+    if command is not None:
+        flags = " ".join(map(shlex.quote, as_overrides(settings, values)))
+        text += f" With them as fixed settings, in another workdir: {command} {flags}"
+    if any(isinstance(value, list) for value in values.values()):
+        text += " (no setting has a strength of each class)"
+    return [text]

@@ -1,0 +1,84 @@
+"""What a run refuses of the parts that its caller brings: a classifier, a flow, a generator."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from genreg_jax.contract import Generator, Model, Outputs
+from genreg_jax.data import Dataset
+from genreg_jax.errors import ConfigError, UserError
+from genreg_jax.settings import Settings
+
+
+def check_own(settings: Settings, own: dict[str, Any], dataset: Dataset) -> None:
+    """Refuses parts of the caller's own that do not fit the run; `own` has None for the others."""
+    check_model(settings, own["model"], dataset)
+    check_flow(own["flow"], dataset)
+    check_generator(settings, own["generator"])
+
+
+def check_model(settings: Settings, model: Model | None, dataset: Dataset) -> None:
+    """Refuses a classifier of the caller's own that does not return what the contract says."""
+    if model is None:
+        return
+    for name, value, unset in (
+        ("config.model.pretrained", settings.model.pretrained, ""),
+        ("config.model.freeze", settings.model.freeze, "none"),
+        ("config.optimizer.head_factor", settings.optimizer.head_factor, 1.0),
+    ):
+        if value != unset:
+            raise ConfigError(
+                f"{name} is for classifiers of config.model, and one was given; leave the setting "
+                f"at {unset!r}, and give a model that does it itself.",
+                name,
+            )
+
+    def run(key, x):
+        params, model_state = model.init(key, x)
+        return model.apply(params, model_state, x, rng=None, train=False)
+
+    x = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
+    found = jax.eval_shape(run, jax.random.key(0), x)
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Outputs)):
+        raise UserError(
+            "model.apply must return (Outputs(logits [B, K], embedding [B, D]), model_state); for "
+            f"two images it returned {found}."
+        )
+    logits, embedding = found[0]
+    if logits.shape != (2, dataset.num_classes) or embedding.ndim != 2 or len(embedding) != 2:
+        raise UserError(
+            f"For two images of {dataset.name}, which has {dataset.num_classes} classes, the model "
+            f"returns logits of shape {logits.shape} and an embedding of shape {embedding.shape}; "
+            f"needed are (2, {dataset.num_classes}) and (2, D)."
+        )
+
+
+def check_flow(flow: Any, dataset: Dataset) -> None:
+    """Refuses a flow of the caller's own that is for other images."""
+    if flow is None:
+        return
+    if tuple(flow.image_shape) != dataset.image_shape:
+        raise UserError(
+            f"The flow is for images of shape {tuple(flow.image_shape)}, but those of "
+            f"{dataset.name} have {dataset.image_shape}; give a flow for these images, or "
+            "flows.resized(flow, image_shape)."
+        )
+    if flow.num_classes not in (None, dataset.num_classes):
+        raise UserError(
+            f"The flow is conditioned on {flow.num_classes} classes, but {dataset.name} has "
+            f"{dataset.num_classes}; give a flow for as many, or an unconditional one."
+        )
+
+
+def check_generator(settings: Settings, generator: Generator | None) -> None:
+    """Refuses a generator of the caller's own that cannot do what the config asks of it."""
+    if generator is None or not settings.uses_synthetic or generator.encode is not None:
+        return
+    if settings.synthetic.source != "prior":
+        raise UserError(
+            f"config.synthetic.source = {settings.synthetic.source!r} starts from encodings of "
+            "real images, and the generator that was given has no `encode`. Without one it "
+            "supports the source 'prior'; give it `encode(params, x, y) -> z`, or leave it out to "
+            "use a flow."
+        )

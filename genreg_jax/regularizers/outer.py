@@ -1,0 +1,109 @@
+"""The outer problem of a training step: one hypergradient for the finder and for the strengths.
+
+    theta' = one optimiser step from theta on L(theta, phi, r)
+    phi   <- one optimiser step on d/d phi CE(f_theta'(x_v), y_v)       the finder's parameters
+    r     <- one optimiser step on d/d r   CE(f_theta'(x_v), y_v)       of the strengths s(r)
+
+Whichever of the two there is; with both, one pass computes both derivatives.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from genreg_jax.contract import Batch, to_float
+from genreg_jax.hypergradient import hypergradient
+from genreg_jax.regularizers.mgr import Meta
+from genreg_jax.state import TrainState
+from genreg_jax.strengths import Tune
+
+
+class Found(NamedTuple):
+    """What the outer problem leaves behind.
+
+    Attributes:
+      finder_params: after the finder's update.
+      finder_opt_state: the state of its optimiser.
+      strengths: the `r` of the strengths after theirs.
+      strengths_opt_state: the state of theirs.
+      metrics: scalars by name.
+    """
+
+    finder_params: Any
+    finder_opt_state: Any
+    strengths: Any
+    strengths_opt_state: Any
+    metrics: dict[str, jax.Array]
+
+
+def make_search(
+    forward: Callable[..., Any], meta: Meta | None, tune: Tune | None
+) -> Callable[..., Found]:
+    """Builds the outer problem's part of a training step.
+
+    Args:
+      forward: `(params, model_state, images, rng) -> (outputs, model_state)`, the classifier in
+        training mode.
+      meta: the finder, or None.
+      tune: the strengths, or None. With both, the outer batch is augmented and the hypergradient
+        computed as this says.
+
+    Returns:
+      `search(state, key, inner_loss, tx, outer, constant_grads) -> Found`, where `inner_loss` is
+      `(params, ((finder_params, gate), r)) -> scalar`, and `tx` and `constant_grads` are as
+      `hypergradient` takes them.
+    """
+    view = tune or meta
+    assert view is not None
+
+    def search(
+        state: TrainState, key: jax.Array, inner_loss: Any, tx: Any, outer: Batch, constant_grads
+    ) -> Found:
+        labels = outer.labels
+        if view.shuffle:
+            labels = jax.random.permutation(jax.random.fold_in(key, 2), labels)
+
+        def outer_loss(params):
+            key_augment, key_model = jax.random.split(key)
+            images = view.augment(key_augment, to_float(outer.images))
+            outputs, _ = forward(params, state.model_state, images, key_model)
+            return jnp.mean(
+                optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+            )
+
+        h = hypergradient(
+            inner_loss,
+            outer_loss,
+            state.params,
+            ((state.finder_params, jnp.float32(1)), state.strengths),
+            tx,
+            state.opt_state,
+            mode=view.mode,
+            constant_grads=constant_grads,
+            unroll=True,
+        )
+        (finder_grads, slope), strength_grads = h.grads
+        finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
+        strengths, strengths_opt_state = state.strengths, state.strengths_opt_state
+        metrics = {
+            "train/outer_loss": h.outer_loss,
+            "train/outer_decrease": outer_loss(state.params) - h.outer_loss,
+            "train/hypergradient_norm": optax.tree.norm((finder_grads, strength_grads)),
+        }
+        if meta is not None:
+            metrics["train/search_gain"] = -slope
+            updates, finder_opt_state = meta.tx.update(
+                finder_grads, finder_opt_state, finder_params
+            )
+            finder_params = optax.apply_updates(finder_params, updates)
+        if tune is not None:
+            metrics |= tune.metrics(strengths)
+            strengths, strengths_opt_state = tune.update(
+                strength_grads, strengths_opt_state, strengths
+            )
+        return Found(finder_params, finder_opt_state, strengths, strengths_opt_state, metrics)
+
+    return search

@@ -1,0 +1,459 @@
+"""Learned strengths: their hypergradients against differences, their range, and a run with them."""
+
+import dataclasses
+import json
+import math
+import shlex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import genreg_jax as gr
+from genreg_jax import augment, build, train
+from genreg_jax.batches import BatchPlan
+from genreg_jax.config import config_hash, default_config, from_config
+from genreg_jax.contract import Batch, to_float
+from genreg_jax.errors import ConfigError, UserError
+from genreg_jax.learned import LEARNABLE, as_overrides, learned
+from genreg_jax.report.charts import panel_of
+from genreg_jax.settings import Settings
+
+CLASSES, SHAPE = 3, (8, 8, 1)
+# Of each strength the settings that turn it on, at a value where it moves the outer loss.
+PARTS = {
+    "phantom.weight": {"phantom": {"loss": "attraction", "weight": 0.7}},
+    "synthetic.weight": {
+        "synthetic": {"loss": "pcr", "weight": 0.8, "strong": "crop(2)", "batch_size": 10}
+    },
+    "latent.epsilon": {"latent": {"kind": "random", "epsilon": 2.0}},
+    "augment.magnitude": {"augment": {"train": "randaugment(2,9)"}},
+    "augment.label_smoothing": {"augment": {"label_smoothing": 0.2}},
+    "optimizer.weight_decay": {"optimizer": {"weight_decay": 0.05}},
+}
+COMMON = {
+    "model": {"widths": [4, 6]},
+    "optimizer": {"name": "sgd", "learning_rate": 0.3, "weight_decay": 0.01},
+    "flow": {"levels": 1, "steps": 1, "width": 4},
+    "train": {"batch_size": 12, "epochs": 2, "steps_per_epoch": 3, "progress": False},
+}
+
+
+def merged(*configs):
+    found = {}
+    for config in configs:
+        for group, values in config.items():
+            found[group] = {**found.get(group, {}), **values}
+    return found
+
+
+def images(count, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    pixels = rng.integers(0, 120, (count, *SHAPE)) + 40 * labels[:, None, None, None]
+    return pixels.astype(np.uint8), labels.astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return gr.data.from_arrays(*images(60, 0), *images(20, 1), validation_fraction=0.3)
+
+
+@pytest.fixture(scope="module")
+def frozen(dataset):
+    flow = gr.flows.glow(SHAPE, levels=1, steps=1, width=4, num_classes=CLASSES)
+    x = to_float(jnp.asarray(dataset.train.images[:8]))
+    return flow, flow.init(jax.random.key(5), x, jnp.asarray(dataset.train.labels[:8]))
+
+
+@pytest.fixture(scope="module")
+def make(dataset, frozen):
+    """`(config) -> (parts, state, run)`; `run(state)` makes the first update of its batches."""
+    flow, params = frozen
+
+    def make(config, model=None):
+        settings = from_config(config)
+        plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
+        parts = build.parts(
+            settings,
+            dataset,
+            plan=plan,
+            views=build.views_of(settings, SHAPE),
+            model=model,
+            generator=gr.flows.as_generator(flow, params),
+            flow=flow.freeze(params),
+        )
+        real = jax.tree.map(lambda x: x[:12], parts.train_data)
+        outer = Batch(*map(jnp.asarray, (dataset.validation.images, dataset.validation.labels)))
+        step = jax.jit(lambda state: parts.step(state, real, outer, *parts.frozen))
+        return parts, parts.state, step, outer
+
+    return make
+
+
+def learning(name, **tune):
+    return merged(COMMON, PARTS[name.removesuffix("[class]")], {"tune": {"learn": name, **tune}})
+
+
+def with_value(config, name, value):
+    if name == "augment.magnitude":
+        return merged(config, {"augment": {"train": f"randaugment(2,{value})"}})
+    group, key = name.split(".")
+    return merged(config, {group: {key: value}})
+
+
+def outer_loss_after(make, config):
+    """The outer loss after one update with fixed strengths, as anyone would compute it."""
+    parts, state, step, outer = make(config)
+    after, _ = step(state)
+    outputs, _ = parts.model.apply(
+        after.params, state.model_state, to_float(outer.images), rng=None, train=True
+    )
+    log_p = jax.nn.log_softmax(outputs.logits)
+    return -float(jnp.mean(log_p[jnp.arange(len(outer.labels)), outer.labels]))
+
+
+def descended(make, config, updates=0):
+    """The hypergradient in `r` after some updates, as the strengths' optimiser is given it."""
+    parts, state, step, outer = make(config)
+    for _ in range(updates):
+        state, _ = step(state)
+    tune = parts.tune
+    assert tune is not None
+    grads = []
+
+    class Reading:
+        """An optimiser that leaves everything where it is and shows what it was given."""
+
+        @staticmethod
+        def update(g, opt_state, params):
+            grads.append(g)
+            return jax.tree.map(jnp.zeros_like, g), opt_state
+
+    object.__setattr__(tune, "tx", Reading)
+    real = jax.tree.map(lambda x: x[:12], parts.train_data)
+    jitted = jax.jit(lambda s: (parts.step(s, real, outer, *parts.frozen)[0].step, grads[-1]))
+    return jax.device_get(jitted(state)[1])
+
+
+def differentiated(make, config, monkeypatch, updates=0):
+    """The hypergradient by reverse mode through a whole plain step, whose arguments are traced."""
+    given = {}
+
+    def record(model, tx, **options):
+        given.update(options, model=model, tx=tx)
+        return gr.make_train_step(model, tx, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "make_train_step", record)
+        parts, state, step, outer = make(config)
+    for _ in range(updates):
+        state, _ = step(state)
+    tune = given.pop("tune")
+    real = jax.tree.map(lambda x: x[:12], parts.train_data)
+
+    def outer_loss(raw):
+        step = gr.make_train_step(**{**given, **tune.parts(tune.values(raw))})
+        start = dataclasses.replace(state, strengths=(), strengths_opt_state=())
+        after, _ = step(start, real, None, *parts.frozen)
+        outputs, _ = parts.model.apply(
+            after.params, state.model_state, to_float(outer.images), rng=None, train=True
+        )
+        log_p = jax.nn.log_softmax(outputs.logits)
+        return -jnp.mean(log_p[jnp.arange(len(outer.labels)), outer.labels])
+
+    return jax.device_get(jax.jit(jax.grad(outer_loss))(state.strengths))
+
+
+@pytest.mark.parametrize("name", [*PARTS, "phantom.weight[class]", "synthetic.weight[class]"])
+def test_the_hypergradient_is_that_of_reverse_mode_through_the_whole_step(name, make, monkeypatch):
+    h = descended(make, learning(name))[name]
+    oracle = differentiated(make, learning(name), monkeypatch)[name]
+    assert np.abs(h).min() > 1e-7
+    np.testing.assert_allclose(h, oracle, rtol=2e-3, atol=1e-7)
+
+
+# Not of the latent radius nor of the magnitude: they move every pixel across kinks of ReLUs, and
+# posterising and solarising jump. Their own derivatives have tests beside them.
+SMOOTH = [name for name in PARTS if name not in ("latent.epsilon", "augment.magnitude")]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_the_hypergradient_is_the_difference_quotient_where_the_step_is_smooth(name, make):
+    config, delta = merged(COMMON, PARTS[name]), 0.03
+    ((start, upper),) = ((s.start, s.upper) for s in learned(from_config(learning(name))).values())
+    h = float(descended(make, learning(name))[name])
+    values = [float(gr.Strength(start, upper).value(r)) for r in (delta, -delta)]
+    there = [outer_loss_after(make, with_value(config, name, value)) for value in values]
+    assert abs(h) > 2e-5
+    assert h == pytest.approx((there[0] - there[1]) / (2 * delta), rel=0.05)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_strength_that_is_held_is_the_fixed_step(name, make):
+    """To the rounding of a program that XLA fuses otherwise; operation by operation bit for bit."""
+    _, state, step, _ = make(merged(COMMON, PARTS[name]))
+    _, tuned, tuned_step, _ = make(learning(name, learning_rate=0.0))
+    for _ in range(3):
+        state, metrics = step(state)
+        tuned, tuned_metrics = tuned_step(tuned)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    for kind in ("params", "model_state", "opt_state", "finder_params"):
+        jax.tree.map(close, getattr(state, kind), getattr(tuned, kind))
+    assert float(tuned_metrics["train/loss"]) == pytest.approx(float(metrics["train/loss"]))
+    assert not jnp.any(tuned.strengths[name])
+
+
+@pytest.mark.parametrize("name", ["phantom.weight", "augment.label_smoothing"])
+def test_a_strength_that_is_held_is_the_fixed_step_bit_for_bit_without_fusion(name, make):
+    states = []
+    for config in (merged(COMMON, PARTS[name]), learning(name, learning_rate=0.0)):
+        parts, state, _, outer = make(config)
+        real = jax.tree.map(lambda x: x[:12], parts.train_data)
+        states.append(parts.step(state, real, outer, *parts.frozen)[0])
+    for kind in ("params", "model_state", "opt_state"):
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(states[0], kind), getattr(states[1], kind)
+        )
+
+
+def test_a_strength_whose_loss_has_no_part_has_a_hypergradient_of_zero(make):
+    rate = {"optimizer": {"learning_rate": 0.0}}
+    config = merged(learning("phantom.weight,augment.label_smoothing".split(",")[0]), rate)
+    assert float(descended(make, config)["phantom.weight"]) == 0
+
+
+@pytest.mark.parametrize("name", ["phantom.weight", "synthetic.weight"])
+def test_strengths_of_each_class_add_up_to_that_of_all(name, make):
+    whole = descended(make, learning(name))[name]
+    each = descended(make, learning(f"{name}[class]"))[f"{name}[class]"]
+    assert each.shape == (CLASSES,)
+    np.testing.assert_allclose(each.sum(), whole, rtol=1e-4)
+    assert np.ptp(each) > 1e-6
+
+
+def test_one_hypergradient_serves_the_finder_and_the_strengths(make):
+    mgr = merged(
+        COMMON, PARTS["synthetic.weight"], PARTS["phantom.weight"],
+        {"meta": {"enabled": True, "radius": 0.3, "outer": "train", "hidden": [5]}},
+    )  # fmt: skip
+    names = "synthetic.weight,phantom.weight"
+    _, state, step, _ = make(mgr)
+    parts, both, both_step, _ = make(merged(mgr, {"tune": {"learn": names}}))
+    after, metrics = step(state)
+    both, both_metrics = both_step(both)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+    jax.tree.map(close, both.finder_params, after.finder_params)
+    assert float(both_metrics["train/search_gain"]) == pytest.approx(
+        float(metrics["train/search_gain"]), rel=1e-3, abs=1e-7
+    )
+    values = parts.tune.values(both.strengths)
+    assert values["phantom.weight"] != 0.7 and values["synthetic.weight"] != 0.8
+
+
+def test_a_finder_at_rest_gives_the_weight_the_hypergradient_that_pcr_gives(make):
+    """With an untouched residual finder the samples are the draws, so the terms are one."""
+    still = {"meta": {"enabled": True, "radius": 0.3, "outer": "train", "hidden": [5]}}
+    name = "synthetic.weight"
+    alone, with_finder = learning(name), merged(learning(name), still)
+    np.testing.assert_allclose(
+        descended(make, with_finder)[name], descended(make, alone)[name], rtol=1e-4
+    )
+
+
+def test_shuffled_outer_labels_give_another_hypergradient(make):
+    name = "phantom.weight"
+    true = descended(make, learning(name))[name]
+    shuffled = descended(make, learning(name, outer_labels="shuffled"))[name]
+    assert abs(float(true - shuffled)) > 1e-5
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_weight_decay_is_learned_through_every_optimiser(optimizer, make, monkeypatch):
+    name = "optimizer.weight_decay"
+    config = merged(
+        learning(name, learning_rate=0.0), {"optimizer": {"name": optimizer, "learning_rate": 0.01}}
+    )
+    # Adam's first step is a sign, which no decay changes.
+    h = descended(make, config, updates=3)[name]
+    assert abs(h) > 1e-6
+    oracle = differentiated(make, config, monkeypatch, updates=3)[name]
+    np.testing.assert_allclose(h, oracle, rtol=2e-3, atol=1e-7)
+
+
+def test_a_step_with_learned_strengths_wants_an_outer_batch(make):
+    parts, state, _, _ = make(learning("phantom.weight"))
+    real = jax.tree.map(lambda x: x[:12], parts.train_data)
+    with pytest.raises(ValueError, match="outer is None"):
+        parts.step(state, real, None, *parts.frozen)
+
+
+def test_parts_that_a_step_does_not_take_are_named():
+    model = gr.models.make("convnet", num_classes=3, widths=(4, 4))
+    tune = gr.Tune({"w": gr.Strength(1.0)}, lambda v: {"weight": v["w"]}, optax.sgd(0.1))
+    step = gr.make_train_step(model, optax.sgd(0.1), num_classes=3, augment=lambda k, x: x,
+                              tune=tune)  # fmt: skip
+    params, model_state = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    state = gr.TrainState.create(params, model_state, optax.sgd(0.1), jax.random.key(1), tune=tune)
+    with pytest.raises(ValueError, match=r"tune\.parts returned weight; allowed: tx, augment"):
+        step(state, Batch(jnp.zeros((4, *SHAPE)), jnp.arange(4) % 3))
+
+
+# ----------------------------------------------------------------------------------------- range
+
+
+@pytest.mark.parametrize(("start", "upper"), [(0.3, math.inf), (0.3, 1.0), (7.25, 30.0)])
+def test_a_strength_starts_where_it_is_and_stays_in_its_range(start, upper):
+    strength = gr.Strength(start, upper)
+    assert float(strength.value(strength.raw())) == np.float32(start)
+    r = jnp.linspace(-5.0, 5.0, 41)
+    values = np.asarray(strength.value(r), np.float64)
+    assert (np.diff(values) > 0).all() and (values > 0).all() and (values < upper).all()
+    odds = values / (1 - values / upper)  # a closed form: r moves the logarithm of the odds
+    np.testing.assert_allclose(np.log(odds / odds[20]), r, rtol=2e-4, atol=1e-5)
+    far = strength.held(jnp.array([-100.0, 100.0]))
+    np.testing.assert_allclose(far, [-math.log(1000), math.log(1000)], rtol=1e-6)
+    assert 0 < float(strength.value(far[0])) < float(strength.value(far[1])) < upper
+
+
+@pytest.mark.parametrize("start", [0.0, -1.0, math.nan, math.inf, [0.1, 0.0], [[1.0]]])
+def test_a_start_that_no_factor_moves_is_refused(start):
+    with pytest.raises(ValueError, match="start is .* allowed: finite numbers above 0"):
+        gr.Strength(start)
+    with pytest.raises(ValueError, match="below 1"):
+        gr.Strength(1.0, upper=1.0)
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"tune": {"learn": "phantom.wieght"}}, ["'phantom.wieght'", *LEARNABLE]),
+        ({"tune": {"learn": "optimizer.weight_decay[class]"}}, ["cannot be learned"]),
+        ({"tune": {"learn": "phantom.weight"}}, ["needs a config.phantom.loss"]),
+        ({"tune": {"learn": "latent.epsilon"}}, ["needs a config.latent.kind"]),
+        ({"tune": {"learn": "augment.magnitude"}}, ["needs a randaugment"]),
+        ({"tune": {"learn": "augment.label_smoothing"}}, ["that is 0", "above 0 and below 1"]),
+        ({"tune": {"learn": ","}}, ["names ''"]),
+        (
+            {"phantom": {"loss": "attraction", "weight": 0.0}, "tune": {"learn": "phantom.weight"}},
+            ["that is 0", "no factor"],
+        ),
+        (
+            {
+                "phantom": {"loss": "attraction"},
+                "tune": {"learn": "phantom.weight, phantom.weight[class]"},
+            },
+            ["twice"],
+        ),
+        (
+            {
+                "latent": {"kind": "interpolation", "epsilon": 1.0},
+                "tune": {"learn": "latent.epsilon"},
+            },
+            ["below 1"],
+        ),
+        ({"tune": {"learn": "optimizer.weight_decay"}, "model": {"name": "none"}}, ["no class"]),
+        ({"tune": {"outer": "elsewhere"}}, ["config.tune.outer must be one of"]),
+    ],
+)
+def test_what_cannot_be_learned_is_said(config, words):
+    with pytest.raises(ConfigError) as error:
+        from_config(config)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_outer_split_that_leaves_a_class_empty_is_refused():
+    settings = from_config(learning("phantom.weight", outer="folds"))
+    with pytest.raises(UserError, match=r"config\.tune\.outer = 'folds' needs at least 5"):
+        BatchPlan(settings, np.repeat([0, 1], [40, 4]))
+    none = from_config(learning("phantom.weight"))
+    with pytest.raises(UserError, match=r"config\.tune\.outer = 'validation', and there are no"):
+        BatchPlan(none, np.repeat([0, 1], 20))
+
+
+def test_outer_batches_are_of_the_validation_images_which_no_inner_one_sees(dataset):
+    settings = from_config(learning("phantom.weight"))
+    n, v = len(dataset.train.labels), len(dataset.validation.labels)
+    indices = BatchPlan(settings, dataset.train.labels, dataset.validation.labels).epoch(0)
+    assert set(indices.inner.ravel()) <= set(range(n))
+    assert set(indices.outer.ravel()) == set(range(n, n + v))
+    fixed = from_config(merged(COMMON, PARTS["phantom.weight"]))
+    np.testing.assert_array_equal(
+        indices.inner, BatchPlan(fixed, dataset.train.labels).epoch(0).inner
+    )
+
+
+def test_settings_that_learn_nothing_keep_published_hashes():
+    assert config_hash(Settings()) == config_hash(from_config({"tune": {"learn": ""}}))
+    other = from_config({"tune": {"learn": "optimizer.weight_decay"}})
+    assert config_hash(Settings()) != config_hash(other)
+
+
+def test_learned_strengths_as_settings_are_settings():
+    config = default_config()
+    config.augment.train = "flip + randaugment(1,5)+cutout(2)"
+    settings = from_config(config)
+    flags = as_overrides(
+        settings, {"augment.magnitude": 7.123456, "phantom.weight": 1.5e-5, "x.y[class]": [1.0]}
+    )
+    assert flags == [
+        "--config.augment.train=flip+randaugment(1,7.1235)+cutout(2)",
+        "--config.phantom.weight=1.5e-05",
+        "--config.tune.learn=",
+    ]
+    augment.make(flags[0].partition("=")[2], image_shape=(8, 8, 1))
+
+
+# ------------------------------------------------------------------------------------------ runs
+
+
+def test_a_run_learns_says_what_and_continues_bit_for_bit(dataset, tmp_path):
+    config = learning("phantom.weight,augment.label_smoothing".split(",")[0])
+    config = merged(
+        config, {"augment": {"label_smoothing": 0.1}},
+        {"tune": {"learn": "phantom.weight,augment.label_smoothing,optimizer.weight_decay"}},
+    )  # fmt: skip
+    command = "python -m genreg_jax.main --config=mine.py --workdir=there"
+    whole = gr.train_and_evaluate(config, tmp_path / "a", dataset=dataset, command=command)
+
+    def leave(step, metrics):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(config, tmp_path / "b", dataset=dataset, callbacks=[leave])
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(config, tmp_path / "b", dataset=dataset, callbacks=[leave])
+    continued = gr.train_and_evaluate(config, tmp_path / "b", dataset=dataset)
+    assert continued["strengths"] == whole["strengths"]
+    a, b = ((tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("a", "b"))
+    assert a == b
+    last = json.loads(a.splitlines()[-1])
+    assert {panel_of(name) for name in last if "/strength/" in name} == {"Learned strengths"}
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    values = whole["strengths"]
+    assert set(values) == set(config["tune"]["learn"].split(",")) and "Learned strengths" in page
+    for flag in as_overrides(from_config(config), values):
+        assert shlex.quote(flag).split("=")[0] in page
+    assert f"phantom.weight from 0.7 to {values['phantom.weight']:.4g}" in page
+
+
+def test_the_command_that_the_report_prints_trains_with_fixed_strengths(dataset, tmp_path):
+    config = learning("phantom.weight")
+    values = gr.train_and_evaluate(config, tmp_path / "a", dataset=dataset)["strengths"]
+    assert values["phantom.weight"] != 0.7
+    flags = as_overrides(from_config(config), values)
+    fixed = default_config()
+    fixed.update(from_config(config).__dict__ and config)
+    for flag in flags:
+        key, _, text = flag.removeprefix("--config.").partition("=")
+        group, name = key.split(".")
+        fixed[group][name] = float(text) if text else ""
+    summary = gr.train_and_evaluate(fixed, tmp_path / "b", dataset=dataset)
+    assert summary["strengths"] is None
+    assert "train/strength/phantom.weight" not in (tmp_path / "b/metrics.jsonl").read_text()
