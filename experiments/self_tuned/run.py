@@ -35,7 +35,7 @@ def study(dataset, **options):
     for part, (method, strengths) in PARTS.items():
         tuned = {k: v for k, v in settings(method).items() if k != "name" and v != base[k]}
         for factor, times in FACTORS.items():
-            at = {name: times * {**base, **tuned}[name] for name in strengths}
+            at = {name: float(f"{times * {**base, **tuned}[name]:.6g}") for name in strengths}
             fixed, learned = f"{part}, {factor}", f"{part}, {factor}, learned"
             rows[fixed] = {**tuned, **at}
             rows[learned] = {**tuned, **at, "tune.learn": ",".join(strengths)}
