@@ -350,6 +350,47 @@ def test_cutout_blackens_one_square_anywhere_and_nothing_else():
     assert black.any(axis=0).all()  # every pixel is reached
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_traced_magnitude_has_the_gradient_of_its_operations(channels):
+    """A difference of smooth images, without what jumps: the tonal operations."""
+    rows, columns = np.mgrid[:16, :16]
+    x = 0.5 + 0.2 * np.sin(0.3 * rows + 0.2 * columns)[None, :, :, None]
+    x = np.repeat(np.repeat(x, 24, axis=0), channels, axis=3)
+    weights = np.cos(0.05 * np.arange(x.size)).reshape(x.shape)
+    smooth = [augment.OPS.index(n) for n in ("rotate", "translate_x", "brightness", "contrast")]
+    op = jnp.asarray(np.resize(smooth, 24), jnp.int32)
+    level = jnp.asarray(np.resize([3.0, 0.21, 0.1, 0.15], 24), jnp.float32)
+
+    def total(factor):
+        images = transforms.apply_ops(jnp.asarray(x, jnp.float32), op, factor * level)
+        return jnp.sum(jnp.asarray(weights, jnp.float32) * images)
+
+    difference = (float(total(1.01)) - float(total(0.99))) / 0.02
+    slope = float(jax.jit(jax.grad(total))(1.0))
+    assert abs(difference) > 1
+    assert slope == pytest.approx(difference, rel=0.03)
+
+
+def test_a_magnitude_given_apart_is_that_of_the_spec():
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(6, 8, 8, 3)), jnp.float32)
+    spec, other = "flip+randaugment(2,3)+crop(1)", "flip+randaugment(2,12.5)+crop(1)"
+    key = jax.random.key(3)
+    apart = jax.jit(lambda m: augment.make(spec, image_shape=(8, 8, 3), magnitude=m)(key, x))
+    np.testing.assert_allclose(
+        apart(12.5), augment.make(other, image_shape=(8, 8, 3))(key, x), atol=2e-6
+    )
+    assert np.abs(apart(12.5) - apart(3.0)).max() > 0.1
+    default = augment.make("randaugment", image_shape=(8, 8, 3), magnitude=4.0)(key, x)
+    np.testing.assert_array_equal(
+        default, augment.make("randaugment(2,4.0)", image_shape=(8, 8, 3))(key, x)
+    )
+    with pytest.raises(UserError, match="magnitude is given for the augmentation 'flip'"):
+        augment.make("flip", image_shape=(8, 8, 3), magnitude=4.0)
+    for wrong in (31.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="magnitude is"):
+            augment.make("randaugment", image_shape=(8, 8, 3), magnitude=wrong)
+
+
 def test_randaugment_draws_all_ops_with_both_signs():
     draws = transforms._uniform(jax.random.key(0), jnp.zeros((4000, 1, 1, 1)), None, (2,))
     drawn = {}

@@ -369,6 +369,50 @@ def test_no_gradient_reaches_the_flow_the_images_or_the_classifier(setting, kind
             assert not np.any(leaf)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_traced_radius_has_a_gradient_and_still_nothing_else_has(setting, kind):
+    def total(epsilon, frozen, x, scale, **options):
+        call = perturbation(kind, epsilon=epsilon, num_steps=1, **options)
+        loss = lambda images: scale * setting.loss(images)
+        weights = jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+        images = call(jax.random.key(5), frozen, loss, x, setting.labels, None)
+        return jnp.sum(weights * images)
+
+    # The ball binds: a step of 0.5 is longer than its radius.
+    options = {"random_start": False} if kind in ("adversarial", "pgd") else {}
+    run = lambda epsilon: total(epsilon, setting.frozen, setting.x, 2.0, **options)
+    np.testing.assert_allclose(jax.jit(run)(0.2), run(0.2), atol=1e-5)
+    slope = jax.jit(jax.grad(run))(0.2)
+    with jax.enable_x64(True):
+        difference = (float(run(0.202)) - float(run(0.198))) / 0.004
+    assert abs(difference) > 1e-2
+    np.testing.assert_allclose(slope, difference, rtol=0.02)
+    grads = jax.grad(total, argnums=(0, 1, 2, 3), allow_int=True)(
+        0.2, setting.frozen, setting.x, 2.0
+    )
+    assert np.any(grads[0])
+    for leaf in jax.tree.leaves(grads[1:]):
+        if leaf.dtype != jax.dtypes.float0:
+            assert not np.any(leaf)
+
+
+@pytest.mark.parametrize("kind", ["adversarial", "pgd"])
+def test_a_ball_that_does_not_bind_gives_its_radius_no_gradient(setting, kind):
+    def total(epsilon):
+        call = perturbation(kind, epsilon=epsilon, num_steps=2, step_size=0.05, random_start=False)
+        args = jax.random.key(5), setting.frozen, setting.loss, setting.x, setting.labels, None
+        return jnp.sum(call(*args) ** 2)
+
+    assert float(jax.grad(total)(0.2)) == 0
+    assert float(jax.grad(total)(0.06)) != 0
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, float("nan")])
+def test_a_radius_that_is_an_array_is_checked_where_it_is_known(setting, epsilon):
+    with pytest.raises(ValueError, match="epsilon is .*; allowed: a number >= 0"):
+        setting.perturb("random", epsilon=jnp.float32(epsilon))
+
+
 def test_bfloat16_images_come_back_as_bfloat16(setting):
     for kind in KINDS:
         assert setting.perturb(kind, x=setting.x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

@@ -83,17 +83,16 @@ def make_search(
             state.opt_state,
             mode=view.mode,
             constant_grads=constant_grads,
-            unroll=True,
         )
         (finder_grads, slope), strength_grads = h.grads
         finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
         strengths, strengths_opt_state = state.strengths, state.strengths_opt_state
         metrics = {
             "train/outer_loss": h.outer_loss,
-            "train/outer_decrease": outer_loss(state.params) - h.outer_loss,
             "train/hypergradient_norm": optax.tree.norm((finder_grads, strength_grads)),
         }
         if meta is not None:
+            metrics["train/outer_decrease"] = outer_loss(state.params) - h.outer_loss
             metrics["train/search_gain"] = -slope
             updates, finder_opt_state = meta.tx.update(
                 finder_grads, finder_opt_state, finder_params
