@@ -233,7 +233,7 @@ def hypergradient(
         in_meta = add(so_far, add(in_meta, through_meta))
         return (add(in_params, through_params), in_state, in_meta), None
 
-    scan = functools.partial(jax.lax.scan, unroll=unroll)
+    scan = functools.partial(_scan, unroll=unroll)
     # Segments of about sqrt(K) steps, of which the first state is kept; of the last, all are.
     length = math.isqrt(num_steps - 1) + 1
     segments = (num_steps - 1) // length
@@ -320,6 +320,18 @@ def linearized_gradient(inner_loss, params, meta_params, *, mode, argnums, epsil
         return jax.tree.map(lambda f, b: (f - b) / (2 * step), forward, backward)
 
     return value, grads, finite_difference if mode == "finite_difference" else reverse_over_forward
+
+
+def _scan(body, carry, rows, *, unroll, reverse=False):
+    """`jax.lax.scan`; without a loop where it is not wanted, or has one turn."""
+    length = len(jax.tree.leaves(rows)[0])
+    if length == 0 or (length > 1 and not unroll):
+        return jax.lax.scan(body, carry, rows, reverse=reverse)
+    found = []
+    for i in reversed(range(length)) if reverse else range(length):
+        carry, one = body(carry, jax.tree.map(lambda x: x[i], rows))  # noqa: B023
+        found.append(one)
+    return carry, jax.tree.map(lambda *ones: jnp.stack(ones), *(found[::-1] if reverse else found))
 
 
 def _step(tx, grads, opt_state, params):
