@@ -302,12 +302,12 @@ def _both(first: EmbeddingTerm | None, second: EmbeddingTerm | None) -> Embeddin
     return lambda *arguments: first(*arguments) + second(*arguments)
 
 
-def synthetic_of(settings: Settings, views: dict[str, Augment]) -> Synthetic:
-    """The term on synthetic samples."""
+def synthetic_of(settings: Settings, views: dict[str, Augment], weight: Any = None) -> Synthetic:
+    """The term on synthetic samples, with its weight or a learned one."""
     s, meta = settings.synthetic, settings.meta
     return Synthetic(
         loss=s.loss,
-        weight=s.weight,
+        weight=s.weight if weight is None else weight,
         distance=s.distance,
         weak=views["weak"],
         strong=views["strong"],
@@ -417,9 +417,7 @@ def tune_of(
                     embedding_term_of(settings, num_classes, total_steps, weight), embedding_term
                 )
             },
-            "synthetic.weight": lambda weight: {
-                "synthetic": dataclasses.replace(synthetic_of(settings, views), weight=weight)
-            },
+            "synthetic.weight": lambda weight: {"synthetic": synthetic_of(settings, views, weight)},
             "latent.epsilon": lambda radius: {"latent": latent_of(settings, views, epsilon=radius)},
             "augment.magnitude": lambda magnitude: {
                 "augment": augment.make(
@@ -437,6 +435,7 @@ def tune_of(
         strengths=strengths,
         parts=parts,
         tx=optax.adam(s.learning_rate),
+        calibrated=s.outer_loss == "calibrated",
         mode=settings.meta.mode,
         shuffle=s.outer_labels == "shuffled",
     )

@@ -6,12 +6,13 @@
 stays within a thousandth and a thousand times its start, and a share of `u` likewise in its odds.
 Equal steps of `r` are equal factors, so one learning rate serves weights of 0.0005 and of 30.
 
-    h = d/dr CE(f_theta'(x_v), y_v)        theta' = one optimiser step on the loss with s(r)
+    h = d/dr min_T CE(f_theta'(x_v) / T, y_v)    theta' = one optimiser step on the loss with s(r)
     r <- one step of its own optimiser on h
 
 `theta'` is what the classifier becomes in any case, so beside the outer loss and its gradient this
-costs one mixed product. The new strengths hold from the next update on. See `outer.py` for the
-step, and `genreg_jax.hypergradient` for h.
+costs one mixed product. The temperature T is there because most regularisers make a classifier
+less sure of itself, which cross-entropy counts as a loss and accuracy does not. The new strengths
+hold from the next update on. See `outer.py` for the step, and `genreg_jax.hypergradient` for h.
 
 Reductions, each a test: with a learning rate of 0 the step is that of the fixed strengths; a
 strength whose loss has no part in the update has a hypergradient of exactly zero.
@@ -30,7 +31,7 @@ import optax
 from genreg_jax.checks import short
 from genreg_jax.contract import Augment
 
-_FARTHEST = math.log(1000.0)
+_FARTHEST, _WIDEST = math.log(1000.0), math.log(8.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,47 @@ class Strength:
         return jnp.clip(raw, -_FARTHEST, _FARTHEST)
 
 
+def calibrated_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy at the temperature that makes it least: `min_T CE(logits / T, labels)`.
+
+    How sure of itself a classifier is makes no difference, only how it ranks the classes, image by
+    image. T is found by bisection in `[1/8, 8]`; the loss is convex in 1/T.
+
+    Args:
+      logits: `[B, K]`.
+      labels: integers `[B]`.
+
+    Returns:
+      A scalar.
+
+    Gradients flow to `logits`, with T where it is: at its least no derivative passes through it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from genreg_jax.strengths import calibrated_cross_entropy
+      >>> logits, labels = jnp.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), jnp.array([0, 1, 1])
+      >>> one, other = (calibrated_cross_entropy(s * logits, labels) for s in (1.0, 3.0))
+      >>> round(float(one), 4), round(float(other), 4)
+      (0.5623, 0.5623)
+
+    Source: temperature scaling as in Guo et al., arXiv:1706.04599.
+    """
+    held = jax.lax.stop_gradient(logits)
+    true = jnp.take_along_axis(held, labels[:, None], axis=1)[:, 0]
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low + high) / 2
+        mean = jnp.sum(jax.nn.softmax(jnp.exp(middle) * held) * held, axis=1)
+        falls = jnp.mean(mean - true) < 0  # the derivative in 1/T
+        return jnp.where(falls, middle, low), jnp.where(falls, high, middle)
+
+    ends = jnp.full((), -_WIDEST, logits.dtype), jnp.full((), _WIDEST, logits.dtype)
+    low, high = jax.lax.fori_loop(0, 20, halve, ends)
+    sharpened = jnp.exp((low + high) / 2) * logits
+    return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(sharpened, labels))
+
+
 @dataclasses.dataclass(frozen=True)
 class Tune:
     """Which strengths a training step learns, and how.
@@ -90,6 +132,7 @@ class Tune:
         `synthetic`, `latent`.
       tx: the optimiser of all `r`.
       augment: of the outer batch.
+      calibrated: the outer loss is `calibrated_cross_entropy`; with False it is the cross-entropy.
       mode: of the hypergradient; see `genreg_jax.hypergradient.hypergradient`.
       shuffle: permute the labels of the outer batch, a control that must not help.
 
@@ -124,6 +167,7 @@ class Tune:
     parts: Callable[[dict[str, jax.Array]], dict[str, Any]]
     tx: optax.GradientTransformation
     augment: Augment = lambda key, x: x
+    calibrated: bool = True
     mode: str = "forward_over_reverse"
     shuffle: bool = False
 

@@ -20,6 +20,7 @@ from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.learned import LEARNABLE, as_overrides, learned
 from genreg_jax.report.charts import panel_of
 from genreg_jax.settings import Settings
+from genreg_jax.strengths import calibrated_cross_entropy
 
 CLASSES, SHAPE = 3, (8, 8, 1)
 # Of each strength the settings that turn it on, at a value where it moves the outer loss.
@@ -94,7 +95,8 @@ def make(dataset, frozen):
 
 
 def learning(name, **tune):
-    return merged(COMMON, PARTS[name.removesuffix("[class]")], {"tune": {"learn": name, **tune}})
+    tune = {"learn": name, "outer_loss": "cross_entropy", **tune}
+    return merged(COMMON, PARTS[name.removesuffix("[class]")], {"tune": tune})
 
 
 def with_value(config, name, value):
@@ -104,15 +106,26 @@ def with_value(config, name, value):
     return merged(config, {group: {key: value}})
 
 
-def outer_loss_after(make, config):
+def least_cross_entropy(logits, labels):
+    """Over a fine grid of temperatures, as the definition says."""
+    sharpness = jnp.exp(jnp.linspace(-math.log(8), math.log(8), 4001))[:, None, None]
+    log_p = jax.nn.log_softmax(sharpness * logits[None])
+    return -jnp.max(jnp.mean(log_p[:, jnp.arange(len(labels)), labels], axis=1))
+
+
+def cross_entropy(logits, labels):
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.mean(log_p[jnp.arange(len(labels)), labels])
+
+
+def outer_loss_after(make, config, loss=cross_entropy):
     """The outer loss after one update with fixed strengths, as anyone would compute it."""
     parts, state, step, outer = make(config)
     after, _ = step(state)
     outputs, _ = parts.model.apply(
         after.params, state.model_state, to_float(outer.images), rng=None, train=True
     )
-    log_p = jax.nn.log_softmax(outputs.logits)
-    return -float(jnp.mean(log_p[jnp.arange(len(outer.labels)), outer.labels]))
+    return float(loss(outputs.logits, outer.labels))
 
 
 def descended(make, config, updates=0):
@@ -161,8 +174,7 @@ def differentiated(make, config, monkeypatch, updates=0):
         outputs, _ = parts.model.apply(
             after.params, state.model_state, to_float(outer.images), rng=None, train=True
         )
-        log_p = jax.nn.log_softmax(outputs.logits)
-        return -jnp.mean(log_p[jnp.arange(len(outer.labels)), outer.labels])
+        return cross_entropy(outputs.logits, outer.labels)
 
     return jax.device_get(jax.jit(jax.grad(outer_loss))(state.strengths))
 
@@ -241,7 +253,9 @@ def test_one_hypergradient_serves_the_finder_and_the_strengths(make):
     )  # fmt: skip
     names = "synthetic.weight,phantom.weight"
     _, state, step, _ = make(mgr)
-    parts, both, both_step, _ = make(merged(mgr, {"tune": {"learn": names}}))
+    parts, both, both_step, _ = make(
+        merged(mgr, {"tune": {"learn": names, "outer_loss": "cross_entropy"}})
+    )
     after, metrics = step(state)
     both, both_metrics = both_step(both)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
@@ -261,6 +275,39 @@ def test_a_finder_at_rest_gives_the_weight_the_hypergradient_that_pcr_gives(make
     np.testing.assert_allclose(
         descended(make, with_finder)[name], descended(make, alone)[name], rtol=1e-4
     )
+
+
+def test_the_calibrated_loss_is_the_least_of_all_temperatures():
+    rng = np.random.default_rng(0)
+    for scale in (0.3, 1.0, 4.0):
+        logits = jnp.asarray(scale * rng.normal(size=(50, 4)), jnp.float32)
+        labels = jnp.asarray(np.where(rng.uniform(size=50) < 0.5, logits.argmax(1), 2), jnp.int32)
+        value, slope = jax.value_and_grad(calibrated_cross_entropy)(logits, labels)
+        oracle = jax.value_and_grad(least_cross_entropy)(logits, labels)
+        assert float(value) == pytest.approx(float(oracle[0]), abs=1e-6)
+        np.testing.assert_allclose(slope, oracle[1], atol=2e-4 / scale)
+        # The derivative in the scale of all logits is zero there.
+        assert scale < 1 or abs(float(jnp.vdot(slope, logits))) < 1e-4
+        if scale >= 1:  # below, T is at its end
+            scaled = float(calibrated_cross_entropy(3 * logits, labels))
+            assert scaled == pytest.approx(float(value), abs=1e-5)
+    right = 5 * jax.nn.one_hot(labels, 4)  # separable: the lowest temperature
+    value, slope = jax.value_and_grad(calibrated_cross_entropy)(right, labels)
+    assert 0 <= float(value) < 1e-6 and np.isfinite(slope).all()
+
+
+def test_the_hypergradient_of_the_calibrated_loss_is_its_derivative(make):
+    name, delta = "phantom.weight", 0.1
+    h = float(descended(make, learning(name, outer_loss="calibrated"))[name])
+    assert abs(h - float(descended(make, learning(name))[name])) > 1e-5
+    config = merged(COMMON, PARTS[name])
+    there = [
+        outer_loss_after(
+            make, with_value(config, name, 0.7 * math.exp(r)), loss=least_cross_entropy
+        )
+        for r in (delta, -delta)
+    ]
+    assert h == pytest.approx((there[0] - there[1]) / (2 * delta), rel=0.05)
 
 
 def test_shuffled_outer_labels_give_another_hypergradient(make):

@@ -4,6 +4,8 @@
     phi   <- one optimiser step on d/d phi CE(f_theta'(x_v), y_v)       the finder's parameters
     r     <- one optimiser step on d/d r   CE(f_theta'(x_v), y_v)       of the strengths s(r)
 
+With strengths CE is that at the temperature which makes it least.
+
 Whichever of the two there is; with both, one pass computes both derivatives.
 """
 
@@ -18,7 +20,7 @@ from genreg_jax.contract import Batch, to_float
 from genreg_jax.hypergradient import hypergradient
 from genreg_jax.regularizers.mgr import Meta
 from genreg_jax.state import TrainState
-from genreg_jax.strengths import Tune
+from genreg_jax.strengths import Tune, calibrated_cross_entropy
 
 
 class Found(NamedTuple):
@@ -69,10 +71,10 @@ def make_search(
         def outer_loss(params):
             key_augment, key_model = jax.random.split(key)
             images = view.augment(key_augment, to_float(outer.images))
-            outputs, _ = forward(params, state.model_state, images, key_model)
-            return jnp.mean(
-                optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-            )
+            logits = forward(params, state.model_state, images, key_model)[0].logits
+            if tune is not None and tune.calibrated:
+                return calibrated_cross_entropy(logits, labels)
+            return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
 
         h = hypergradient(
             inner_loss,

@@ -172,10 +172,14 @@ class TuneSettings:
         or as `config.meta.outer` has it, whose sizes it has. Where there is a finder, too, it
         stands in the place of that. Of `folds`, all parts but that of the epoch have been learned
         by heart in those before, and what is learned by heart wants no regularisation.
+      outer_loss: `calibrated`, cross-entropy at the temperature that makes it least; or
+        `cross_entropy`, which wants weaker regularisers than accuracy does, since strong ones make
+        a classifier less sure of itself.
       outer_labels: `true`, or `shuffled` within the outer batch, a control that must not help.
     """
 
     learn: str = setting("", added=True)
-    learning_rate: float = setting(0.05, at_least=0, limit=100, added=True)
+    learning_rate: float = setting(0.1, at_least=0, limit=100, added=True)
     outer: Literal["validation", "folds", "holdout", "train"] = setting("validation", added=True)
+    outer_loss: Literal["calibrated", "cross_entropy"] = setting("calibrated", added=True)
     outer_labels: Literal["true", "shuffled"] = setting("true", added=True)
