@@ -287,8 +287,8 @@ def test_the_calibrated_loss_is_the_least_of_all_temperatures():
         assert float(value) == pytest.approx(float(oracle[0]), abs=1e-6)
         np.testing.assert_allclose(slope, oracle[1], atol=2e-4 / scale)
         # The derivative in the scale of all logits is zero there.
-        assert scale < 1 or abs(float(jnp.vdot(slope, logits))) < 1e-4
-        if scale >= 1:  # below, T is at its end
+        assert scale != 1 or abs(float(jnp.vdot(slope, logits))) < 1e-4
+        if scale == 1:  # else T may come to its end
             scaled = float(calibrated_cross_entropy(3 * logits, labels))
             assert scaled == pytest.approx(float(value), abs=1e-5)
     right = 5 * jax.nn.one_hot(labels, 4)  # separable: the lowest temperature
