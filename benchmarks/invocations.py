@@ -291,7 +291,7 @@ def check(folder, line, manner, counts):
         counts["started to train"] += 1
     elif status in stopped:
         counts["stopped by the signal"] += 1
-    elif status == 0 and line[0] != "configs/base_digits.py:runlocal":
+    elif status == 0 and (sent or line[0] != "configs/base_digits.py:runlocal"):
         counts["ended well"] += 1
     else:
         usage = status == 2 and "usage:" in text.replace("\0", "")  # argparse's, maybe in UTF-16
