@@ -157,8 +157,24 @@ def learned_in_words(
     text = "Strengths that the run learned: "
     text += "; ".join(now(name, value) for name, value in values.items()) + "."
     if command is not None:
-        flags = " ".join(map(shlex.quote, as_overrides(settings, values)))
-        text += f" With them as fixed settings, in another workdir: {command} {flags}"
+        text += f" With them as fixed settings: {_fixed(command, as_overrides(settings, values))}"
     if any(isinstance(value, list) for value in values.values()):
         text += " (no setting has a strength of each class)"
     return [text]
+
+
+def _fixed(command: str, flags: list[str]) -> str:
+    """The command of a run with other settings, in another workdir."""
+    names = {flag.partition("=")[0] for flag in flags}
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in names or name == "--workdir":
+            if not equals:
+                next(words, None)  # its value
+            if name == "--workdir":
+                kept.append("--workdir=NEW")
+        else:
+            kept.append(word)
+    return shlex.join([*kept, *flags])

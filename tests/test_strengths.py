@@ -466,7 +466,10 @@ def test_a_run_learns_says_what_and_continues_bit_for_bit(dataset, tmp_path):
         config, {"augment": {"label_smoothing": 0.1}},
         {"tune": {"learn": "phantom.weight,augment.label_smoothing,optimizer.weight_decay"}},
     )  # fmt: skip
-    command = "python -m genreg_jax.main --config=mine.py --workdir=there"
+    command = (
+        "python -m genreg_jax.main --config=mine.py --workdir 'over there' "
+        "--config.phantom.weight=0.7 --config.seed=0"
+    )
     whole = gr.train_and_evaluate(config, tmp_path / "a", dataset=dataset, command=command)
 
     def leave(step, metrics):
@@ -488,6 +491,8 @@ def test_a_run_learns_says_what_and_continues_bit_for_bit(dataset, tmp_path):
     for flag in as_overrides(from_config(config), values):
         assert shlex.quote(flag).split("=")[0] in page
     assert f"phantom.weight from 0.7 to {values['phantom.weight']:.4g}" in page
+    words = "python -m genreg_jax.main --config=mine.py --workdir=NEW --config.seed=0 --config."
+    assert words in page
 
 
 def test_the_command_that_the_report_prints_trains_with_fixed_strengths(dataset, tmp_path):
