@@ -1,0 +1,131 @@
+"""The programs of the shipped methods are made for GPUs and TPUs, shown without one.
+
+Each lowers for both platforms, has no call back to the host, and no custom call but JAX's own.
+Compiling the result needs the platform, and is not done here.
+"""
+
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import genreg_jax as gr
+from genreg_jax import build
+from genreg_jax.batches import BatchPlan
+from genreg_jax.config import from_config
+from genreg_jax.contract import to_float
+
+ROOT = Path(__file__).parents[1]
+METHODS = sorted(path.stem.removesuffix("_digits") for path in ROOT.glob("configs/*_digits.py"))
+PLATFORMS = ("cuda", "tpu")
+# JAX's own: a batch's layout, and random bits on GPUs.
+CUSTOM_CALLS = {"Sharding", "cu_threefry2x32_ffi"}
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """What decides by backend goes the way of accelerators."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
+def check(program, *args):
+    for platform in PLATFORMS:
+        text = jax.jit(program).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+        assert "callback" not in text
+        calls = set(re.findall(r"custom_call @(\w+)", text))
+        assert calls <= CUSTOM_CALLS, (platform, calls - CUSTOM_CALLS)
+        assert "stablehlo.while" in text or "convolution" in text or "dot_general" in text
+
+
+def images_like(shape, classes, count=40):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    return rng.integers(0, 256, (count, *shape)).astype(np.uint8), labels.astype(np.int32)
+
+
+def parts_of(config, shape, classes=10):
+    """The parts of a run, with an untrained flow, and the indices of an epoch of two updates."""
+    config.train.batch_size = config.synthetic.batch_size = 20
+    config.train.steps_per_epoch, config.train.epochs = 2, 1
+    settings = from_config(config)
+    dataset = gr.data.from_arrays(
+        *images_like(shape, classes), *images_like(shape, classes), validation_fraction=0.25
+    )
+    plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
+    flow = build.flow_of(settings.flow, shape, classes)
+    x = jnp.asarray(dataset.train.images[:10]) / 255.0
+    y = jnp.arange(10) if flow.num_classes else None
+    params = flow.init(jax.random.key(0), x, y)
+    parts = build.parts(
+        settings,
+        dataset,
+        plan=plan,
+        views=build.views_of(settings, shape),
+        generator=gr.flows.as_generator(flow, params),
+        flow=flow.freeze(params),
+    )
+    return parts, plan.epoch(0)
+
+
+def epoch_of(parts):
+    """An epoch as accelerators run it: one scan."""
+
+    def epoch(state, train_data, indices, frozen):
+        def body(state, rows):
+            inner, outer = rows
+            take = lambda rows: (
+                None if rows is None else jax.tree.map(lambda a: a[rows], train_data)
+            )
+            return parts.step(state, take(inner), take(outer), *frozen)
+
+        return jax.lax.scan(body, state, tuple(indices))
+
+    return epoch
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("glow", "realnvp")])
+def test_an_epoch_of_every_method_lowers(method, accelerator):
+    config = importlib.import_module(f"configs.{method}_digits").get_config()
+    parts, indices = parts_of(config, (8, 8, 1))
+    check(epoch_of(parts), parts.state, parts.train_data, indices, parts.frozen)
+
+
+def test_an_epoch_with_learned_strengths_lowers(accelerator):
+    config = importlib.import_module("configs.combined_digits").get_config()
+    config.tune.learn = "phantom.weight,synthetic.weight,latent.epsilon,optimizer.weight_decay"
+    parts, indices = parts_of(config, (8, 8, 1))
+    check(epoch_of(parts), parts.state, parts.train_data, indices, parts.frozen)
+
+
+def test_predictions_lower(accelerator):
+    config = importlib.import_module("configs.base_digits").get_config()
+    parts, _ = parts_of(config, (8, 8, 1))
+    predict = lambda params, model_state, x: parts.model.apply(
+        params, model_state, to_float(x), rng=None, train=False
+    )[0]
+    check(predict, parts.state.params, parts.state.model_state, parts.train_data.images)
+
+
+@pytest.mark.parametrize("method", ["glow", "realnvp"])
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+def test_an_update_and_samples_of_every_flow_lower(method, data, accelerator):
+    settings = from_config(importlib.import_module(f"configs.{method}_{data}").get_config())
+    shape = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}[data]
+    flow = build.flow_of(settings.flow, shape, 10)
+    x = jax.ShapeDtypeStruct((4, *shape), jnp.float32)
+    y = jax.ShapeDtypeStruct((4,), jnp.int32) if flow.num_classes else None
+    params = jax.eval_shape(flow.init, jax.random.key(0), x, y)
+    tx = optax.adam(1e-3)
+
+    def update(params, x, y):
+        loss = lambda params: -jnp.mean(flow.log_prob(params, x, y))
+        updates, _ = tx.update(jax.grad(loss)(params), tx.init(params))
+        return optax.apply_updates(params, updates)
+
+    check(update, params, x, y)
+    check(lambda params, z, y: flow.freeze(params).decode(z, y), params, x, y)
