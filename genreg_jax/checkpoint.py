@@ -157,8 +157,10 @@ class CheckpointReader:
             try:
                 tree = self._read(step, tree=ocp.args.StandardRestore(abstract))["tree"]
             except Exception as error:
-                self._damaged(step, f"orbax cannot read it ({_line(error)})")
-                continue
+                tree = None if like is None else self._by_names(step, like)
+                if tree is None:
+                    self._damaged(step, f"orbax cannot read it ({_line(error)})")
+                    continue
             found = {name: leaf[2] for name, leaf in fingerprints(tree).items()}
             changed = [n for n, leaf in record["leaves"].items() if found.get(n) != leaf[2]]
             if changed:
@@ -182,6 +184,21 @@ class CheckpointReader:
         handler = ocp.CompositeCheckpointHandler(composite_options=composite)
         with ocp.Checkpointer(handler, **options) as reader:
             return reader.restore(self._directory / str(step), args=ocp.args.Composite(**items))
+
+    def _by_names(self, step: int, like: Any) -> Any:
+        """The tree of a step in other containers, leaf by leaf by name; None if it cannot be read.
+
+        Orbax refuses the same arrays where a container that is empty has come or gone, as a field
+        of a later version.
+        """
+        try:
+            there = dict(named(self._read(step, tree=ocp.args.StandardRestore(None))["tree"]))
+        except Exception:
+            return None
+        names = [name for name, _ in named(like)]
+        if there.keys() != set(names):
+            return None
+        return jax.tree.unflatten(jax.tree.structure(like), [there[name] for name in names])
 
     def _record(self, step: int) -> dict[str, Any] | None:
         """The verified record of a step, None if it is damaged."""

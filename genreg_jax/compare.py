@@ -172,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs of finished runs")
     parser.add_argument("--format", choices=("markdown", "csv"), default="markdown")
     args = parser.parse_args(argv)
-    return through(lambda: sys.stdout.write(as_text(compare(args.runs), args.format)) and None)
+    show = lambda: sys.stdout.write(as_text(compare(args.runs), args.format)) and None
+    return through(show, product=True)
 
 
 if __name__ == "__main__":

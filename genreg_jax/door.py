@@ -1,6 +1,7 @@
 """The door of every command: what a user or a terminal can do ends in words and a status."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from genreg_jax.errors import UserError
 from genreg_jax.interrupt import Interrupted
 
 
-def through(command: Callable[[], Any], *, compiles: bool = False) -> int:
+def through(command: Callable[[], Any], *, compiles: bool = False, product: bool = False) -> int:
     """Runs a command.
 
     A reader of its output that leaves, as `| head` does, a full device and a closed stream stop
@@ -23,6 +24,7 @@ def through(command: Callable[[], Any], *, compiles: bool = False) -> int:
     Args:
       command: returns its exit status, or None for 0.
       compiles: keep its compiled programs for the next command, see `genreg_jax.compiled`.
+      product: what it prints is its result; a full device then ends it with status 1.
 
     Returns:
       The exit status: the command's; 1 after a `UserError`, whose paragraph is printed, and after a
@@ -37,7 +39,14 @@ def through(command: Callable[[], Any], *, compiles: bool = False) -> int:
     with _patient_streams():
         try:
             with kept_programs() if compiles else contextlib.nullcontext():
-                return command() or 0
+                status = command() or 0
+            sys.stdout.flush()
+            if product and getattr(sys.stdout, "full", False):
+                raise UserError(
+                    "The output could not be written whole: there is no space left on its device. "
+                    "Make room, or write it elsewhere, and run the command again."
+                )
+            return status
         except UserError as error:
             say(error)
             return 1
@@ -127,6 +136,7 @@ class _Stream:
     """A text stream that drops what cannot be written."""
 
     def __init__(self, stream: TextIO | None):  # None where the shell has closed it
+        self.full = False
         self._stream = stream or open(os.devnull, "w", encoding="utf-8")
 
     def write(self, text: str) -> int:
@@ -136,20 +146,21 @@ class _Stream:
             except UnicodeEncodeError as error:
                 shown = text.encode(error.encoding, "replace").decode(error.encoding)
                 self._stream.write(shown)
-        except OSError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
+        self.full = self.full or error.errno in (errno.ENOSPC, errno.EDQUOT)
         nowhere = open(os.devnull, "w", encoding="utf-8")
         with contextlib.suppress(OSError, ValueError):
             # What the stream still holds goes there too, when it is flushed at the very end.

@@ -14,6 +14,7 @@ from genreg_jax.errors import ConfigError
 from genreg_jax.settings import Settings
 from genreg_jax.strengths import Strength, Tune
 
+_LIMIT = 1e6  # of the settings themselves
 PER_CLASS = "[class]"  # after the name of a strength of which each class has one of its own
 
 
@@ -29,7 +30,7 @@ class _Learnable(NamedTuple):
 
     start: Callable[[Settings], float | None]
     needs: str
-    upper: Callable[[Settings], float] = lambda s: math.inf
+    upper: Callable[[Settings], float] = lambda s: _LIMIT
     per_class: bool = False
 
 
@@ -46,12 +47,13 @@ LEARNABLE = {
     ),
     "latent.epsilon": _Learnable(
         lambda s: s.latent.epsilon if s.uses_latent else None,
-        "a config.latent.kind",
-        lambda s: 1.0 if s.latent.kind == "interpolation" else math.inf,
+        "a config.latent.kind, and a ratio above 0",
+        lambda s: 1.0 if s.latent.kind == "interpolation" else _LIMIT,
     ),
     "augment.magnitude": _Learnable(
-        lambda s: magnitude_of(s.augment.train),
-        "a randaugment in config.augment.train",
+        lambda s: None if s.uses_latent and not s.latent.mix else magnitude_of(s.augment.train),
+        "a randaugment in config.augment.train, one only, and no config.latent.kind but with a "
+        "clean share (config.latent.mix), since no derivative passes through what perturbs",
         lambda s: float(MAX_MAGNITUDE),
     ),
     "augment.label_smoothing": _Learnable(lambda s: s.augment.label_smoothing, "", lambda s: 1.0),
@@ -98,16 +100,26 @@ def learned(settings: Settings, num_classes: int = 1) -> dict[str, Strength]:
             raise ConfigError(
                 f"{where} names {name!r}, but the run has none: it needs {known.needs}.", where
             )
+        if base != name and base == "synthetic.weight" and not _has_labels(settings):
+            raise ConfigError(
+                f"{where} names {name!r}, but samples of an unconditional flow's prior are of no "
+                "class; choose another config.synthetic.source, or condition the flow.",
+                where,
+            )
         if not 0 < start < upper:
-            below = f" and below {upper:g}" if upper < math.inf else ""
+            reason = ": a strength of 0 has no factor by which it could grow" * (start <= 0)
             raise ConfigError(
                 f"{where} names {name!r}, which starts at its setting, and that is {start:g}; "
-                f"allowed is a number above 0{below}: a strength of 0 has no factor by which it "
-                "could grow.",
+                f"allowed is a number above 0 and below {upper:g}{reason}.",
                 where,
             )
         found[name] = Strength(np.full(num_classes, start) if base != name else start, upper)
     return found
+
+
+def _has_labels(s: Settings) -> bool:
+    """Whether synthetic samples are of the class that they are said to be of."""
+    return s.synthetic.source != "prior" or s.flow.conditional
 
 
 def as_overrides(settings: Settings, values: Mapping[str, Any]) -> list[str]:
@@ -129,7 +141,9 @@ def as_overrides(settings: Settings, values: Mapping[str, Any]) -> list[str]:
             spec = with_magnitude(settings.augment.train, value)
             flags.append(f"--config.augment.train={spec}")
         elif not name.endswith(PER_CLASS):
-            flags.append(f"--config.{name}={value:.6g}")
+            # Rounded down, so that a share that has come close to its end stays below it.
+            digits = 5 - math.floor(math.log10(value))
+            flags.append(f"--config.{name}={math.floor(value * 10.0**digits) / 10.0**digits:.6g}")
     return [*flags, "--config.tune.learn="]
 
 
@@ -149,17 +163,25 @@ def learned_in_words(
     starts = learned(settings)
 
     def now(name: str, value: Any) -> str:
-        start = f"from {float(np.max(starts[name].start)):.4g} to"
+        start = float(np.max(starts[name].start))
         if isinstance(value, list):
-            return f"{name} {start} {min(value):.4g} to {max(value):.4g}, a class"
-        return f"{name} {start} {value:.4g}"
+            return f"{name} from {start:.4g}, between {min(value):.4g} and {max(value):.4g} now"
+        return f"{name} from {start:.4g} to {value:.4g}"
 
     text = "Strengths that the run learned: "
     text += "; ".join(now(name, value) for name, value in values.items()) + "."
-    if command is not None:
-        text += f" With them as fixed settings: {_fixed(command, as_overrides(settings, values))}"
-    if any(isinstance(value, list) for value in values.values()):
-        text += " (no setting has a strength of each class)"
+    still = [name for name, value in values.items() if np.all(value == starts[name].start)]
+    if still:
+        text += (
+            f" Nothing moved {', '.join(still)}: no part of the outer loss depends on it, or "
+            "config.tune.learning_rate is 0."
+        )
+    flags = as_overrides(settings, values)
+    if len(flags) <= len(values):
+        text += " No setting has a strength of each class."
+    if command is not None and len(flags) > 1:
+        text += " With the others fixed: " if len(flags) <= len(values) else " With them fixed: "
+        text += _fixed(command, flags)
     return [text]
 
 

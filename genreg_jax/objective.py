@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import check_batch
+from genreg_jax.checks import check_batch, short
 from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.regularizers.latent_training import Latent, make_perturb
 from genreg_jax.regularizers.mgr import Meta, Regularizer, Synthetic, make_regularizer
@@ -87,7 +87,7 @@ def make_train_step(
 
     Raises:
       ValueError: `synthetic` without `generator`, or `meta` without `synthetic`. When the step is
-        traced: no `outer` where one is used, arguments of `tune.parts` that no strength can change,
+        traced: no `outer` where one is used, arguments of `tune.parts` that a step does not take,
         images that are not `[B, H, W, C]`, uint8 or floating point, or labels that are not
         integers `[B]`; without `jit` also values out of range.
 
@@ -139,7 +139,20 @@ def make_train_step(
 
     def changed_by(strengths) -> dict[str, Any]:
         """The arguments that depend on the strengths."""
-        return {} if tune is None else tune.parts(tune.values(strengths))
+        if tune is None:
+            return {}
+        if not isinstance(strengths, dict) or strengths.keys() != tune.strengths.keys():
+            raise ValueError(
+                f"state.strengths is {short(strengths)}; allowed are those of the step: give "
+                "TrainState.create the same tune as make_train_step."
+            )
+        changed = tune.parts(tune.values(strengths))
+        if not isinstance(changed, dict):
+            raise ValueError(
+                f"tune.parts returned {short(changed)}; allowed: a dict of arguments of "
+                "make_train_step, such as {'embedding_term': term}."
+            )
+        return changed
 
     search = None if meta is None and tune is None else make_search(forward, meta, tune)
     fixed = build()

@@ -428,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = _confusion(run, np.concatenate(labels), found.labels)
             print(text, file=sys.stdout if args.output is not None else sys.stderr)
 
-    return through(command, compiles=True)
+    return through(command, compiles=True, product=True)
 
 
 if __name__ == "__main__":

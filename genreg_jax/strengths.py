@@ -28,13 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genreg_jax.checks import short
+from genreg_jax.checks import is_number, short
 from genreg_jax.contract import Augment
 
-_FARTHEST, _WIDEST = math.log(1000.0), math.log(8.0)
+_FARTHEST, _ENOUGH, _WIDEST = math.log(1000.0), 30.0, math.log(8.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Strength:
     """One strength that is learned, or one of each class.
 
@@ -56,12 +56,17 @@ class Strength:
     upper: float = math.inf
 
     def __post_init__(self):
-        values = np.asarray(self.start, np.float64)
-        if values.ndim > 1 or not np.all((values > 0) & (values < self.upper) & (values < np.inf)):
+        if not (is_number(self.upper) or self.upper == math.inf) or not self.upper > 0:
+            raise ValueError(f"upper is {short(self.upper)}; allowed: a number above 0, or inf.")
+        values = np.asarray(self.start)
+        right = values.ndim <= 1 and values.size and values.dtype.kind in "iuf"
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32) if right else values
+        if not right or not np.all((values > 0) & (values < np.float32(self.upper))):
+            below = f" and below {self.upper:g}" if self.upper < math.inf else ""
             raise ValueError(
-                f"start is {short(self.start)}; allowed: finite numbers above 0"
-                + (f" and below {self.upper:g}" if self.upper < math.inf else "")
-                + ", one or [K]. A strength of 0 has no factor by which it could grow."
+                f"start is {short(self.start)}; allowed: finite float32 numbers above 0{below}, "
+                "one or [K]. A strength of 0 has no factor by which it could grow."
             )
 
     def raw(self) -> jax.Array:
@@ -71,7 +76,7 @@ class Strength:
     def value(self, raw: Any) -> jax.Array:
         """The strength of `r`."""
         start = jnp.asarray(self.start, jnp.float32)
-        growth = jnp.exp(jnp.asarray(raw, jnp.float32))
+        growth = jnp.exp(jnp.clip(jnp.asarray(raw, jnp.float32), -_ENOUGH, _ENOUGH))
         return start * growth / (1 + start / self.upper * (growth - 1))
 
     def held(self, raw: jax.Array) -> jax.Array:
@@ -100,7 +105,7 @@ def calibrated_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
       >>> logits, labels = jnp.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), jnp.array([0, 1, 1])
       >>> one, other = (calibrated_cross_entropy(s * logits, labels) for s in (1.0, 3.0))
       >>> round(float(one), 4), round(float(other), 4)
-      (0.5623, 0.5623)
+      (0.575, 0.575)
 
     Source: temperature scaling as in Guo et al., arXiv:1706.04599.
     """
@@ -146,10 +151,10 @@ class Tune:
       ...     return gr.Outputs(e @ params, e), model_state
       >>> model = gr.Model(lambda key, x: (jnp.zeros((x[0].size, 3)), {}), apply)
       >>> def parts(values):
-      ...     confidence = lambda logits: jax.nn.logsumexp(logits, axis=1)
+      ...     margin = lambda logits: logits[:, 0] - logits[:, 1]
       ...     return {"embedding_term": lambda key, outputs, labels, step: (
-      ...         values["confidence"] * confidence(outputs.logits))}
-      >>> tune = gr.Tune({"confidence": gr.Strength(0.1)}, parts, optax.adam(0.05))
+      ...         values["margin"] * margin(outputs.logits))}
+      >>> tune = gr.Tune({"margin": gr.Strength(0.1)}, parts, optax.adam(0.05))
       >>> same, tx = lambda key, x: x, optax.sgd(0.1)
       >>> step = jax.jit(gr.make_train_step(model, tx, num_classes=3, augment=same, tune=tune))
       >>> batch = gr.Batch(jnp.arange(16.0).reshape(4, 2, 2, 1) / 16, jnp.array([0, 1, 2, 0]))
@@ -157,9 +162,9 @@ class Tune:
       >>> state = gr.TrainState.create(*model.init(jax.random.key(0), batch.images), tx,
       ...                              jax.random.key(1), tune=tune)
       >>> state, metrics = step(state, batch, outer)
-      >>> round(float(metrics["train/strength/confidence"]), 4)  # that of this update
+      >>> round(float(metrics["train/strength/margin"]), 4)  # that of this update
       0.1
-      >>> round(float(tune.values(state.strengths)["confidence"]), 4)  # and of the next
+      >>> round(float(tune.values(state.strengths)["margin"]), 4)  # and of the next
       0.1051
     """
 

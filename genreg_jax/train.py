@@ -235,6 +235,7 @@ def _run(
         first_step, epoch = int(state.step), int(state.step) // plan.steps_per_epoch
         processes = workdirs.continued(processes, first_step, workdir, settings)
         writer = MetricWriter(workdir, resume_step=first_step if restored else None)
+        workdirs.extend(workdir, settings)
         progress = Progress(total_steps, start_step=first_step, enabled=show)
 
         def tick(step: int, metrics: Any) -> None:

@@ -37,6 +37,7 @@ from genreg_jax.logs import (
     write_json,
     write_result,
 )
+from genreg_jax.logs.files import FOLDERS
 from genreg_jax.models.pretrained import weights_file
 from genreg_jax.records import about_own, check_same_own
 from genreg_jax.report import write_report
@@ -73,6 +74,12 @@ def claim(workdir: Path, settings: Settings) -> Summary | None:
 
     One that differs by a larger `train.epochs` alone continues the run. Nothing is written.
     """
+    inside = _run_around(workdir)
+    if inside is not None:
+        raise UserError(
+            f"The workdir {workdir} lies among the files of the run in {inside}, which would take "
+            "it for its own. Nothing was changed; choose a folder outside of that run."
+        )
     path = workdir / "config.json"
     try:
         used = path.exists()
@@ -111,6 +118,17 @@ def claim(workdir: Path, settings: Settings) -> Summary | None:
     if settings.flow_only:
         return read_summary(workdir, subset_hash=str, test_bits_per_dim=number)
     return read_summary(workdir, subset_hash=str, test_accuracy=number, flow=(dict, type(None)))
+
+
+def _run_around(workdir: Path) -> Path | None:
+    """The run in one of whose own folders a workdir lies."""
+    whole = workdir.absolute()
+    for above in whole.parents:
+        own = whole.relative_to(above).parts[0]
+        with contextlib.suppress(OSError):
+            if own.removesuffix("_damaged") in FOLDERS and (above / "config.json").is_file():
+                return above
+    return None
 
 
 def _more_epochs(there: Settings, settings: Settings) -> bool:
@@ -215,11 +233,9 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
                         f"Another program has just finished the run in {workdir}; the same command "
                         "shows its result."
                     )
-                if (workdir / "summary.json").exists():  # of fewer epochs
-                    steps = read_summary(workdir, steps=int)["steps"]
-                    (workdir / "summary.json").rename(workdir / f"summary-{steps}.json")
                 remove_unfinished(workdir)
-                write_json(workdir / "config.json", to_dict(settings))
+                if not (workdir / "summary.json").exists():  # of fewer epochs; see `extend`
+                    write_json(workdir / "config.json", to_dict(settings))
             except OSError as error:
                 raise UserError(
                     f"The workdir {workdir} cannot be written ({error.strerror}); choose another "
@@ -228,6 +244,18 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
 
         shared(prepare)
         return stack.pop_all()
+
+
+def extend(workdir: Path, settings: Settings) -> None:
+    """Makes a finished run one of more epochs, once nothing can refuse that any more."""
+
+    def replace() -> None:
+        if (workdir / "summary.json").exists():
+            steps = read_summary(workdir, steps=int)["steps"]
+            (workdir / "summary.json").rename(workdir / f"summary-{steps}.json")
+            write_json(workdir / "config.json", to_dict(settings))
+
+    shared(replace)
 
 
 @contextlib.contextmanager

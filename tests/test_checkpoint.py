@@ -360,3 +360,41 @@ def test_only_what_follows_a_reported_error_is_not_printed(tmp_path, monkeypatch
     for error in (RuntimeError("Event loop is closed"), RuntimeError("news")):
         sys.unraisablehook(types.SimpleNamespace(exc_value=error))
     assert [str(unraisable.exc_value) for unraisable in seen] == ["news"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """A state of an earlier version, which had no field for what this one may have."""
+
+    a: object
+    key: object
+    opt_state: object
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Since:
+    a: object
+    key: object
+    opt_state: object
+    more: object = ()
+
+
+def test_a_field_that_came_later_and_is_empty_makes_no_checkpoint_a_damaged_one(tmp_path):
+    params = {"w": jax.random.normal(jax.random.key(0), (3, 2)), "b": jnp.arange(2.0)}
+    opt_state = optax.adam(0.1).init(params)
+    before = Before(params, jax.random.key(5), optax.tree.map_params(
+        optax.adam(0.1), lambda x: x + 0.5, opt_state
+    ))  # fmt: skip
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(2, (before, {}), {})
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    like = Since(zeros, jax.random.key(0), optax.adam(0.1).init(zeros))
+    for opened in (Checkpoints, CheckpointReader):
+        with opened(tmp_path / "c") as checkpoints:
+            step, (since, _), _ = checkpoints.restore((like, {}))
+        assert step == 2 and since.more == () and type(since.opt_state) is type(opt_state)
+        for name in ("a", "opt_state"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(since, name), getattr(before, name))
+        assert jax.random.key_data(since.key).tolist() == [0, 5]

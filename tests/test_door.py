@@ -110,6 +110,18 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         through(raising(AssertionError()))
 
 
+def test_a_result_that_a_full_device_cannot_hold_is_no_success(tmp_path):
+    program = "import sys; from genreg_jax.door import through\n"
+    program += "sys.exit(through(lambda: print('x' * 10**5), product=True))"
+    (tmp_path / "program.py").write_text(program)
+    command = f"{sys.executable} {tmp_path / 'program.py'}"
+    run = lambda shell: subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60)
+    full = run(f"{command} > /dev/full")
+    assert full.returncode == 1 and b"no space left" in full.stderr
+    assert full.stderr.count(b"\n") == 1
+    assert run(f"set -o pipefail; {command} | head -c 5").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("shell", "shown"),
     [

@@ -407,6 +407,17 @@ def test_a_ball_that_does_not_bind_gives_its_radius_no_gradient(setting, kind):
     assert float(jax.grad(total)(0.06)) != 0
 
 
+@pytest.mark.parametrize("kind", ["adversarial", "pgd"])
+def test_an_image_that_an_attack_leaves_alone_gives_the_radius_no_gradient(setting, kind):
+    def total(epsilon, **options):
+        call = perturbation(kind, epsilon=epsilon, num_steps=2, random_start=False, **options)
+        args = jax.random.key(5), setting.frozen, lambda x: 0 * x.sum((1, 2, 3)), setting.x
+        return jnp.sum(call(*args, setting.labels, None))
+
+    assert float(jax.grad(total)(0.3)) == 0
+    assert float(jax.grad(lambda e: total(e, clip=0.2, clip_norm="l2"))(0.3)) == 0
+
+
 @pytest.mark.parametrize("epsilon", [-0.1, float("nan")])
 def test_a_radius_that_is_an_array_is_checked_where_it_is_known(setting, epsilon):
     with pytest.raises(ValueError, match="epsilon is .*; allowed: a number >= 0"):

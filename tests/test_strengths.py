@@ -17,7 +17,7 @@ from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash, default_config, from_config
 from genreg_jax.contract import Batch, to_float
 from genreg_jax.errors import ConfigError, UserError
-from genreg_jax.learned import LEARNABLE, as_overrides, learned
+from genreg_jax.learned import LEARNABLE, as_overrides, learned, learned_in_words
 from genreg_jax.report.charts import panel_of
 from genreg_jax.settings import Settings
 from genreg_jax.strengths import calibrated_cross_entropy
@@ -337,6 +337,54 @@ def test_a_step_with_learned_strengths_wants_an_outer_batch(make):
         parts.step(state, real, None, *parts.frozen)
 
 
+@pytest.mark.parametrize("spec", ["randaugment(2,1.2.3)", "randaugment(2,1e-3)", "randaugment(,5)"])
+def test_an_augmentation_that_does_not_parse_is_said_in_its_own_words(spec):
+    with pytest.raises(UserError, match="takes at most 2 numbers in its"):
+        from_config({"augment": {"train": spec}, "tune": {"learn": "augment.magnitude"}})
+
+
+def test_a_state_without_the_strengths_of_the_step_is_named(make):
+    parts, state, _, outer = make(learning("phantom.weight"))
+    real = jax.tree.map(lambda x: x[:12], parts.train_data)
+    with pytest.raises(ValueError, match=r"state\.strengths is .*TrainState\.create the same tune"):
+        parts.step(dataclasses.replace(state, strengths=()), real, outer, *parts.frozen)
+    object.__setattr__(parts.tune, "parts", lambda values: None)
+    with pytest.raises(ValueError, match=r"tune\.parts returned None; allowed: a dict"):
+        parts.step(state, real, outer, *parts.frozen)
+
+
+def test_the_report_says_what_nothing_moved_and_what_no_setting_has():
+    config = {"phantom": {"loss": "attraction", "weight": 2.0}, "optimizer": {"weight_decay": 0.1}}
+    settings = from_config(
+        {**config, "tune": {"learn": "phantom.weight[class],optimizer.weight_decay"}}
+    )
+    values = {"phantom.weight[class]": [1.0, 3.0], "optimizer.weight_decay": 0.1}
+    (text,) = learned_in_words(settings, values, "python x.py --workdir=a")
+    assert "phantom.weight[class] from 2, between 1 and 3 now" in text
+    assert "Nothing moved optimizer.weight_decay" in text
+    assert text.endswith("--workdir=NEW --config.optimizer.weight_decay=0.1 --config.tune.learn=")
+    alone = from_config({**config, "tune": {"learn": "phantom.weight[class]"}})
+    (text,) = learned_in_words(alone, {"phantom.weight[class]": [1.0, 3.0]}, "python x.py")
+    assert text.endswith("No setting has a strength of each class.") and "fixed" not in text
+    assert learned_in_words(alone, None, "python x.py") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("augment.label_smoothing", 0.99999994),
+        ("phantom.weight", 999999.9),
+        ("phantom.weight", 1e-9),
+    ],
+)
+def test_a_strength_at_its_end_is_a_setting_still(name, value):
+    (flag, _) = as_overrides(Settings(), {name: value})
+    group, key = name.split(".")
+    number = float(flag.partition("=")[2])
+    from_config({group: {key: number}})
+    assert number == pytest.approx(value, rel=2e-5) and 0 < number <= value
+
+
 def test_parts_that_a_step_does_not_take_are_named():
     model = gr.models.make("convnet", num_classes=3, widths=(4, 4))
     tune = gr.Tune({"w": gr.Strength(1.0)}, lambda v: {"weight": v["w"]}, optax.sgd(0.1))
@@ -365,12 +413,21 @@ def test_a_strength_starts_where_it_is_and_stays_in_its_range(start, upper):
     assert 0 < float(strength.value(far[0])) < float(strength.value(far[1])) < upper
 
 
-@pytest.mark.parametrize("start", [0.0, -1.0, math.nan, math.inf, [0.1, 0.0], [[1.0]]])
+@pytest.mark.parametrize(
+    "start",
+    [0.0, -1.0, math.nan, math.inf, [0.1, 0.0], [[1.0]], [], True, "a", 1j, None, 1e300, 1e-300],
+)
 def test_a_start_that_no_factor_moves_is_refused(start):
-    with pytest.raises(ValueError, match="start is .* allowed: finite numbers above 0"):
+    with pytest.raises(ValueError, match="start is .* allowed: finite float32 numbers above 0"):
         gr.Strength(start)
     with pytest.raises(ValueError, match="below 1"):
         gr.Strength(1.0, upper=1.0)
+    with pytest.raises(ValueError, match="below 1"):
+        gr.Strength(1 - 1e-9, upper=1.0)
+    for upper in (0.0, "x", None, [1, 2], math.nan):
+        with pytest.raises(ValueError, match="upper is .* allowed: a number above 0, or inf"):
+            gr.Strength(0.5, upper=upper)
+    assert np.isfinite(gr.Strength(0.1, upper=1.0).value(jnp.array([1e4, -1e4]))).all()
 
 
 # ---------------------------------------------------------------------------------------- settings
@@ -385,6 +442,29 @@ def test_a_start_that_no_factor_moves_is_refused(start):
         ({"tune": {"learn": "latent.epsilon"}}, ["needs a config.latent.kind"]),
         ({"tune": {"learn": "augment.magnitude"}}, ["needs a randaugment"]),
         ({"tune": {"learn": "augment.label_smoothing"}}, ["that is 0", "above 0 and below 1"]),
+        (
+            {
+                "augment": {"train": "randaugment(2,5)+randaugment(1,20)"},
+                "tune": {"learn": "augment.magnitude"},
+            },
+            ["a randaugment", "one only"],
+        ),
+        (
+            {
+                "augment": {"train": "randaugment(2,5)"},
+                "latent": {"kind": "random"},
+                "tune": {"learn": "augment.magnitude"},
+            },
+            ["no derivative passes through what perturbs"],
+        ),
+        (
+            {
+                "synthetic": {"loss": "pcr"},
+                "flow": {"conditional": False},
+                "tune": {"learn": "synthetic.weight[class]"},
+            },
+            ["of no class"],
+        ),
         ({"tune": {"learn": ","}}, ["names ''"]),
         (
             {"phantom": {"loss": "attraction", "weight": 0.0}, "tune": {"learn": "phantom.weight"}},

@@ -1071,6 +1071,24 @@ def test_more_epochs_survive_a_kill_and_can_be_read_meanwhile(tmp_path):
     assert metric_lines(tmp_path / "a") == metric_lines(tmp_path / "b")
 
 
+@pytest.mark.parametrize("what", ["environment", "data", "model"])
+def test_more_epochs_that_are_refused_leave_the_finished_run_as_it_was(tmp_path, monkeypatch, what):
+    run(tmp_path / "a", epochs(2))
+    before = {name: value for name, value in hashes(tmp_path / "a").items() if name != ".lock"}
+    own = {}
+    if what == "environment":
+        monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    elif what == "data":
+        own["dataset"] = points(seed=1)
+    else:
+        own["embedding_term"] = lambda key, outputs, labels, step: jnp.zeros(len(labels))
+    with pytest.raises(gr.UserError, match="Nothing"):
+        run(tmp_path / "a", epochs(4), **own)
+    assert before.items() <= hashes(tmp_path / "a").items()
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert run(tmp_path / "a", epochs(2))["steps"] == 6, "it is the finished run still"
+
+
 # --------------------------------------------------------------------------------------- warm start
 
 

@@ -94,6 +94,23 @@ def test_what_a_killed_program_was_writing_is_removed_by_the_next_writer(tmp_pat
     assert left == {".lock", "config.json", "checkpoints", "checkpoints/.mine.tmp"}
 
 
+def test_files_of_others_below_a_workdir_are_left_alone(tmp_path):
+    notes = tmp_path / "notes" / ".draft.2024.tmp"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(SETTINGS)))
+    with workdirs.start(tmp_path, SETTINGS):
+        assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("inside", ["checkpoints/99", "flow", "flow_damaged/3/4"])
+def test_a_workdir_among_the_files_of_another_run_is_refused(tmp_path, inside):
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(SETTINGS)))
+    with pytest.raises(UserError, match="lies among the files of the run in"):
+        workdirs.claim(tmp_path / inside, SETTINGS)
+    assert workdirs.claim(tmp_path / "runs" / inside, SETTINGS) is None
+
+
 def test_what_a_killed_start_leaves_does_not_make_a_folder_foreign(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".config.json.123.tmp").write_text("{")

@@ -80,16 +80,20 @@ def make(spec, *, image_shape, magnitude=None):
 
 
 def magnitude_of(spec):
-    """The magnitude of the `randaugment` of a spec, None without one.
+    """The magnitude of the one `randaugment` of a spec, None where there is not one.
+
+    Raises:
+      UserError: a `randaugment` that does not parse.
 
     Example:
       >>> magnitude_of("flip+randaugment(1,5)"), magnitude_of("randaugment"), magnitude_of("flip")
       (5.0, 9.0, None)
     """
-    for term in filter(_is_randaugment, _split(spec)):
-        numbers = re.findall(r"[\d.]+", term.partition("(")[2])
-        return float(numbers[1]) if len(numbers) == 2 else 9.0
-    return None
+    found = [term for term in _split(spec) if _is_randaugment(term)]
+    if len(found) != 1:
+        return None
+    _, numbers = _parse(found[0], spec)
+    return float(numbers[1]) if len(numbers) == 2 else 9.0
 
 
 def with_magnitude(spec, magnitude):
@@ -103,7 +107,7 @@ def with_magnitude(spec, magnitude):
     terms = _split(spec)
     for place, term in enumerate(terms):
         if _is_randaugment(term):
-            num_ops = (re.findall(r"[(](\d+)", term) or ["2"])[0]
+            num_ops = [*_parse(term, spec)[1], 2][0]
             terms[place] = f"randaugment({num_ops},{number})"
     return "+".join(terms)
 
@@ -183,10 +187,21 @@ def _split(spec):
 
 
 def _is_randaugment(term):
-    return term.startswith("randaugment")
+    return term.partition("(")[0] == "randaugment"
 
 
 def _build(term, spec, image_shape, magnitude):
+    name, values = _parse(term, spec)
+    if magnitude is not None and name == "randaugment":
+        values = [*(values or [2])[:1], magnitude]
+    try:
+        return _TERMS[name][0](image_shape, *values)
+    except ValueError as error:
+        raise UserError(f"The augmentation {spec!r} cannot be used: {error}") from None
+
+
+def _parse(term, spec):
+    """The name of a term and its numbers."""
     match = _TERM.fullmatch(term)
     name = match.group(1) if match else term
     if name not in _TERMS:
@@ -195,7 +210,7 @@ def _build(term, spec, image_shape, magnitude):
             hint = f"did you mean {name.replace('_', '+')!r}? "
         raise UserError(f"Unknown term {term!r} in the augmentation {spec!r}; {hint}{_ALLOWED}")
 
-    builder, most = _TERMS[name]
+    _, most = _TERMS[name]
     numbers = match.group(2).split(",") if match and match.group(2) else []
     if len(numbers) > most or not all(_NUMBER.fullmatch(number) for number in numbers):
         expected = f"at most {most}" if most else "no"
@@ -203,13 +218,7 @@ def _build(term, spec, image_shape, magnitude):
             f"The term {term!r} in the augmentation {spec!r} takes {expected} numbers in its "
             f"brackets; {_ALLOWED}"
         )
-    values = [float(n) if "." in n else int(n) for n in numbers]
-    if magnitude is not None and name == "randaugment":
-        values = [*(values or [2])[:1], magnitude]
-    try:
-        return builder(image_shape, *values)
-    except ValueError as error:
-        raise UserError(f"The augmentation {spec!r} cannot be used: {error}") from None
+    return name, [float(n) if "." in n else int(n) for n in numbers]
 
 
 def _check_image_shape(image_shape, *, any_channels):

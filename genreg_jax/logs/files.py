@@ -227,9 +227,14 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+# What a run has in its workdir; other folders there are somebody else's.
+FOLDERS = ("checkpoints", "flow", "postmortem", "samples", "tensorboard")
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a process that was killed in the middle of writing has left in a folder."""
-    for path in list(folder.rglob(".*.tmp")):
+    """Removes what a process that was killed in the middle of writing has left in a workdir."""
+    own = [path for name in FOLDERS for path in (folder / name).rglob(".*.tmp")]
+    for path in [*folder.glob(".*.tmp"), *own]:
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

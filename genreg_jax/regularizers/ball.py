@@ -35,7 +35,9 @@ def draw(key, like, indices, sampler):
 
 
 def _length(delta):
-    return jnp.sqrt(jnp.sum(delta**2, (1, 2, 3), keepdims=True))
+    """Of each image's change; its derivative at 0 is 0."""
+    squares = jnp.sum(delta**2, (1, 2, 3), keepdims=True)
+    return jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))
 
 
 def project(delta, radius, norm):
