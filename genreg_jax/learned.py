@@ -170,7 +170,8 @@ def learned_in_words(
 
     text = "Strengths that the run learned: "
     text += "; ".join(now(name, value) for name, value in values.items()) + "."
-    still = [name for name, value in values.items() if np.all(value == starts[name].start)]
+    same = lambda a, b: np.all(np.float32(a) == np.float32(b))
+    still = [name for name, value in values.items() if same(value, starts[name].start)]
     if still:
         text += (
             f" Nothing moved {', '.join(still)}: no part of the outer loss depends on it, or "

@@ -358,7 +358,8 @@ def test_the_report_says_what_nothing_moved_and_what_no_setting_has():
     settings = from_config(
         {**config, "tune": {"learn": "phantom.weight[class],optimizer.weight_decay"}}
     )
-    values = {"phantom.weight[class]": [1.0, 3.0], "optimizer.weight_decay": 0.1}
+    decay = float(np.float32(0.1))
+    values = {"phantom.weight[class]": [1.0, 3.0], "optimizer.weight_decay": decay}
     (text,) = learned_in_words(settings, values, "python x.py --workdir=a")
     assert "phantom.weight[class] from 2, between 1 and 3 now" in text
     assert "Nothing moved optimizer.weight_decay" in text
