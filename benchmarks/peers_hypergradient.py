@@ -10,6 +10,7 @@ relative, of the whole hypergradient, against ours in float64.
 """
 
 import argparse
+import importlib
 import pathlib
 import shlex
 import statistics
@@ -82,10 +83,8 @@ def ours(num_steps, dtype):
 
 def theirs(num_steps, threads):
     """Library to its hypergradient, and the plain gradient, functions without arguments."""
-    import higher
-    import torch
-    import torchopt
-
+    # Of which the project knows nothing.
+    torch, torchopt, higher = map(importlib.import_module, ("torch", "torchopt", "higher"))
     torch.set_num_threads(threads)
     (x, y), (x_outer, y_outer), start, meta = problem(num_steps)
     float32 = lambda a: torch.tensor(a, dtype=torch.float32)
