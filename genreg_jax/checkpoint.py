@@ -6,6 +6,7 @@ module adds a checksum per leaf, verified at every restore, and that walk.
 """
 
 import contextlib
+import copy
 import os
 import re
 import shutil
@@ -309,7 +310,8 @@ class Checkpoints(CheckpointReader):
             return
         self._check_home()
         tree = on_one_device(tree)
-        record = {"extra": extra, "leaves": fingerprints(tree)}
+        # A copy: it is written while its caller goes on, and appends to its lists.
+        record = {"extra": copy.deepcopy(extra), "leaves": fingerprints(tree)}
         tree = jax.tree.map(np.asarray, with_key_data(tree))
         try:
             self._make_room()

@@ -228,7 +228,7 @@ def unfinished(path: Path) -> Path:
 
 
 # What a run has in its workdir; other folders there are somebody else's.
-FOLDERS = ("checkpoints", "flow", "postmortem", "samples", "tensorboard")
+FOLDERS = ("checkpoints", "flow", "flow_training", "postmortem", "samples", "tensorboard")
 
 
 def remove_unfinished(folder: Path) -> None:
