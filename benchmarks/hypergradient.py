@@ -11,13 +11,12 @@ inner objective is MGR's: cross-entropy plus PCR on samples of a frozen flow at 
 
 import argparse
 import pathlib
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from timing import compile_all, cost_rows
 
 import genreg_jax as gr
 from genreg_jax.hypergradient import MODES
@@ -74,40 +73,25 @@ def problem(name, batch):
 def measure(name, batch, repeats):
     """Rows of the table for one network."""
     programs, params, phi = problem(name, batch)
-    compiled = {k: jax.jit(f).lower(params, phi).compile() for k, f in programs.items()}
-    outputs = {k: jax.block_until_ready(f(params, phi)) for k, f in compiled.items()}
-    seconds = {k: [] for k in compiled}
-    for _ in range(repeats):  # interleaved, so that a slow moment of the machine hits all alike
-        for k, f in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(f(params, phi))
-            seconds[k].append(time.perf_counter() - start)
+    compiled = compile_all({k: (f, (params, phi)) for k, f in programs.items()})
+    outputs = {k: program(*args) for k, (program, args) in compiled.items()}
 
     def flat(tree):
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
-    plain = seconds["plain gradient"]
     exact = flat(outputs["reverse"])
-    rows = []
-    for k, program in compiled.items():
-        cost, memory = program.cost_analysis(), program.memory_analysis()
-        if k == "plain gradient":
-            base = cost["flops"], memory.temp_size_in_bytes
-        rows.append(
-            {
-                "model": name,
-                "batch": batch,
-                "mode": k,
-                "time": statistics.median(s / p for s, p in zip(seconds[k], plain)),
-                "flops": cost["flops"] / base[0],
-                "memory": memory.temp_size_in_bytes / base[1],
-                "relative_error": None
-                if k == "plain gradient"
-                else float(np.linalg.norm(flat(outputs[k]) - exact) / np.linalg.norm(exact)),
-                "repeats": repeats,
-            }
-        )
-    return rows
+    error = lambda k: float(np.linalg.norm(flat(outputs[k]) - exact) / np.linalg.norm(exact))
+    rows = cost_rows(compiled, repeats)
+    return [
+        {
+            "model": name,
+            "batch": batch,
+            "mode": (mode := row.pop("row")),
+            **row,
+            "relative_error": None if mode == "plain gradient" else error(mode),
+        }
+        for row in rows
+    ]
 
 
 def main():

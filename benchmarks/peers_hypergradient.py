@@ -16,6 +16,7 @@ import shlex
 import statistics
 import sys
 import time
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,7 @@ def theirs(num_steps, threads):
     def plain():
         return torch.autograd.grad(cross_entropy(fixed(x_outer), y_outer), list(fixed.parameters()))
 
-    versions = {m.__name__: getattr(m, "__version__", "0.2.1") for m in (torch, torchopt, higher)}
+    versions = {name: metadata.version(name) for name in ("torch", "torchopt", "higher")}
     return {"higher": with_higher, "torchopt": with_torchopt}, plain, versions
 
 

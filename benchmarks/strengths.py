@@ -11,13 +11,12 @@ gradients of a batch.
 import argparse
 import pathlib
 import shlex
-import statistics
 import sys
 
 import jax
 import jax.numpy as jnp
 import optax
-from timing import compile_all, interleaved
+from timing import compile_all, cost_rows
 
 import genreg_jax as gr
 from experiments.runner import shipped
@@ -89,7 +88,7 @@ def through(num_steps):
 
     def hyper(params, weight):
         return gr.hypergradient(
-            losses if not num_steps else lambda p, w, batch: losses(p, batch, w),
+            lambda params, weight, batch: losses(params, batch, weight),
             lambda p: losses(p, outer, 0.0),
             params,
             weight,
@@ -105,25 +104,6 @@ def through(num_steps):
     return hyper, (params, 0.01)
 
 
-def rows_of(programs, repeats):
-    """A row of each program, in multiples of the first."""
-    compiled = compile_all(programs)
-    seconds = interleaved(compiled, repeats)
-    first = next(iter(programs))
-    cost = lambda k: compiled[k][0].cost_analysis()["flops"]
-    memory = lambda k: compiled[k][0].memory_analysis().temp_size_in_bytes
-    return [
-        {
-            "row": k,
-            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds[first])),
-            "flops": cost(k) / cost(first),
-            "memory": memory(k) / memory(first),
-            "repeats": repeats,
-        }
-        for k in programs
-    ]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=11)
@@ -134,7 +114,7 @@ def main():
     rows = []
     print(f"{'row':30} {'time':>7} {'FLOPs':>7} {'memory':>7}")
     for programs in (steps, horizons):
-        for row in rows_of(programs, args.repeats):
+        for row in cost_rows(compile_all(programs), args.repeats):
             rows.append(row)
             print(
                 f"{row['row']:30} {row['time']:7.2f} {row['flops']:7.2f} {row['memory']:7.2f}",

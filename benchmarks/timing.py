@@ -31,6 +31,23 @@ def interleaved(compiled, repeats):
     return seconds
 
 
+def cost_rows(compiled, repeats):
+    """Time, FLOPs and temporary memory of each program, a row each, in multiples of the first."""
+    seconds, counts = interleaved(compiled, repeats), flops(compiled)
+    memory = {k: p.memory_analysis().temp_size_in_bytes for k, (p, _) in compiled.items()}
+    first = next(iter(compiled))
+    return [
+        {
+            "row": k,
+            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds[first])),
+            "flops": counts[k] / counts[first],
+            "memory": memory[k] / memory[first],
+            "repeats": repeats,
+        }
+        for k in compiled
+    ]
+
+
 def step_rows(programs, parts, repeats, floor_of):
     """What training steps cost, a row each, in multiples of the program `plain`.
 
