@@ -1,1 +1,1 @@
-"""The readings of phantom embeddings against base."""
+"""Strengths that a run learns against those of a grid."""

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import genreg_jax as gr
-from experiments.runner import load, mean_and_error, settings_of, shipped, with_flow
+from experiments.runner import load, mean_and_error, settings_of, with_flow
 from experiments.self_tuned.run import STUDIES
 from genreg_jax import build
 from genreg_jax.batches import BatchPlan
@@ -30,18 +30,15 @@ from genreg_jax.restore import restore_flow
 from genreg_jax.strengths import calibrated_cross_entropy
 
 GRID = {"phantom.weight": (0.3, 1.0, 3.0, 10.0, 30.0), "latent.epsilon": (0.2, 0.6, 2.0, 6.0)}
-METHOD = {"phantom.weight": "phantom", "latent.epsilon": "latent_random"}
 SEEDS, MIDDLE, BATCHES = (100, 101, 102), 300, 12
-
 
 _PROGRAMS = {}
 
 
 def measure(name, value, seed, runs):
     """One line: a training with one value, and the slopes in its middle."""
-    config = shipped(METHOD[name], "digits").copy_and_resolve_references()
-    changes = {k: v for k, v in STUDIES["digits"].rows[f"{name.split('.')[0]}, 1x"].items()}
-    settings = settings_of(STUDIES["digits"], {**changes, name: value}, 10, seed, config.data.dir)
+    changes = STUDIES["digits"].rows[f"{name.split('.')[0]}, 1x"]
+    settings = settings_of(STUDIES["digits"], {**changes, name: value}, 10, seed, data_dir="")
     settings = with_flow(runs, settings)
     dataset = load(settings)
     plan = BatchPlan(settings, dataset.train.labels)
