@@ -55,7 +55,7 @@ class BatchPlan:
         self._seed, self._meta = settings.seed, settings.meta
         self._batch, self._balanced = settings.train.batch_size, settings.train.balanced
         self._labels = np.concatenate([labels, np.asarray(validation, np.int64)])
-        self._uses_outer, self._outer = bool(settings.outer), settings.outer or "train"
+        self._outer = settings.outer  # empty where there are no outer batches
         self._setting = f"config.{'tune' if settings.tune.learn else 'meta'}.outer"
         self._part = np.zeros(len(labels), np.int64)
         if self._outer == "folds":
@@ -111,7 +111,7 @@ class BatchPlan:
 
     def _pools(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The images that the real and the outer batches of an epoch are drawn from."""
-        if self._outer == "train":
+        if self._outer in ("", "train"):
             everything = np.arange(len(self._part))
             return everything, everything
         if self._outer == "validation":
@@ -148,7 +148,7 @@ class BatchPlan:
         """The indices of one epoch, counted from 0."""
         inner_pool, outer_pool = self._pools(epoch)
         inner = self._draw(0, epoch, inner_pool, self._batch)
-        if not self._uses_outer:
+        if not self._outer:
             return EpochIndices(inner, None)
         batch = self._outer_batch
         if self._outer == "train" and batch == self._batch:

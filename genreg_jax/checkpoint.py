@@ -27,6 +27,7 @@ from genreg_jax.errors import UserError
 from genreg_jax.fingerprints import (
     digest_of,
     fingerprints,
+    like_by_names,
     named,
     type_of,
     with_key_data,
@@ -193,13 +194,10 @@ class CheckpointReader:
         of a later version.
         """
         try:
-            there = dict(named(self._read(step, tree=ocp.args.StandardRestore(None))["tree"]))
+            tree = self._read(step, tree=ocp.args.StandardRestore(None))["tree"]
+            return like_by_names(dict(named(tree)), like)
         except Exception:
             return None
-        names = [name for name, _ in named(like)]
-        if there.keys() != set(names):
-            return None
-        return jax.tree.unflatten(jax.tree.structure(like), [there[name] for name in names])
 
     def _record(self, step: int) -> dict[str, Any] | None:
         """The verified record of a step, None if it is damaged."""

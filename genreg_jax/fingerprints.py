@@ -39,6 +39,11 @@ def with_keys(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda a, b: wrap(a) if is_key(b) else a, tree, like)
 
 
+def like_by_names(leaves: dict[str, Any], like: Any) -> Any:
+    """Leaves by their names of `named`, in the containers of another tree with such leaves."""
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name, _ in named(like)])
+
+
 def fingerprints(tree: Any) -> dict[str, list]:
     """Name of each leaf to its shape, type and a checksum of its bytes."""
 

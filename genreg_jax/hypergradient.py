@@ -196,18 +196,16 @@ def hypergradient(
     if num_steps == 1:  # one mixed product, and no loop: XLA's convolutions are slow in one on CPU
         batch = jax.tree.map(lambda x: x[0], batches)
         inner_value, inner_grads, product = linearized(params, batch, (1,))
-        moved = inner_grads, *[meta_params] * learned
         new_params, pull_back = jax.vjp(
-            lambda grads, meta_params=meta_params: inner_step(
-                grads, params, opt_state, meta_params
-            )[0],
-            *moved,
+            lambda grads, meta_params: inner_step(grads, params, opt_state, meta_params)[0],
+            inner_grads,
+            meta_params,
         )
         outer_value, outer_grads = jax.value_and_grad(outer_loss)(new_params)
-        direction, *through_tx = pull_back(outer_grads)
+        direction, through_tx = pull_back(outer_grads)
         (grads,) = product(direction)
-        for more in through_tx:
-            grads = jax.tree.map(jnp.add, grads, more)
+        if learned:
+            grads = jax.tree.map(jnp.add, grads, through_tx)
         return Hypergradient(grads, outer_value, inner_value, new_params)
 
     def step(carry, batch):

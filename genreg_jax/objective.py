@@ -121,24 +121,50 @@ def make_train_step(
         "latent": latent,
     }
 
-    def build(**changed) -> _Parts:
-        unknown = changed.keys() - given.keys()
-        if unknown:
-            raise ValueError(
-                f"tune.parts returned {', '.join(sorted(unknown))}; allowed: {', '.join(given)}."
+    def build(*, tx, augment, label_smoothing, embedding_term, synthetic, latent) -> _Parts:
+        """What a step is made of; these arguments may depend on strengths."""
+        smooths = not isinstance(label_smoothing, int | float) or label_smoothing > 0
+        perturb = None if latent is None else make_perturb(latent, forward)
+        regularizer = None
+        if synthetic is not None and generator is not None:
+            regularizer = make_regularizer(
+                forward, synthetic, generator, meta, num_classes=num_classes, constrain=constrain
             )
-        return _build(
-            forward,
-            **{**given, **changed},
-            mix=mix,
-            generator=generator,
-            meta=meta,
-            num_classes=num_classes,
-            constrain=constrain,
-        )
+
+        def classify(params, model_state, key, images, labels, step):
+            """The loss on real images; the only pass that updates model_state."""
+            _, key_mix, key_model = jax.random.split(key, 3)
+            targets = jax.nn.one_hot(labels, num_classes)
+            if mix is not None:
+                images, targets = mix(key_mix, images, targets)
+            if smooths:
+                targets = optax.losses.smooth_labels(targets, label_smoothing)
+            outputs, new_model_state = forward(params, model_state, images, key_model)
+            loss = jnp.mean(optax.losses.softmax_cross_entropy(outputs.logits, targets))
+            labels = jnp.argmax(targets, -1)
+            accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == labels)
+            metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}
+            if embedding_term is not None:
+                term = embedding_term(jax.random.fold_in(key, 4), outputs, labels, step)
+                metrics["train/embedding_loss"] = jnp.mean(term)
+                loss = loss + jnp.mean(term)
+            return loss, (new_model_state, metrics)
+
+        def supervised(params, model_state, key, batch, flow, step):
+            """The loss on the real batch, augmented and perturbed."""
+            # What is optional draws from keys of its own, so that the rest draws the same without.
+            key_augment, _, _ = jax.random.split(key, 3)
+            images = augment(key_augment, to_float(batch.images))
+            loss_on = lambda images: classify(params, model_state, key, images, batch.labels, step)
+            if perturb is None:
+                return loss_on(images)
+            key_latent = jax.random.fold_in(key, 3)
+            return perturb(params, model_state, key_latent, images, batch, flow, loss_on)
+
+        return _Parts(tx, supervised, regularizer)
 
     def changed_by(strengths) -> dict[str, Any]:
-        """The arguments that depend on the strengths."""
+        """The arguments that depend on the strengths, at these."""
         if tune is None:
             return {}
         if not isinstance(strengths, dict) or strengths.keys() != tune.strengths.keys():
@@ -152,10 +178,15 @@ def make_train_step(
                 f"tune.parts returned {short(changed)}; allowed: a dict of arguments of "
                 "make_train_step, such as {'embedding_term': term}."
             )
+        unknown = changed.keys() - given.keys()
+        if unknown:
+            raise ValueError(
+                f"tune.parts returned {', '.join(sorted(unknown))}; allowed: {', '.join(given)}."
+            )
         return changed
 
     search = None if meta is None and tune is None else make_search(forward, meta, tune)
-    fixed = build()
+    build(**given)  # what is wrong with them is said now
 
     def step(
         state: TrainState,
@@ -173,7 +204,7 @@ def make_train_step(
         )
         # What a step with these strengths is made of, and which of it depends on them.
         changed = changed_by(state.strengths)
-        parts = build(**changed) if changed else fixed
+        parts = build(**{**given, **changed})
         real = key_real, batch, flow, state.step
         (loss, (model_state, metrics)), grads = jax.value_and_grad(parts.supervised, has_aux=True)(
             state.params, state.model_state, *real
@@ -186,7 +217,7 @@ def make_train_step(
         samples, finder_params = None, state.finder_params
         if parts.regularizer is not None:
             samples = parts.regularizer.draw(state, key_synthetic, batch, generator_params)
-        found = {}
+        changes = {}
         if search is not None:
             if outer is None:
                 raise ValueError("outer is None; with meta or tune a step needs an outer batch.")
@@ -195,7 +226,7 @@ def make_train_step(
             def inner_loss(params, searched):
                 """The loss of the update, but for what nothing that is searched can change."""
                 (finder_params, gate), strengths = searched
-                now = build(**changed_by(strengths)) if changed else fixed
+                now = build(**{**given, **changed_by(strengths)})
                 value = 0.0
                 if not constant:
                     value, _ = now.supervised(params, state.model_state, *real)
@@ -208,16 +239,10 @@ def make_train_step(
             now_tx = parts.tx
             if "tx" in changed:
                 now_tx = lambda searched: changed_by(searched[1])["tx"]
-            *updated, about = search(
+            changes, about = search(
                 state, key_outer, inner_loss, now_tx, outer, grads if constant else None
             )
-            finder_params, finder_opt_state, strengths, strengths_opt_state = updated
-            found = {
-                "finder_params": finder_params,
-                "finder_opt_state": finder_opt_state,
-                "strengths": strengths,
-                "strengths_opt_state": strengths_opt_state,
-            }
+            finder_params = changes.get("finder_params", finder_params)
             metrics |= about
             checked["the outer loss"] = about["train/outer_loss"]
             checked["the hypergradient"] = about["train/hypergradient_norm"]
@@ -251,7 +276,7 @@ def make_train_step(
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            **found,
+            **changes,
         )
         old_state = dataclasses.replace(state, step=state.step + 1) if skip_nonfinite else state
         kept = lambda new, old: new if new is old else jnp.where(bad.any(), old, new)
@@ -266,60 +291,3 @@ class _Parts(NamedTuple):
     tx: optax.GradientTransformation
     supervised: Callable[..., Any]
     regularizer: Regularizer | None
-
-
-def _build(
-    forward,
-    *,
-    tx,
-    augment,
-    label_smoothing,
-    embedding_term,
-    synthetic,
-    latent,
-    mix,
-    generator,
-    meta,
-    num_classes,
-    constrain,
-) -> _Parts:
-    """The loss on real images, and the synthetic part, from the arguments of `make_train_step`."""
-    smooths = not isinstance(label_smoothing, int | float) or label_smoothing > 0
-    perturb = None if latent is None else make_perturb(latent, forward)
-    regularizer = None
-    if synthetic is not None:
-        regularizer = make_regularizer(
-            forward, synthetic, generator, meta, num_classes=num_classes, constrain=constrain
-        )
-
-    def classify(params, model_state, key, images, labels, step):
-        """The loss on real images; the only pass that updates model_state."""
-        _, key_mix, key_model = jax.random.split(key, 3)
-        targets = jax.nn.one_hot(labels, num_classes)
-        if mix is not None:
-            images, targets = mix(key_mix, images, targets)
-        if smooths:
-            targets = optax.losses.smooth_labels(targets, label_smoothing)
-        outputs, new_model_state = forward(params, model_state, images, key_model)
-        loss = jnp.mean(optax.losses.softmax_cross_entropy(outputs.logits, targets))
-        labels = jnp.argmax(targets, -1)
-        accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == labels)
-        metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}
-        if embedding_term is not None:
-            term = embedding_term(jax.random.fold_in(key, 4), outputs, labels, step)
-            metrics["train/embedding_loss"] = jnp.mean(term)
-            loss = loss + jnp.mean(term)
-        return loss, (new_model_state, metrics)
-
-    def supervised(params, model_state, key, batch, flow, step):
-        """The loss on the real batch, augmented and perturbed."""
-        # What is optional draws from keys of its own, so that the rest draws the same without it.
-        key_augment, _, _ = jax.random.split(key, 3)
-        images = augment(key_augment, to_float(batch.images))
-        loss_on = lambda images: classify(params, model_state, key, images, batch.labels, step)
-        if perturb is None:
-            return loss_on(images)
-        key_latent = jax.random.fold_in(key, 3)
-        return perturb(params, model_state, key_latent, images, batch, flow, loss_on)
-
-    return _Parts(tx, supervised, regularizer)

@@ -16,7 +16,7 @@ from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
 from genreg_jax.errors import UserError
-from genreg_jax.fingerprints import named
+from genreg_jax.fingerprints import like_by_names, named
 from genreg_jax.logs import read_json
 from genreg_jax.models.frozen import HEAD
 from genreg_jax.models.pretrained import ORIGINS, read_weights, weights_file
@@ -121,8 +121,8 @@ def how_to_continue(workdir: Path) -> str:
 
 def _like(tree: Any, like: Any, workdir: Path) -> Any:
     """A restored tree of dicts and lists in the containers of another, leaf by leaf by name."""
-    there, wanted = dict(named(tree)), named(like)
-    for name, leaf in wanted:
+    there = dict(named(tree))
+    for name, leaf in named(like):
         found = there.get(name)
         if found is None or (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
             raise UserError(
@@ -130,7 +130,7 @@ def _like(tree: Any, like: Any, workdir: Path) -> Any:
                 f"is {leaf.shape} {leaf.dtype}, and the run has "
                 f"{'none' if found is None else f'{found.shape} {found.dtype}'}."
             )
-    return jax.tree.unflatten(jax.tree.structure(like), [there[name] for name, _ in wanted])
+    return like_by_names(there, like)
 
 
 Start = tuple[Callable[[Any], Any], str]

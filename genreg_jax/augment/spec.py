@@ -93,7 +93,7 @@ def magnitude_of(spec):
     if len(found) != 1:
         return None
     _, numbers = _parse(found[0], spec)
-    return float(numbers[1]) if len(numbers) == 2 else 9.0
+    return float(_both_numbers(*numbers)[1])
 
 
 def with_magnitude(spec, magnitude):
@@ -107,7 +107,7 @@ def with_magnitude(spec, magnitude):
     terms = _split(spec)
     for place, term in enumerate(terms):
         if _is_randaugment(term):
-            num_ops = [*_parse(term, spec)[1], 2][0]
+            num_ops, _ = _both_numbers(*_parse(term, spec)[1])
             terms[place] = f"randaugment({num_ops},{number})"
     return "+".join(terms)
 
@@ -140,7 +140,13 @@ def _cutout(image_shape, size=None):
     return _bind(transforms.cutout, size=min(image_shape[:2]) // 2 if size is None else size)
 
 
-def _randaugment(image_shape, num_ops=2, magnitude=9):
+def _both_numbers(num_ops: float = 2, magnitude: float = 9):
+    """Those of a `randaugment`, of which a spec may leave some out."""
+    return num_ops, magnitude
+
+
+def _randaugment(image_shape, *numbers):
+    num_ops, magnitude = _both_numbers(*numbers)
     return _bind(transforms.randaugment, num_ops=num_ops, magnitude=magnitude)
 
 
@@ -193,7 +199,7 @@ def _is_randaugment(term):
 def _build(term, spec, image_shape, magnitude):
     name, values = _parse(term, spec)
     if magnitude is not None and name == "randaugment":
-        values = [*(values or [2])[:1], magnitude]
+        values = [_both_numbers(*values)[0], magnitude]
     try:
         return _TERMS[name][0](image_shape, *values)
     except ValueError as error:

@@ -54,7 +54,7 @@ def make_perturb(latent: Latent, forward: Callable[..., Any]) -> Callable[..., A
     augment_after, part = latent.augment, latent.mix
 
     def move(params, model_state, key, images, batch, flow):
-        """The perturbed images, constant for all derivatives, and metrics."""
+        """The perturbed images, constant but for a traced radius, and metrics."""
         key_perturb, key_model = jax.random.split(key)
         params = jax.lax.stop_gradient(params)
         logits = lambda images: forward(params, model_state, images, key_model)[0].logits

@@ -10,7 +10,7 @@ Whichever of the two there is; with both, one pass computes both derivatives.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,27 +23,9 @@ from genreg_jax.state import TrainState
 from genreg_jax.strengths import Tune, calibrated_cross_entropy
 
 
-class Found(NamedTuple):
-    """What the outer problem leaves behind.
-
-    Attributes:
-      finder_params: after the finder's update.
-      finder_opt_state: the state of its optimiser.
-      strengths: the `r` of the strengths after theirs.
-      strengths_opt_state: the state of theirs.
-      metrics: scalars by name.
-    """
-
-    finder_params: Any
-    finder_opt_state: Any
-    strengths: Any
-    strengths_opt_state: Any
-    metrics: dict[str, jax.Array]
-
-
 def make_search(
     forward: Callable[..., Any], meta: Meta | None, tune: Tune | None
-) -> Callable[..., Found]:
+) -> Callable[..., tuple[dict[str, Any], dict[str, jax.Array]]]:
     """Builds the outer problem's part of a training step.
 
     Args:
@@ -54,16 +36,17 @@ def make_search(
         computed as this says.
 
     Returns:
-      `search(state, key, inner_loss, tx, outer, constant_grads) -> Found`, where `inner_loss` is
-      `(params, ((finder_params, gate), r)) -> scalar`, and `tx` and `constant_grads` are as
-      `hypergradient` takes them.
+      `search(state, key, inner_loss, tx, outer, constant_grads) -> (changes, metrics)`: the fields
+      of the state that it changes, of the finder and of the strengths, and scalars by name.
+      `inner_loss` is `(params, ((finder_params, gate), r)) -> scalar`; `tx` and `constant_grads`
+      are as `hypergradient` takes them.
     """
     view = tune or meta
     assert view is not None
 
     def search(
         state: TrainState, key: jax.Array, inner_loss: Any, tx: Any, outer: Batch, constant_grads
-    ) -> Found:
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         labels = outer.labels
         if view.shuffle:
             labels = jax.random.permutation(jax.random.fold_in(key, 2), labels)
@@ -87,8 +70,7 @@ def make_search(
             constant_grads=constant_grads,
         )
         (finder_grads, slope), strength_grads = h.grads
-        finder_params, finder_opt_state = state.finder_params, state.finder_opt_state
-        strengths, strengths_opt_state = state.strengths, state.strengths_opt_state
+        changes: dict[str, Any] = {}
         metrics = {
             "train/outer_loss": h.outer_loss,
             "train/hypergradient_norm": optax.tree.norm((finder_grads, strength_grads)),
@@ -96,15 +78,16 @@ def make_search(
         if meta is not None:
             metrics["train/outer_decrease"] = outer_loss(state.params) - h.outer_loss
             metrics["train/search_gain"] = -slope
-            updates, finder_opt_state = meta.tx.update(
-                finder_grads, finder_opt_state, finder_params
+            updates, opt_state = meta.tx.update(
+                finder_grads, state.finder_opt_state, state.finder_params
             )
-            finder_params = optax.apply_updates(finder_params, updates)
+            changes["finder_params"] = optax.apply_updates(state.finder_params, updates)
+            changes["finder_opt_state"] = opt_state
         if tune is not None:
-            metrics |= tune.metrics(strengths)
-            strengths, strengths_opt_state = tune.update(
-                strength_grads, strengths_opt_state, strengths
+            metrics |= tune.metrics(state.strengths)
+            changes["strengths"], changes["strengths_opt_state"] = tune.update(
+                strength_grads, state.strengths_opt_state, state.strengths
             )
-        return Found(finder_params, finder_opt_state, strengths, strengths_opt_state, metrics)
+        return changes, metrics
 
     return search
