@@ -22,11 +22,11 @@ from genreg_jax.data import Dataset
 from genreg_jax.devices import data_mesh, replicate, splitter
 from genreg_jax.errors import ConfigError
 from genreg_jax.evaluate import make_evaluate
-from genreg_jax.learned import PER_CLASS, learned
+from genreg_jax.learned import learned, without_each
 from genreg_jax.models.frozen import frozen_statistics, frozen_trunk
 from genreg_jax.models.pretrained import ORIGINS
 from genreg_jax.objective import make_train_step
-from genreg_jax.optimizers import make_optimizer, make_schedule
+from genreg_jax.optimizers import make_optimizer, make_schedule, weights_only
 from genreg_jax.regularizers import mixing
 from genreg_jax.regularizers.latent import perturbation
 from genreg_jax.regularizers.latent_training import Latent
@@ -134,8 +134,11 @@ def parts(
     schedule = make_schedule(
         settings.optimizer, total_steps=total_steps, steps_per_epoch=plan.steps_per_epoch
     )
-    tx = optimizer_of(settings, schedule)
-    tune = tune_of(settings, dataset, views, total_steps, schedule, embedding_term)
+    params, model_state = warm(
+        model.init(jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape)))
+    )
+    tx, layers = optimizer_of(settings, schedule), sum(jax.tree.leaves(weights_only(params)))
+    tune = tune_of(settings, dataset, views, total_steps, schedule, layers, embedding_term)
     meta, finder_params = None, ()
     if generator is not None and settings.uses_meta:
         key = jax.random.fold_in(root, 3)
@@ -159,9 +162,6 @@ def parts(
         tune=tune,
         skip_nonfinite=settings.train.nonfinite == "skip",
         constrain=splitter(mesh),
-    )
-    params, model_state = warm(
-        model.init(jax.random.fold_in(root, 0), jnp.zeros((1, *dataset.image_shape)))
     )
     state = TrainState.create(
         params,
@@ -400,17 +400,18 @@ def tune_of(
     views: dict[str, Augment],
     total_steps: int,
     schedule: Callable[[Any], Any],
+    num_layers: int,
     embedding_term: EmbeddingTerm | None = None,
 ) -> Tune | None:
     """The strengths that are learned, and the parts of the step that depend on them."""
     s, num_classes = settings.tune, dataset.num_classes
-    strengths = learned(settings, num_classes)
+    strengths = learned(settings, num_classes, num_layers)
     if not strengths:
         return None
 
     def parts(values: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `make_train_step` at these strengths, of those that are learned."""
-        values = {name.removesuffix(PER_CLASS): value for name, value in values.items()}
+        values = {without_each(name): value for name, value in values.items()}
         of = {
             "phantom.weight": lambda weight: {
                 "embedding_term": _both(

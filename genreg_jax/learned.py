@@ -15,7 +15,8 @@ from genreg_jax.settings import Settings
 from genreg_jax.strengths import Strength, Tune
 
 _LIMIT = 1e6  # of the settings themselves
-PER_CLASS = "[class]"  # after the name of a strength of which each class has one of its own
+# After the name of a strength of which each class, or each weight of the classifier, has its own.
+PER_CLASS, PER_LAYER = "[class]", "[layer]"
 
 
 class _Learnable(NamedTuple):
@@ -25,25 +26,25 @@ class _Learnable(NamedTuple):
       start: its configured value, of the settings; None where nothing in the run has it.
       needs: what the run must have, in words.
       upper: what it stays below, of the settings.
-      per_class: whether each class may have its own.
+      each: what may have one of its own, `PER_CLASS`, `PER_LAYER` or "".
     """
 
     start: Callable[[Settings], float | None]
     needs: str
     upper: Callable[[Settings], float] = lambda s: _LIMIT
-    per_class: bool = False
+    each: str = ""
 
 
 LEARNABLE = {
     "phantom.weight": _Learnable(
         lambda s: None if s.phantom.loss == "none" else s.phantom.weight,
         "a config.phantom.loss",
-        per_class=True,
+        each=PER_CLASS,
     ),
     "synthetic.weight": _Learnable(
         lambda s: None if s.synthetic.loss == "none" else s.synthetic.weight,
         "a config.synthetic.loss",
-        per_class=True,
+        each=PER_CLASS,
     ),
     "latent.epsilon": _Learnable(
         lambda s: s.latent.epsilon if s.uses_latent else None,
@@ -57,16 +58,22 @@ LEARNABLE = {
         lambda s: float(MAX_MAGNITUDE),
     ),
     "augment.label_smoothing": _Learnable(lambda s: s.augment.label_smoothing, "", lambda s: 1.0),
-    "optimizer.weight_decay": _Learnable(lambda s: s.optimizer.weight_decay, ""),
+    "optimizer.weight_decay": _Learnable(lambda s: s.optimizer.weight_decay, "", each=PER_LAYER),
 }
 
 
-def learned(settings: Settings, num_classes: int = 1) -> dict[str, Strength]:
+def without_each(name: str) -> str:
+    """The setting of a strength's name, which may be followed by what has one of its own."""
+    return name.removesuffix(PER_CLASS).removesuffix(PER_LAYER)
+
+
+def learned(settings: Settings, num_classes: int = 1, num_layers: int = 1) -> dict[str, Strength]:
     """The strengths of `config.tune.learn`, by name; none where it is empty.
 
     Args:
       settings: of the run.
       num_classes: K, of those of which each class has its own.
+      num_layers: likewise of the classifier's weights.
 
     Raises:
       ConfigError: a name that is not known or given twice, a strength that the run does not have,
@@ -84,16 +91,16 @@ def learned(settings: Settings, num_classes: int = 1) -> dict[str, Strength]:
     where = "config.tune.learn"
     names = [name.strip() for name in settings.tune.learn.split(",")] if settings.tune.learn else []
     for name in names:
-        base = name.removesuffix(PER_CLASS)
+        base = without_each(name)
         known = LEARNABLE.get(base)
-        if known is None or (base != name and not known.per_class):
-            allowed = [n + f" and {n}{PER_CLASS}" * k.per_class for n, k in LEARNABLE.items()]
+        if known is None or name not in (base, base + known.each):
+            allowed = [n + f" and {n}{k.each}" * bool(k.each) for n, k in LEARNABLE.items()]
             raise ConfigError(
                 f"{where} names {short(name)}, which cannot be learned; what can: "
                 f"{', '.join(allowed)}.",
                 where,
             )
-        if {base, base + PER_CLASS} & found.keys():
+        if {base, base + known.each} & found.keys():
             raise ConfigError(f"{where} names {base!r} twice; name it once.", where)
         start, upper = known.start(settings), known.upper(settings)
         if start is None:
@@ -113,7 +120,9 @@ def learned(settings: Settings, num_classes: int = 1) -> dict[str, Strength]:
                 f"allowed is a number above 0 and below {upper:g}{reason}.",
                 where,
             )
-        found[name] = Strength(np.full(num_classes, start) if base != name else start, upper)
+        if base != name:
+            start = np.full(num_classes if known.each == PER_CLASS else num_layers, start)
+        found[name] = Strength(start, upper)
     return found
 
 
@@ -123,7 +132,7 @@ def _has_labels(s: Settings) -> bool:
 
 
 def as_overrides(settings: Settings, values: Mapping[str, Any]) -> list[str]:
-    """Learned strengths as fixed settings of the command line; none for those of each class.
+    """Learned strengths as fixed settings of the command line; none of each class or layer.
 
     Args:
       settings: of the run that learned them.
@@ -140,7 +149,7 @@ def as_overrides(settings: Settings, values: Mapping[str, Any]) -> list[str]:
         if name == "augment.magnitude":
             spec = with_magnitude(settings.augment.train, value)
             flags.append(f"--config.augment.train={spec}")
-        elif not name.endswith(PER_CLASS):
+        elif name == without_each(name):
             # Rounded down, so that a share that has come close to its end stays below it.
             digits = 5 - math.floor(math.log10(value))
             flags.append(f"--config.{name}={math.floor(value * 10.0**digits) / 10.0**digits:.6g}")
@@ -179,7 +188,7 @@ def learned_in_words(
         )
     flags = as_overrides(settings, values)
     if len(flags) <= len(values):
-        text += " No setting has a strength of each class."
+        text += " No setting has a strength of each class or layer."
     if command is not None and len(flags) > 1:
         text += " With the others fixed: " if len(flags) <= len(values) else " With them fixed: "
         text += _fixed(command, flags)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from genreg_jax.models.frozen import head_only
@@ -52,6 +53,24 @@ def make_schedule(
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), main], [warmup])
 
 
+def weights_only(params: Any) -> Any:
+    """True where weight decay acts: weights, not biases and scales."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def _decayed(decay: Any) -> optax.GradientTransformation:
+    """Weight decay; of an array `[L]` each weight's own, in the order of the tree."""
+    if not jnp.ndim(decay):
+        return optax.add_decayed_weights(decay, mask=weights_only)
+
+    def update(updates: Any, params: Any) -> Any:
+        leaves, tree = jax.tree.flatten(updates)
+        weights = jax.tree.leaves(params)
+        return tree.unflatten([u + d * w for u, d, w in zip(leaves, decay, weights, strict=True)])
+
+    return optax.masked(optax.stateless(update), weights_only)
+
+
 def make_optimizer(
     settings: OptimizerSettings, schedule, *, head_alone: bool = False, weight_decay: Any = None
 ) -> optax.GradientTransformation:
@@ -61,30 +80,22 @@ def make_optimizer(
       settings: which optimiser.
       schedule: learning rate as a function of the update's number.
       head_alone: updates of all parameters but the head's are zero.
-      weight_decay: instead of the configured one, which is above 0; it may be traced.
+      weight_decay: instead of the configured one, which is above 0; it may be traced. One number,
+        or `[L]`, of each of the weights.
 
     Returns:
       An optax transformation whose update is differentiable in the gradient.
     """
-
-    def weights_only(params):
-        return jax.tree.map(lambda p: p.ndim > 1, params)
 
     decay = settings.weight_decay if weight_decay is None else weight_decay
     parts = []
     if settings.grad_clip:
         parts.append(optax.clip_by_global_norm(settings.grad_clip))
     if settings.name == "adamw":
-        parts.append(
-            optax.adamw(
-                schedule,
-                eps_root=_EPS_ROOT,
-                weight_decay=decay,
-                mask=weights_only,
-            )
-        )
+        adam, rate = optax.scale_by_adam(eps_root=_EPS_ROOT), optax.scale_by_learning_rate(schedule)
+        parts.append(optax.chain(adam, _decayed(decay), rate))
     elif settings.weight_decay:
-        parts.append(optax.add_decayed_weights(decay, mask=weights_only))
+        parts.append(_decayed(decay))
     if settings.name == "adam":
         parts.append(optax.adam(schedule, eps_root=_EPS_ROOT))
     elif settings.name == "sgd":

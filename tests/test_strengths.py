@@ -18,8 +18,9 @@ from genreg_jax.config import config_hash, default_config, from_config
 from genreg_jax.contract import Batch, to_float
 from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.learned import LEARNABLE, as_overrides, learned, learned_in_words
+from genreg_jax.optimizers import make_optimizer
 from genreg_jax.report.charts import panel_of
-from genreg_jax.settings import Settings
+from genreg_jax.settings import OptimizerSettings, Settings
 from genreg_jax.strengths import calibrated_cross_entropy
 
 CLASSES, SHAPE = 3, (8, 8, 1)
@@ -96,7 +97,7 @@ def make(dataset, frozen):
 
 def learning(name, **tune):
     tune = {"learn": name, "outer_loss": "cross_entropy", **tune}
-    return merged(COMMON, PARTS[name.removesuffix("[class]")], {"tune": tune})
+    return merged(COMMON, PARTS[name.partition("[")[0]], {"tune": tune})
 
 
 def with_value(config, name, value):
@@ -179,7 +180,10 @@ def differentiated(make, config, monkeypatch, updates=0):
     return jax.device_get(jax.jit(jax.grad(outer_loss))(state.strengths))
 
 
-@pytest.mark.parametrize("name", [*PARTS, "phantom.weight[class]", "synthetic.weight[class]"])
+OF_EACH = ("phantom.weight[class]", "synthetic.weight[class]", "optimizer.weight_decay[layer]")
+
+
+@pytest.mark.parametrize("name", [*PARTS, *OF_EACH])
 def test_the_hypergradient_is_that_of_reverse_mode_through_the_whole_step(name, make, monkeypatch):
     h = descended(make, learning(name))[name]
     oracle = differentiated(make, learning(name), monkeypatch)[name]
@@ -237,13 +241,36 @@ def test_a_strength_whose_loss_has_no_part_has_a_hypergradient_of_zero(make):
     assert float(descended(make, config)["phantom.weight"]) == 0
 
 
-@pytest.mark.parametrize("name", ["phantom.weight", "synthetic.weight"])
-def test_strengths_of_each_class_add_up_to_that_of_all(name, make):
-    whole = descended(make, learning(name))[name]
-    each = descended(make, learning(f"{name}[class]"))[f"{name}[class]"]
-    assert each.shape == (CLASSES,)
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [*((name, "sgd") for name in OF_EACH), (OF_EACH[-1], "adamw")]
+)
+def test_strengths_of_each_class_or_layer_add_up_to_that_of_all(name, optimizer, make):
+    own = {"optimizer": {"name": optimizer, "weight_decay": 0.5}}
+    base = name.partition("[")[0]
+    whole = descended(make, merged(learning(base), own))[base]
+    each = descended(make, merged(learning(name), own))[name]
+    parts, *_ = make(learning(name))
+    layers = sum(p.ndim > 1 for p in jax.tree.leaves(parts.state.params))
+    assert each.shape == ((layers,) if name.endswith("[layer]") else (CLASSES,)) and layers > 1
     np.testing.assert_allclose(each.sum(), whole, rtol=1e-4)
     assert np.ptp(each) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_each_weight_has_its_own_decay_in_the_order_of_the_parameters(name):
+    """A gradient of zero: what is left of an update is the decay."""
+    settings = OptimizerSettings(name=name, momentum=0.0, nesterov=False, weight_decay=0.1)
+    params = {"z": jnp.full((2, 2), 4.0), "b": jnp.ones(2), "a": {"kernel": jnp.full((1, 3), 3.0)}}
+    tx = make_optimizer(settings, lambda step: 0.5, weight_decay=jnp.array([0.01, 0.2]))
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zero, tx.init(params), params)
+    if name == "adam":  # each entry of a first step has the length of the rate
+        expected = {"z": -0.5, "b": 0.0, "a": -0.5}
+    else:
+        expected = {"z": -0.5 * 0.2 * 4, "b": 0.0, "a": -0.5 * 0.01 * 3}
+    for key, value in expected.items():
+        for leaf in jax.tree.leaves(updates[key]):
+            np.testing.assert_allclose(leaf, value, rtol=1e-5)
 
 
 def test_one_hypergradient_serves_the_finder_and_the_strengths(make):
@@ -366,7 +393,9 @@ def test_the_report_says_what_nothing_moved_and_what_no_setting_has():
     assert text.endswith("--workdir=NEW --config.optimizer.weight_decay=0.1 --config.tune.learn=")
     alone = from_config({**config, "tune": {"learn": "phantom.weight[class]"}})
     (text,) = learned_in_words(alone, {"phantom.weight[class]": [1.0, 3.0]}, "python x.py")
-    assert text.endswith("No setting has a strength of each class.") and "fixed" not in text
+    assert (
+        text.endswith("No setting has a strength of each class or layer.") and "fixed" not in text
+    )
     assert learned_in_words(alone, None, "python x.py") == []
 
 

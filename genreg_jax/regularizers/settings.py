@@ -165,7 +165,8 @@ class TuneSettings:
     Attributes:
       learn: which, separated by commas: `phantom.weight`, `synthetic.weight`, `latent.epsilon`,
         `augment.magnitude` (of the `randaugment` in `augment.train`), `augment.label_smoothing`,
-        `optimizer.weight_decay`; of the first two also one for each class, `phantom.weight[class]`.
+        `optimizer.weight_decay`; of the first two also one for each class, `phantom.weight[class]`,
+        and of the last one for each of the classifier's weights, `optimizer.weight_decay[layer]`.
         Each starts at its setting, which must be above 0. Empty for none.
       learning_rate: of their Adam; a step changes a strength by about this share of itself.
       outer: where the outer batch comes from: `validation`, the images that also choose the epoch;
