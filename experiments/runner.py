@@ -431,6 +431,7 @@ def tune(
             ]
             mean, error = mean_and_error(values)
             means.append(mean)
-            print(f"| {row} | {candidate} | {len(values)} | {mean:.2f} ± {error:.2f} |")
+            spread = f" ± {error:.2f}" if len(values) > 1 else ""
+            print(f"| {row} | {candidate} | {len(values)} | {mean:.2f}{spread} |")
         tuned[row] = study.candidates[row][means.index(max(means))]
     path.write_text(json.dumps(tuned, indent=2) + "\n")

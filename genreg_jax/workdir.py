@@ -270,7 +270,13 @@ def _lock(workdir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         # The folder too, for the file may be removed meanwhile; some file systems lock files only.
         for name, flags in ((workdir, os.O_RDONLY), (path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)):
-            opened = os.open(name, flags, 0o666)
+            try:
+                opened = os.open(name, flags, 0o666)
+            except IsADirectoryError:
+                raise UserError(
+                    f"{path} is a folder, where this program keeps the file by which two of them "
+                    "keep out of one workdir. Remove or rename it, or choose another workdir."
+                ) from None
             stack.callback(os.close, opened)
             try:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,6 +61,13 @@ def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path):
     assert (tmp_path / "mine").read_text() == "thesis"
 
 
+def test_a_folder_in_the_place_of_the_lock_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock is a folder, .* Remove or rename it"):
+        workdirs.start(tmp_path, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_a_killed_writer_holds_nothing(tmp_path):
     program = [sys.executable, "-c", HOLD, tmp_path / "run"]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
