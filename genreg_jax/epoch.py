@@ -1,6 +1,7 @@
-"""An epoch: its program, a scan or a loop of steps by backend, and what is made of its metrics."""
+"""An epoch: its program, which loops over steps or is one, and what is made of its metrics."""
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from genreg_jax.objective import CHECKED
 from genreg_jax.settings import Settings
 from genreg_jax.state import Best, TrainState
 
+# How long an accelerator is left alone: progress is shown and signals are obeyed in between.
+SECONDS = 1.0
+
 
 def compile_epoch(
     step: Callable,
@@ -26,9 +30,11 @@ def compile_epoch(
 ) -> Callable:
     """Compiles the training of one epoch, in the form that suits the backend.
 
-    On accelerators an epoch is one `lax.scan`; on CPU, where XLA's convolutions are about twenty
-    times slower inside a loop, it is a Python loop over a compiled step. This is the one place
-    that decides. Being compiled here, neither form can recompile later.
+    On accelerators it is a loop on the device, of as many updates as take about a second, the first
+    time of one; of a whole epoch where there are several processes, whose clocks differ. On CPU,
+    where XLA's convolutions are about twenty times slower inside a loop, it is a Python loop over a
+    compiled step. This is the one place that decides. Being compiled here, neither form can
+    recompile later.
 
     Args:
       step: from `make_train_step`.
@@ -44,8 +50,42 @@ def compile_epoch(
       is continued from it, and left off where `stop()` is true.
     """
     steps = len(indices.inner)
+    make = loop_on_device if (loop := jax.default_backend() != "cpu") else update_of
+    sharding = state.step.sharding  # that of all of the state
+    number = lambda count: jax.device_put(np.int32(count), sharding)
+    program = (
+        jax.jit(make(step, steps), donate_argnums=0, out_shardings=sharding)
+        .lower(state, train_data, indices, frozen, *([number(1)] if loop else []))
+        .compile()
+    )
+    share = 1 if jax.process_count() == 1 else steps
 
-    def indexed_step(state, train_data, indices, frozen):
+    def run_epoch(state, train_data, indices, frozen, *, tick, history, stop):
+        nonlocal share
+        done, fresh = int(state.step), []
+        while (left := steps - len(history) - len(fresh)) and not stop():
+            if loop:
+                count, began = min(share, left), time.perf_counter()
+                state, kept = program(state, train_data, indices, frozen, number(count))
+                kept = jax.device_get(kept)
+                if share < steps:
+                    seconds = time.perf_counter() - began
+                    share = min(max(int(SECONDS / seconds * count), 1), 10 * share)
+                fresh += [jax.tree.map(lambda values: values[i], kept) for i in range(count)]  # noqa: B023
+            else:
+                state, metrics = program(state, train_data, indices, frozen)
+                fresh.append(metrics)
+            tick(done + len(fresh), fresh[-1])
+        fresh = [jax.tree.map(float, metrics) for metrics in jax.device_get(fresh)]
+        return state, [*history, *fresh]
+
+    return run_epoch
+
+
+def update_of(step: Callable, steps: int) -> Callable:
+    """`(state, train_data, indices, frozen) -> (state, metrics)`: the next update of an epoch."""
+
+    def update(state, train_data, indices, frozen):
         i = state.step % steps
         inner, outer = (
             None if rows is None else jax.tree.map(lambda array: array[rows[i]], train_data)  # noqa: B023
@@ -53,38 +93,26 @@ def compile_epoch(
         )
         return step(state, inner, outer, *frozen)
 
-    def scanned(state, train_data, indices, frozen):
-        def body(state, _):
-            return indexed_step(state, train_data, indices, frozen)
+    return update
 
-        return jax.lax.scan(body, state, length=steps)
 
-    scan = jax.default_backend() != "cpu"
-    program = (
-        jax.jit(
-            scanned if scan else indexed_step,
-            donate_argnums=0,
-            out_shardings=state.step.sharding,  # that of all of the state
-        )
-        .lower(state, train_data, indices, frozen)
-        .compile()
-    )
+def loop_on_device(step: Callable, steps: int) -> Callable:
+    """The next `count` updates: `(..., count) -> (state, metrics [steps])`, the rest being zero."""
+    # A program of its own, so that its shapes and the loop's body are of one tracing.
+    update = jax.jit(update_of(step, steps))
 
-    def run_epoch(state, train_data, indices, frozen, *, tick, history, stop):
-        done, fresh = int(state.step), []
-        if scan:  # never left off, so never continued
-            state, stacked = program(state, train_data, indices, frozen)
-            stacked = jax.device_get(stacked)
-            fresh = [jax.tree.map(lambda values: values[i], stacked) for i in range(steps)]  # noqa: B023
-            tick(done + steps, None)
-        while len(history) + len(fresh) < steps and not stop():
-            state, metrics = program(state, train_data, indices, frozen)
-            fresh.append(metrics)
-            tick(done + len(fresh), metrics)
-        fresh = [jax.tree.map(float, metrics) for metrics in jax.device_get(fresh)]
-        return state, [*history, *fresh]
+    def loop(state, train_data, indices, frozen, count):
+        shapes = jax.eval_shape(update, state, train_data, indices, frozen)[1]
+        kept = jax.tree.map(lambda m: jnp.zeros((steps, *m.shape), m.dtype), shapes)
 
-    return run_epoch
+        def body(i, carry):
+            state, kept = carry
+            state, metrics = update(state, train_data, indices, frozen)
+            return state, jax.tree.map(lambda all, m: all.at[i].set(m), kept, metrics)
+
+        return jax.lax.fori_loop(0, count, body, (state, kept))
+
+    return loop
 
 
 def means(history: list[dict[str, float]]) -> dict[str, float]:

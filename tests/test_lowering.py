@@ -19,6 +19,7 @@ from genreg_jax import build
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import from_config
 from genreg_jax.contract import to_float
+from genreg_jax.epoch import loop_on_device
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem.removesuffix("_digits") for path in ROOT.glob("configs/*_digits.py"))
@@ -72,34 +73,20 @@ def parts_of(config, shape, classes=10):
     return parts, plan.epoch(0)
 
 
-def epoch_of(parts):
-    """An epoch as accelerators run it: one scan."""
-
-    def epoch(state, train_data, indices, frozen):
-        def body(state, rows):
-            inner, outer = rows
-            take = lambda rows: (
-                None if rows is None else jax.tree.map(lambda a: a[rows], train_data)
-            )
-            return parts.step(state, take(inner), take(outer), *frozen)
-
-        return jax.lax.scan(body, state, tuple(indices))
-
-    return epoch
-
-
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("glow", "realnvp")])
 def test_an_epoch_of_every_method_lowers(method, accelerator):
     config = importlib.import_module(f"configs.{method}_digits").get_config()
     parts, indices = parts_of(config, (8, 8, 1))
-    check(epoch_of(parts), parts.state, parts.train_data, indices, parts.frozen)
+    args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
+    check(loop_on_device(parts.step, steps=2), *args)
 
 
 def test_an_epoch_with_learned_strengths_lowers(accelerator):
     config = importlib.import_module("configs.combined_digits").get_config()
     config.tune.learn = "phantom.weight,synthetic.weight,latent.epsilon,optimizer.weight_decay"
     parts, indices = parts_of(config, (8, 8, 1))
-    check(epoch_of(parts), parts.state, parts.train_data, indices, parts.frozen)
+    args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
+    check(loop_on_device(parts.step, steps=2), *args)
 
 
 def test_predictions_lower(accelerator):
