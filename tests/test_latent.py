@@ -117,14 +117,38 @@ def reference(s, *, epsilon, step_size, num_steps, norm, start):
 
 
 @both_flows
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_attack_equals_a_plain_loop(setting, norm):
+def test_the_attack_equals_a_plain_loop(setting, norm, backend, monkeypatch):
+    """As accelerators make it, too: in a loop on the device."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     options = {"epsilon": 0.1 if norm == "linf" else 0.3, "num_steps": 4, "norm": norm}
     options["step_size"] = 0.4 * options["epsilon"]
     attacked = setting.perturb("adversarial", random_start=False, **options)
     assert np.all((0 < attacked) & (attacked < 1)), "nothing is clamped here"
     expected = reference(setting, start=np.zeros((BATCH, *SHAPE)), **options)
     np.testing.assert_allclose(attacked, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["adversarial", "pgd"])
+def test_an_attack_on_an_accelerator_is_one_body_with_the_same_result(setting, kind, monkeypatch):
+    def attacked(epsilon):
+        options = dict(epsilon=epsilon, step_size=0.1, num_steps=5, random_start=False)
+        images = setting.perturb(kind, **options)
+        return jnp.sum(images * setting.x**2), images
+
+    def found(backend):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        (_, images), slope = jax.jit(jax.value_and_grad(attacked, has_aux=True))(0.2)
+        loops = str(jax.make_jaxpr(lambda e: attacked(e))(0.2)).count("length=5")
+        return images, slope, loops
+
+    images, slope, loops = found("cpu")
+    assert loops == 0 and abs(slope) > 1e-3
+    other, other_slope, loops = found("gpu")
+    assert loops == 1
+    np.testing.assert_allclose(other, images, atol=1e-6)
+    np.testing.assert_allclose(other_slope, slope, rtol=1e-4)
 
 
 def test_the_attack_from_a_random_start_equals_a_plain_loop(setting):

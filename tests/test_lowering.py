@@ -34,13 +34,26 @@ def accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
 
+def equations(jaxpr):
+    """How many there are, those of loops and calls once."""
+    inner = [p for e in jaxpr.eqns for p in jax.tree.leaves(list(e.params.values()))]
+    return len(jaxpr.eqns) + sum(equations(getattr(j, "jaxpr", j)) for j in inner if _is(j))
+
+
+def _is(jaxpr):
+    return hasattr(getattr(jaxpr, "jaxpr", jaxpr), "eqns")
+
+
 def check(program, *args):
+    """Returns the number of equations of the program."""
+    traced = jax.jit(program).trace(*args)
     for platform in PLATFORMS:
-        text = jax.jit(program).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "callback" not in text
         calls = set(re.findall(r"custom_call @(\w+)", text))
         assert calls <= CUSTOM_CALLS, (platform, calls - CUSTOM_CALLS)
         assert "stablehlo.while" in text or "convolution" in text or "dot_general" in text
+    return equations(traced.jaxpr.jaxpr)
 
 
 def images_like(shape, classes, count=40):
@@ -73,12 +86,38 @@ def parts_of(config, shape, classes=10):
     return parts, plan.epoch(0)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("glow", "realnvp")])
+# Of an epoch with one body for the steps of a level and for those of an attack: the time to
+# compile a program goes with it. Whoever changes one by much sees it here.
+EQUATIONS = {
+    "base": 946, "phantom": 1102, "gda": 1537, "pcr": 1881, "mgr": 5331, "pgd": 1498,
+    "latent_random": 1225, "latent_away": 1210, "latent_adversarial": 1777,
+    "phantom_latent": 1933, "phantom_mgr": 5487, "latent_mgr": 6162, "combined": 6318,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", EQUATIONS)
 def test_an_epoch_of_every_method_lowers(method, accelerator):
     config = importlib.import_module(f"configs.{method}_digits").get_config()
     parts, indices = parts_of(config, (8, 8, 1))
     args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
-    check(loop_on_device(parts.step, steps=2), *args)
+    count = check(loop_on_device(parts.step, steps=2), *args)
+    assert count == pytest.approx(EQUATIONS[method], rel=0.15)
+
+
+def test_every_method_is_among_them():
+    assert {*EQUATIONS, "glow", "realnvp"} == set(METHODS)
+
+
+def test_neither_the_depth_of_a_flow_nor_the_steps_of_an_attack_make_a_program_larger(accelerator):
+    counts = []
+    for depth, attack in ((2, 2), (5, 6)):
+        config = importlib.import_module("configs.latent_adversarial_digits").get_config()
+        config.flow.steps, config.latent.num_steps = depth, attack
+        parts, indices = parts_of(config, (8, 8, 1))
+        args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
+        traced = jax.jit(loop_on_device(parts.step, steps=2)).trace(*args)
+        counts.append(equations(traced.jaxpr.jaxpr))
+    assert counts[0] == counts[1]
 
 
 def test_an_epoch_with_learned_strengths_lowers(accelerator):

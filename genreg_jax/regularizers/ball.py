@@ -71,6 +71,16 @@ def start(key, like, radius, norm, random_start, indices):
     return project(radius * draw(key, like, indices, uniform), radius, norm)
 
 
+def repeated(step, delta, num_steps):
+    """`step` so many times: in a loop, but on CPU, where XLA's convolutions are slow in loops."""
+    check_number("num_steps", num_steps, minimum=1, integer=True)
+    if jax.default_backend() != "cpu":
+        return jax.lax.scan(lambda delta, _: (step(delta), None), delta, length=num_steps)[0]
+    for _ in range(num_steps):
+        delta = step(delta)
+    return delta
+
+
 def loss_gradient(loss_fn, images):
     """Gradient of each image's loss, in the images."""
 

@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import as_images, check_number, check_strength, short, split
+from genreg_jax.checks import as_images, check_strength, short, split
 from genreg_jax.regularizers import ball
 from genreg_jax.regularizers.pgd import image_pgd
 
@@ -231,17 +231,16 @@ def adversarial_latent_perturbation(
     images, z, decode = _latents(frozen, x, y, z, difference)
     radius = ball.radius(epsilon, norm, relative, z)
     length = ball.radius(step_size, norm, relative, z, name="step_size")
-    check_number("num_steps", num_steps, minimum=1, integer=True)
     finish = ball.make_finish(images, clip, clip_norm)
 
-    def gradient(delta):
-        decoded, pullback = jax.vjp(lambda delta: decode(z + delta), delta)
-        return pullback(ball.loss_gradient(loss_fn, finish(decoded)).astype(decoded.dtype))[0]
+    def step(delta):
+        held = jax.lax.stop_gradient(delta)
+        decoded, pullback = jax.vjp(lambda delta: decode(z + delta), held)
+        gradient = pullback(ball.loss_gradient(loss_fn, finish(decoded)).astype(decoded.dtype))[0]
+        return ball.project(delta + length * ball.direction(gradient, norm), radius, norm)
 
     delta = ball.start(key_start, z, radius, norm, random_start, indices)
-    for _ in range(num_steps):  # unrolled: inside a loop XLA's convolutions are slow on CPU
-        ascent = ball.direction(gradient(jax.lax.stop_gradient(delta)), norm)
-        delta = ball.project(delta + length * ascent, radius, norm)
+    delta = ball.repeated(step, delta, num_steps)
     return ball.choose(key_ratio, x, finish(decode(z + delta)), ratio, indices, epsilon)
 
 

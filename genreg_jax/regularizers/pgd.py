@@ -12,7 +12,7 @@ arXiv:1706.06083.
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import as_images, check_number, split
+from genreg_jax.checks import as_images, split
 from genreg_jax.regularizers import ball
 
 
@@ -69,15 +69,16 @@ def image_pgd(
     images = jax.lax.stop_gradient(as_images(x, jnp.shape(x)[1:]))
     radius = ball.radius(epsilon, norm, relative, images)
     length = ball.radius(step_size, norm, relative, images, name="step_size")
-    check_number("num_steps", num_steps, minimum=1, integer=True)
     finish = ball.make_finish(images, clip, clip_norm)
 
     def inside(delta):
         return jnp.clip(images + ball.project(delta, radius, norm), 0, 1) - images
 
-    delta = inside(ball.start(key_start, images, radius, norm, random_start, indices))
-    for _ in range(num_steps):
+    def step(delta):
         moved = finish(images + jax.lax.stop_gradient(delta))
         gradient = ball.loss_gradient(loss_fn, moved).astype(images.dtype)
-        delta = inside(delta + length * ball.direction(gradient, norm))
+        return inside(delta + length * ball.direction(gradient, norm))
+
+    delta = inside(ball.start(key_start, images, radius, norm, random_start, indices))
+    delta = ball.repeated(step, delta, num_steps)
     return ball.choose(key_ratio, x, finish(images + delta), ratio, indices, epsilon)
