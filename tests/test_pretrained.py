@@ -18,7 +18,7 @@ from genreg_jax.config import config_hash, from_config
 from genreg_jax.data.pictures import fit_array
 from genreg_jax.errors import ConfigError, UserError
 from genreg_jax.models import depthwise, pretrained
-from genreg_jax.models.efficientnet import LITE0, EfficientNet, Stage
+from genreg_jax.models.efficientnet import LITE0, EfficientNet, PointwiseConv, Stage
 from genreg_jax.models.frozen import frozen_statistics, frozen_trunk
 from genreg_jax.models.resnet import _max_pool
 from genreg_jax.optimizers import make_optimizer
@@ -231,6 +231,26 @@ def test_both_depthwise_convolutions_are_one_function(shape, size, stride):
     ]
     for a, b in zip(*both, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1, np.abs(b).max()))
+
+
+def test_both_pointwise_convolutions_are_one_function(monkeypatch):
+    layer = PointwiseConv(5)
+    x = jax.random.normal(jax.random.key(0), (2, 4, 3, 7))
+    params = layer.init(jax.random.key(1), x)
+
+    def found(backend):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        f = lambda params, x: jnp.sum(jnp.sin(layer.apply(params, x)))
+        program = str(jax.make_jaxpr(lambda x: layer.apply(params, x))(x))
+        values = (layer.apply(params, x), jax.grad(f, argnums=(0, 1))(params, x))
+        return program.count("conv_general"), values
+
+    (none, product), (one, convolution) = found("cpu"), found("gpu")
+    assert (none, one) == (0, 1)
+    expected = np.einsum("bhwc,cf->bhwf", x, params["params"]["kernel"][0, 0])
+    np.testing.assert_allclose(product[0], expected, atol=1e-5)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
+    jax.tree.map(close, product, convolution)
 
 
 def test_depthwise_convolution_refuses_other_shapes():
