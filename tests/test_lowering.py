@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import genreg_jax as gr
-from genreg_jax import build
+from genreg_jax import build, models
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import from_config
 from genreg_jax.contract import to_float
@@ -126,6 +126,24 @@ def test_an_epoch_with_learned_strengths_lowers(accelerator):
     parts, indices = parts_of(config, (8, 8, 1))
     args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
     check(loop_on_device(parts.step, steps=2), *args)
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_a_gradient_of_every_classifier_lowers(name, accelerator):
+    """At the size of fine-tuning, float32 and bfloat16."""
+    x = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
+    for dtype in ("float32", "bfloat16"):
+        model = models.make(name, num_classes=10, dtype=dtype)
+        params, model_state = jax.eval_shape(model.init, jax.random.key(0), x)
+
+        def gradient(params, model_state, x):
+            def loss(params):
+                outputs, new = model.apply(params, model_state, x, rng=None, train=True)  # noqa: B023
+                return -jnp.mean(jax.nn.log_softmax(outputs.logits)[:, 0]), new
+
+            return jax.grad(loss, has_aux=True)(params)
+
+        check(gradient, params, model_state, x)
 
 
 def test_predictions_lower(accelerator):
