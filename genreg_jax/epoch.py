@@ -69,7 +69,7 @@ def compile_epoch(
                 state, kept = program(state, train_data, indices, frozen, number(count))
                 kept = jax.device_get(kept)
                 if share < steps:
-                    seconds = time.perf_counter() - began
+                    seconds = max(time.perf_counter() - began, 1e-6)
                     share = min(max(int(SECONDS / seconds * count), 1), 10 * share)
                 fresh += [jax.tree.map(lambda values: values[i], kept) for i in range(count)]  # noqa: B023
             else:

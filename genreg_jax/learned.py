@@ -122,6 +122,10 @@ def learned(settings: Settings, num_classes: int = 1, num_layers: int = 1) -> di
             )
         if base != name:
             start = np.full(num_classes if known.each == PER_CLASS else num_layers, start)
+            if not start.size:
+                raise ConfigError(
+                    f"{where} names {name!r}, but the classifier has no weights.", where
+                )
         found[name] = Strength(start, upper)
     return found
 

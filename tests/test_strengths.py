@@ -256,6 +256,11 @@ def test_strengths_of_each_class_or_layer_add_up_to_that_of_all(name, optimizer,
     assert np.ptp(each) > 1e-6
 
 
+def test_a_classifier_without_weights_has_no_decay_of_each():
+    with pytest.raises(ConfigError, match="but the classifier has no weights"):
+        learned(from_config(learning("optimizer.weight_decay[layer]")), num_layers=0)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_each_weight_has_its_own_decay_in_the_order_of_the_parameters(name):
     """A gradient of zero: what is left of an update is the decay."""
