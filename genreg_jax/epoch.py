@@ -71,7 +71,7 @@ def compile_epoch(
                 if share < steps:
                     seconds = max(time.perf_counter() - began, 1e-6)
                     share = min(max(int(SECONDS / seconds * count), 1), 10 * share)
-                fresh += [jax.tree.map(lambda values: values[i], kept) for i in range(count)]  # noqa: B023
+                fresh += [jax.tree.map(lambda values, i=i: values[i], kept) for i in range(count)]
             else:
                 state, metrics = program(state, train_data, indices, frozen)
                 fresh.append(metrics)
