@@ -47,6 +47,7 @@ class Study:
       seeds: of the table.
       tuning_size: labels per class in tuning.
       tuning_seeds: seeds of tuning, apart from those of the table.
+      tuned_as: the study of the same folder whose choices this one takes; empty for its own.
     """
 
     config: Callable[[], Any]
@@ -58,6 +59,7 @@ class Study:
     tuning_seeds: Sequence[int]
     inherits: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
+    tuned_as: str = ""
 
     def sources(self, row: str) -> Sequence[str]:
         """The tuned rows whose choices a row takes; itself where it is tuned."""
@@ -166,6 +168,12 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), error
 
 
+def with_error(values: Sequence[float]) -> str:
+    """`mean ± standard error`, the mean alone of a single value."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.2f} ± {error:.2f}" if len(values) > 1 else f"{mean:.2f}"
+
+
 def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: accuracy, paired difference to the first row with its p-value, seconds."""
     reference = next(iter(study.rows))
@@ -188,13 +196,11 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
         for row, runs in of.items():
             if not runs:
                 continue
-            mean, error = mean_and_error([100 * r["test_accuracy"] for r in runs.values()])
-            spread = f" ± {error:.2f}" if len(runs) > 1 else ""
+            accuracy = with_error([100 * r["test_accuracy"] for r in runs.values()])
             gain, p, _ = ("", "", 0) if row == reference else difference(runs, of[reference])
             seconds = statistics.median(r["seconds"] for r in runs.values())
             lines.append(
-                f"| {size} | {row} | {len(runs)} | {mean:.2f}{spread} | {gain} | {p} | "
-                f"{seconds:.0f} |"
+                f"| {size} | {row} | {len(runs)} | {accuracy} | {gain} | {p} | {seconds:.0f} |"
             )
         for row, other in study.pairs:
             gain, p, n = difference(of[row], of[other])
@@ -253,13 +259,16 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     if args.stage == "tune":
         if not study.candidates:
             parser.error("nothing is tuned in this study")
+        if study.tuned_as:
+            parser.error(f"this study takes the choices of {study.tuned_as}; tune that one")
         if args.seeds is not None or args.sizes:
             parser.error("--seeds and --sizes are of the table; tuning runs as a whole")
         rows = [row for row in study.candidates if row in (args.rows or study.rows)]
         tune(study, rows, folder, results, args.data_dir, part, parts)
         return
     sizes, rows = args.sizes or study.sizes, args.rows or list(study.rows)
-    changes = study.changes(chosen(study, results / "tuned.json", rows, parser.error))
+    home = results.parent / study.tuned_as if study.tuned_as else results
+    changes = study.changes(chosen(study, home / "tuned.json", rows, parser.error))
     path = results / "table.jsonl"
     lines = add_lines(study, changes, path, [])
     there = {(line["labels_per_class"], line["seed"], line["row"]) for line in lines}
@@ -429,9 +438,7 @@ def tune(
                 for k, job in enumerate(jobs)
                 if job[:2] == (row, candidate)
             ]
-            mean, error = mean_and_error(values)
-            means.append(mean)
-            spread = f" ± {error:.2f}" if len(values) > 1 else ""
-            print(f"| {row} | {candidate} | {len(values)} | {mean:.2f}{spread} |")
+            means.append(statistics.fmean(values))
+            print(f"| {row} | {candidate} | {len(values)} | {with_error(values)} |")
         tuned[row] = study.candidates[row][means.index(max(means))]
     path.write_text(json.dumps(tuned, indent=2) + "\n")

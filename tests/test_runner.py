@@ -270,6 +270,21 @@ def test_what_a_command_line_can_get_wrong(command, args, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_study_takes_the_choices_of_another(command, tmp_path, capsys):
+    one = study()
+    both = {"one": one, "two": dataclasses.replace(one, tuned_as="one")}
+    with pytest.raises(SystemExit):
+        command(both, "--study=two")
+    assert "no candidate of the study for base, other" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command(both, "--study=two", "--stage=tune")
+    assert "takes the choices of one; tune that one" in capsys.readouterr().err
+    results = command(both, "--study=one", "--stage=tune")
+    command(both, "--study=two")
+    rates = {line["changes"]["optimizer.learning_rate"] for line in lines(results, "two/*.jsonl")}
+    assert rates == {0.3} and not (results / "two" / "tuned.json").exists()
+
+
 def test_a_row_that_has_not_been_tuned_is_refused(command, capsys):
     command(study(), "--stage=tune")
     more = study(rows=("base", "other", "third"))
@@ -289,6 +304,7 @@ def test_a_row_that_has_not_been_tuned_is_refused(command, capsys):
         ("phantom", ["STUDIES"]),
         ("combined", ["STUDIES"]),
         ("pooling", ["STUDIES"]),
+        ("self_tuned", ["STUDIES"]),
         ("sources", ["FASHION_MNIST", "CIFAR10"]),
     ],
 )

@@ -5,14 +5,14 @@ python -m experiments.fine_tuning.run --study=cifar10 --data_dir=DIR      # the 
 python -m experiments.fine_tuning.run --study=textures --data_dir=DIR
 
 EfficientNet-Lite0 at 64x64, the shipped configs `METHOD_photographs:small` with 300 updates of 32
-images, flows of 32x32 trained on the labelled images alone. All rows have the rate that was chosen
-for `base`, and each its own choice of four candidates, on CIFAR-10 with 10 labels per class.
-Nothing is tuned on textures: every row has there what CIFAR-10's validation images chose.
+images, flows of 32x32 trained on the labelled images alone. Each row has its own choice of four
+candidates, on CIFAR-10 with 10 labels per class: of rates for `base`, of strengths at the configs'
+rate for the others. Nothing is tuned on textures: every row has there what CIFAR-10's validation
+images chose.
 """
 
 import dataclasses
 import importlib
-import json
 import pathlib
 
 from flax.traverse_util import flatten_dict
@@ -20,7 +20,6 @@ from flax.traverse_util import flatten_dict
 from experiments.runner import Study, main
 
 METHODS = ("phantom", "gda", "pcr", "mgr", "latent_adversarial", "combined")
-RATE = {"optimizer.learning_rate": 0.0003, "optimizer.head_factor": 30.0}
 
 
 def shipped(method, name):
@@ -31,7 +30,6 @@ def config(name):
     """Plain fine-tuning, 300 updates."""
     base = shipped("base", name)
     base.train.epochs = 12
-    base.update_from_flattened_dict(RATE)
     if name == "cifar10":
         base.data.validation_fraction = 0.02  # 1,000 images
     return base
@@ -45,7 +43,7 @@ def changes(method):
 
 
 def rates(*pairs):
-    return [dict(zip(RATE, pair)) for pair in pairs]
+    return [{"optimizer.learning_rate": r, "optimizer.head_factor": f} for r, f in pairs]
 
 
 def radii(*values):
@@ -70,7 +68,7 @@ CIFAR10 = Study(
     candidates={
         "base": rates((0.0003, 30.0), (0.0003, 100.0), (0.001, 10.0), (0.001, 30.0)),
         "randaugment": [
-            {"augment.train": f"flip+random_resized_crop(0.25)+randaugment({n},{m})"}
+            {"augment.train": f"{shipped('base', 'folder').augment.train}+randaugment({n},{m})"}
             for n in (1, 2)
             for m in (5, 9)
         ],
@@ -87,14 +85,8 @@ CIFAR10 = Study(
     tuning_size=10,
     tuning_seeds=(100, 101),
 )
-TUNED = pathlib.Path(__file__).parent / "results" / "cifar10" / "tuned.json"
-CHOSEN = json.loads(TUNED.read_text()) if TUNED.exists() else {}
 TEXTURES = dataclasses.replace(
-    CIFAR10,
-    config=lambda: config("folder"),
-    rows={row: {**fixed, **CHOSEN.get(row, {})} for row, fixed in CIFAR10.rows.items()},
-    candidates={},
-    sizes=(10,),
+    CIFAR10, config=lambda: config("folder"), sizes=(10,), tuned_as="cifar10"
 )
 STUDIES = {"textures": TEXTURES, "cifar10": CIFAR10}
 
