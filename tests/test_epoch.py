@@ -44,18 +44,17 @@ def made(monkeypatch):
     return make
 
 
-def go(run_epoch, state, *args, history=(), stops=()):
-    """State, history and where `tick` was called; stops once at each update of `stops`."""
-    ticks, waiting = [], set(stops)
-
-    def stop():
-        at = ticks[-1] if ticks else -1
-        return at in waiting and not waiting.remove(at)
-
-    history = list(history)
-    tick = lambda number, metrics: ticks.append(number)
-    state, history = run_epoch(state, *args, tick=tick, history=history, stop=stop)
-    return state, history, ticks
+def go(run_epoch, state, *args, history=(), stop_at=None):
+    """State, history and where `tick` was called; left off after the update `stop_at`."""
+    ticks = [None]
+    state, history = run_epoch(
+        state,
+        *args,
+        tick=lambda number, metrics: ticks.append(number),
+        history=list(history),
+        stop=lambda: stop_at is not None and ticks[-1] == stop_at,
+    )
+    return state, history, ticks[1:]
 
 
 def test_an_accelerator_makes_the_updates_of_a_loop_in_shares(made):
@@ -84,7 +83,7 @@ def test_a_share_is_what_takes_about_a_second(made, monkeypatch):
 def test_an_epoch_that_is_left_off_continues_to_the_same_end(made, backend):
     whole, whole_history, ticks = go(*made(backend))
     run_epoch, state, *args = made(backend)
-    state, history, first = go(run_epoch, state, *args, stops=ticks[:1])
+    state, history, first = go(run_epoch, state, *args, stop_at=ticks[0])
     assert 0 < len(history) < STEPS
     state, history, rest = go(run_epoch, state, *args, history=history)
     assert rest[-1] == STEPS and first[-1] == ticks[0]

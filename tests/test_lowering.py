@@ -62,6 +62,15 @@ def images_like(shape, classes, count=40):
     return rng.integers(0, 256, (count, *shape)).astype(np.uint8), labels.astype(np.int32)
 
 
+def epoch_of(method, **changes):
+    """A method's epoch on digits as accelerators run it, and its arguments."""
+    config = importlib.import_module(f"configs.{method}_digits").get_config()
+    config.update_from_flattened_dict(changes)
+    parts, indices = parts_of(config, (8, 8, 1))
+    args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
+    return loop_on_device(parts.step, steps=2), *args
+
+
 def parts_of(config, shape, classes=10):
     """The parts of a run, with an untrained flow, and the indices of an epoch of two updates."""
     config.train.batch_size = config.synthetic.batch_size = 20
@@ -97,11 +106,7 @@ EQUATIONS = {
 
 @pytest.mark.parametrize("method", EQUATIONS)
 def test_an_epoch_of_every_method_lowers(method, accelerator):
-    config = importlib.import_module(f"configs.{method}_digits").get_config()
-    parts, indices = parts_of(config, (8, 8, 1))
-    args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
-    count = check(loop_on_device(parts.step, steps=2), *args)
-    assert count == pytest.approx(EQUATIONS[method], rel=0.15)
+    assert check(*epoch_of(method)) == pytest.approx(EQUATIONS[method], rel=0.15)
 
 
 def test_every_method_is_among_them():
@@ -111,21 +116,15 @@ def test_every_method_is_among_them():
 def test_neither_the_depth_of_a_flow_nor_the_steps_of_an_attack_make_a_program_larger(accelerator):
     counts = []
     for depth, attack in ((2, 2), (5, 6)):
-        config = importlib.import_module("configs.latent_adversarial_digits").get_config()
-        config.flow.steps, config.latent.num_steps = depth, attack
-        parts, indices = parts_of(config, (8, 8, 1))
-        args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
-        traced = jax.jit(loop_on_device(parts.step, steps=2)).trace(*args)
-        counts.append(equations(traced.jaxpr.jaxpr))
+        changes = {"flow.steps": depth, "latent.num_steps": attack}
+        program, *args = epoch_of("latent_adversarial", **changes)
+        counts.append(equations(jax.jit(program).trace(*args).jaxpr.jaxpr))
     assert counts[0] == counts[1]
 
 
 def test_an_epoch_with_learned_strengths_lowers(accelerator):
-    config = importlib.import_module("configs.combined_digits").get_config()
-    config.tune.learn = "phantom.weight,synthetic.weight,latent.epsilon,optimizer.weight_decay"
-    parts, indices = parts_of(config, (8, 8, 1))
-    args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
-    check(loop_on_device(parts.step, steps=2), *args)
+    names = "phantom.weight,synthetic.weight,latent.epsilon,optimizer.weight_decay"
+    check(*epoch_of("combined", **{"tune.learn": names}))
 
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
