@@ -23,12 +23,14 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+seen = []  # JAX's listeners are cleared all at once, other modules' too: this one stays
+jax.monitoring.register_event_listener(lambda event, **_: seen.append(event))
+
+
 @pytest.fixture
 def events():
-    found = []
-    jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
-    yield found
-    jax.monitoring.clear_event_listeners()
+    seen.clear()
+    return seen
 
 
 def run():
