@@ -27,14 +27,14 @@ def parts():
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(40, 216, (BATCH, *SHAPE), np.uint8))
     labels = jnp.asarray(rng.integers(0, CLASSES, BATCH), jnp.int32)
-    model = gr.models.make("convnet", num_classes=CLASSES, widths=(4, 6))
-    params, model_state = model.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
+    model = gr.models.make("convnet", num_classes=CLASSES, widths=(4,))
+    params, model_state = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, *SHAPE)))
     tx = optax.sgd(0.1, momentum=0.9)
     state = TrainState(
         jnp.int32(3), params, model_state, tx.init(params), (), (), jax.random.key(2)
     )
     flow = gr.flows.glow(SHAPE, levels=1, steps=1, width=4, num_classes=CLASSES)
-    frozen = flow.freeze(flow.init(jax.random.key(3), images / 255.0, labels))
+    frozen = flow.freeze(jax.jit(flow.init)(jax.random.key(3), images / 255.0, labels))
     parts = SimpleNamespace(
         model=model, tx=tx, state=state, batch=Batch(images, labels), frozen=frozen
     )
@@ -114,19 +114,19 @@ def attacks_seen(parts, labels):
         seen["losses"] = loss_fn(x)
         return x
 
-    logits = parts.model.apply(
-        parts.state.params,
-        parts.state.model_state,
-        parts.batch.images / 255.0,
-        rng=None,
-        train=True,
-    )[0].logits
     step = make_train_step(
         parts.model, parts.tx, num_classes=CLASSES, augment=lambda key, x: x,
         latent=Latent(perturb, labels, 0.0, lambda key, x: x),
     )  # fmt: skip
-    _, metrics = step(parts.state, parts.batch, None, (), parts.frozen)
-    return np.asarray(jax.nn.log_softmax(logits)), seen["losses"], metrics
+
+    @jax.jit
+    def found(state, batch):
+        x = batch.images / 255.0
+        outputs, _ = parts.model.apply(state.params, state.model_state, x, rng=None, train=True)
+        _, metrics = step(state, batch, None, (), parts.frozen)
+        return jax.nn.log_softmax(outputs.logits), seen["losses"], metrics
+
+    return jax.device_get(found(parts.state, parts.batch))
 
 
 def test_an_attack_uses_own_predictions_or_the_true_labels_as_asked(parts):
@@ -158,7 +158,7 @@ def test_augmentation_after_decoding_sees_the_perturbed_images(parts):
 
 def test_known_latents_are_used(parts):
     batch = parts.batch
-    z = parts.frozen.encode(batch.images / 255.0, batch.labels)
+    z = jax.jit(parts.frozen.encode)(batch.images / 255.0, batch.labels)
     latent = latent_of("random", epsilon=0.0)
     known = run(parts, latent, batch=batch._replace(latents=z))
     assert_same(weights(known), weights(parts.plain), atol=2e-6)
@@ -172,7 +172,7 @@ def test_no_gradient_reaches_the_flow(parts):
         latent=latent_of("adversarial", mix=0.5),
     )  # fmt: skip
     loss = lambda flow: step(parts.state, parts.batch, None, (), flow)[1]["train/loss"]
-    for leaf in jax.tree.leaves(jax.grad(loss, allow_int=True)(parts.frozen)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss, allow_int=True))(parts.frozen)):
         assert leaf.dtype == jax.dtypes.float0 or not np.any(leaf)
 
 
@@ -188,12 +188,12 @@ def dataset():
 def own_flow(dataset):
     flow = gr.flows.glow(dataset.image_shape, levels=1, steps=1, width=4, num_classes=10)
     x, y = dataset.train.images / np.float32(255), dataset.train.labels
-    return flow.freeze(flow.init(jax.random.key(3), x, y))
+    return flow.freeze(jax.jit(flow.init)(jax.random.key(3), x, y))
 
 
 def config(**groups):
     base = {
-        "model": {"widths": [4, 6]},
+        "model": {"widths": [4]},
         "train": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 16, "progress": False},
     }
     return {**base, **groups}
