@@ -1,9 +1,11 @@
 """Learned strengths: their hypergradients against differences, their range, and a run with them."""
 
 import dataclasses
+import functools
 import json
 import math
 import shlex
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import optax
 import pytest
 
 import genreg_jax as gr
-from genreg_jax import augment, build, train
+from genreg_jax import augment, build
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash, default_config, from_config
 from genreg_jax.contract import Batch, to_float
@@ -36,7 +38,7 @@ PARTS = {
     "optimizer.weight_decay": {"optimizer": {"weight_decay": 0.05}},
 }
 COMMON = {
-    "model": {"widths": [4, 6]},
+    "model": {"widths": [4]},
     "optimizer": {"name": "sgd", "learning_rate": 0.3, "weight_decay": 0.01},
     "flow": {"levels": 1, "steps": 1, "width": 4},
     "train": {"batch_size": 12, "epochs": 2, "steps_per_epoch": 3, "progress": False},
@@ -70,34 +72,60 @@ def frozen(dataset):
     return flow, flow.init(jax.random.key(5), x, jnp.asarray(dataset.train.labels[:8]))
 
 
+class Made(NamedTuple):
+    """The parts of a run, the arguments of their step, and an outer batch."""
+
+    parts: build.Parts
+    given: dict
+    outer: Batch
+
+    def update(self, state, **changes):
+        """The first update of the batches; `changes` are of the step's arguments."""
+        given = {**self.given, **changes}
+        real = jax.tree.map(lambda x: x[:12], self.parts.train_data)
+        outer = self.outer if given["tune"] or given["meta"] else None
+        return gr.make_train_step(**given)(state, real, outer, *self.parts.frozen)
+
+    def outer_loss(self, params, loss):
+        """As anyone would compute it."""
+        outputs, _ = self.parts.model.apply(
+            params, self.parts.state.model_state, to_float(self.outer.images), rng=None, train=True
+        )
+        return loss(outputs.logits, self.outer.labels)
+
+
 @pytest.fixture(scope="module")
 def make(dataset, frozen):
-    """`(config) -> (parts, state, run)`; `run(state)` makes the first update of its batches."""
     flow, params = frozen
 
     def make(config, model=None):
-        settings = from_config(config)
-        plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
-        parts = build.parts(
-            settings,
-            dataset,
-            plan=plan,
-            views=build.views_of(settings, SHAPE),
-            model=model,
-            generator=gr.flows.as_generator(flow, params),
-            flow=flow.freeze(params),
-        )
-        real = jax.tree.map(lambda x: x[:12], parts.train_data)
+        given, settings = {}, from_config(config)
+
+        def record(model, tx, **options):
+            given.update(options, model=model, tx=tx)
+            return gr.make_train_step(model, tx, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "make_train_step", record)
+            parts = build.parts(
+                settings,
+                dataset,
+                plan=BatchPlan(settings, dataset.train.labels, dataset.validation.labels),
+                views=build.views_of(settings, SHAPE),
+                model=model,
+                generator=gr.flows.as_generator(flow, params),
+                flow=flow.freeze(params),
+            )
         outer = Batch(*map(jnp.asarray, (dataset.validation.images, dataset.validation.labels)))
-        step = jax.jit(lambda state: parts.step(state, real, outer, *parts.frozen))
-        return parts, parts.state, step, outer
+        return Made(parts, given, outer)
 
     return make
 
 
-def learning(name, **tune):
-    tune = {"learn": name, "outer_loss": "cross_entropy", **tune}
-    return merged(COMMON, PARTS[name.partition("[")[0]], {"tune": tune})
+def learning(*names, config=None, **tune):
+    tune = {"learn": ",".join(names), "outer_loss": "cross_entropy", **tune}
+    config = config or merged(COMMON, *(PARTS[name.partition("[")[0]] for name in names))
+    return merged(config, {"tune": tune})
 
 
 def with_value(config, name, value):
@@ -120,75 +148,69 @@ def cross_entropy(logits, labels):
 
 
 def outer_loss_after(make, config, loss=cross_entropy):
-    """The outer loss after one update with fixed strengths, as anyone would compute it."""
-    parts, state, step, outer = make(config)
-    after, _ = step(state)
-    outputs, _ = parts.model.apply(
-        after.params, state.model_state, to_float(outer.images), rng=None, train=True
-    )
-    return float(loss(outputs.logits, outer.labels))
+    """The outer loss after one update with fixed strengths."""
+    made = make(config)
+    after = lambda state: made.outer_loss(made.update(state)[0].params, loss)
+    return float(jax.jit(after)(made.parts.state))
 
 
-def descended(make, config, updates=0):
+# An optimiser that leaves everything where it is; its state is what it was given.
+READING = optax.GradientTransformation(
+    lambda r: r, lambda g, _, r=None: (jax.tree.map(jnp.zeros_like, g), g)
+)
+
+
+@pytest.fixture(scope="module")
+def reading(make):
+    """`(config) -> (made, state, step)`, with `READING` as the strengths' optimiser."""
+
+    @functools.cache
+    def of(text):
+        made = make(json.loads(text))
+        tune = dataclasses.replace(made.parts.tune, tx=READING)
+        state = made.parts.state
+        state = dataclasses.replace(state, strengths_opt_state=state.strengths)
+        return made, state, jax.jit(lambda state: made.update(state, tune=tune))
+
+    return lambda config: of(json.dumps(config))
+
+
+def descended(reading, config, updates=0):
     """The hypergradient in `r` after some updates, as the strengths' optimiser is given it."""
-    parts, state, step, outer = make(config)
-    for _ in range(updates):
+    _, state, step = reading(config)
+    for _ in range(updates + 1):
         state, _ = step(state)
-    tune = parts.tune
-    assert tune is not None
-    grads = []
-
-    class Reading:
-        """An optimiser that leaves everything where it is and shows what it was given."""
-
-        @staticmethod
-        def update(g, opt_state, params):
-            grads.append(g)
-            return jax.tree.map(jnp.zeros_like, g), opt_state
-
-    object.__setattr__(tune, "tx", Reading)
-    real = jax.tree.map(lambda x: x[:12], parts.train_data)
-    jitted = jax.jit(lambda s: (parts.step(s, real, outer, *parts.frozen)[0].step, grads[-1]))
-    return jax.device_get(jitted(state)[1])
+    return jax.device_get(state.strengths_opt_state)
 
 
-def differentiated(make, config, monkeypatch, updates=0):
+def differentiated(reading, config, updates=0):
     """The hypergradient by reverse mode through a whole plain step, whose arguments are traced."""
-    given = {}
-
-    def record(model, tx, **options):
-        given.update(options, model=model, tx=tx)
-        return gr.make_train_step(model, tx, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(build, "make_train_step", record)
-        parts, state, step, outer = make(config)
+    made, state, step = reading(config)
     for _ in range(updates):
         state, _ = step(state)
-    tune = given.pop("tune")
-    real = jax.tree.map(lambda x: x[:12], parts.train_data)
+    tune = made.parts.tune
 
     def outer_loss(raw):
-        step = gr.make_train_step(**{**given, **tune.parts(tune.values(raw))})
         start = dataclasses.replace(state, strengths=(), strengths_opt_state=())
-        after, _ = step(start, real, None, *parts.frozen)
-        outputs, _ = parts.model.apply(
-            after.params, state.model_state, to_float(outer.images), rng=None, train=True
-        )
-        return cross_entropy(outputs.logits, outer.labels)
+        after, _ = made.update(start, tune=None, **tune.parts(tune.values(raw)))
+        return made.outer_loss(after.params, cross_entropy)
 
     return jax.device_get(jax.jit(jax.grad(outer_loss))(state.strengths))
 
 
+# All of them in one program. A mix with clean images, since no derivative of the magnitude passes
+# through what perturbs.
 OF_EACH = ("phantom.weight[class]", "synthetic.weight[class]", "optimizer.weight_decay[layer]")
+ALL = merged(COMMON, *PARTS.values(), {"latent": {"mix": 0.5}})
 
 
-@pytest.mark.parametrize("name", [*PARTS, *OF_EACH])
-def test_the_hypergradient_is_that_of_reverse_mode_through_the_whole_step(name, make, monkeypatch):
-    h = descended(make, learning(name))[name]
-    oracle = differentiated(make, learning(name), monkeypatch)[name]
-    assert np.abs(h).min() > 1e-7
-    np.testing.assert_allclose(h, oracle, rtol=2e-3, atol=1e-7)
+@pytest.mark.parametrize("names", [tuple(PARTS), OF_EACH], ids=["one", "of each"])
+def test_the_hypergradient_is_that_of_reverse_mode_through_the_whole_step(names, reading):
+    config = learning(*names, config=ALL)
+    h, oracle = descended(reading, config), differentiated(reading, config)
+    for name in names:
+        assert np.abs(h[name]).min() > 1e-7
+        np.testing.assert_allclose(h[name], oracle[name], rtol=2e-3, atol=1e-7, err_msg=name)
 
 
 # Not of the latent radius nor of the magnitude: they move every pixel across kinks of ReLUs, and
@@ -196,63 +218,77 @@ def test_the_hypergradient_is_that_of_reverse_mode_through_the_whole_step(name, 
 SMOOTH = [name for name in PARTS if name not in ("latent.epsilon", "augment.magnitude")]
 
 
-@pytest.mark.parametrize("name", SMOOTH)
-def test_the_hypergradient_is_the_difference_quotient_where_the_step_is_smooth(name, make):
-    config, delta = merged(COMMON, PARTS[name]), 0.03
-    ((start, upper),) = ((s.start, s.upper) for s in learned(from_config(learning(name))).values())
-    h = float(descended(make, learning(name))[name])
-    values = [float(gr.Strength(start, upper).value(r)) for r in (delta, -delta)]
-    there = [outer_loss_after(make, with_value(config, name, value)) for value in values]
-    assert abs(h) > 2e-5
-    assert h == pytest.approx((there[0] - there[1]) / (2 * delta), rel=0.05)
+def test_the_hypergradient_is_the_difference_quotient_where_the_step_is_smooth(make, reading):
+    """Along all of them at once, each by as much as makes its share the same."""
+    tuned = learning(*SMOOTH)
+    h = {name: float(value) for name, value in descended(reading, tuned).items()}
+    least = min(map(abs, h.values()))
+    assert least > 2e-5
+    there = []
+    for delta in (0.03, -0.03):
+        config = {**tuned, "tune": {}}
+        for name, strength in learned(from_config(tuned)).items():
+            config = with_value(config, name, float(strength.value(delta * least / h[name])))
+        there.append(outer_loss_after(make, config))
+    assert (there[0] - there[1]) / 0.06 == pytest.approx(len(h) * least, rel=0.05 / len(h))
 
 
-@pytest.mark.parametrize("name", PARTS)
-def test_a_strength_that_is_held_is_the_fixed_step(name, make):
+def test_strengths_that_are_held_are_the_fixed_step(make, reading):
     """To the rounding of a program that XLA fuses otherwise; operation by operation bit for bit."""
-    _, state, step, _ = make(merged(COMMON, PARTS[name]))
-    _, tuned, tuned_step, _ = make(learning(name, learning_rate=0.0))
+    fixed = make(ALL)
+    state, step = fixed.parts.state, jax.jit(fixed.update)
+    _, held, held_step = reading(learning(*PARTS, config=ALL))
     for _ in range(3):
         state, metrics = step(state)
-        tuned, tuned_metrics = tuned_step(tuned)
+        held, held_metrics = held_step(held)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     for kind in ("params", "model_state", "opt_state", "finder_params"):
-        jax.tree.map(close, getattr(state, kind), getattr(tuned, kind))
-    assert float(tuned_metrics["train/loss"]) == pytest.approx(float(metrics["train/loss"]))
-    assert not jnp.any(tuned.strengths[name])
+        jax.tree.map(close, getattr(state, kind), getattr(held, kind))
+    assert float(held_metrics["train/loss"]) == pytest.approx(float(metrics["train/loss"]))
+    assert not any(map(jnp.any, held.strengths.values()))
+
+
+def perceptron():
+    """Of fewer operations than a convnet, each of which is compiled by itself; with a state."""
+
+    def apply(params, state, x, *, rng, train):
+        embedding = jax.nn.relu(x.reshape(len(x), -1) @ params[0] - state)
+        return gr.Outputs(embedding @ params[1], embedding), state + embedding.mean()
+
+    init = lambda key, x: ([normal(0, math.prod(SHAPE), 5), normal(1, 5, CLASSES)], jnp.zeros(()))
+    normal = lambda seed, *shape: jnp.asarray(np.random.default_rng(seed).normal(size=shape), "f4")
+    return gr.Model(init, apply)
 
 
 @pytest.mark.parametrize("name", ["phantom.weight", "augment.label_smoothing"])
 def test_a_strength_that_is_held_is_the_fixed_step_bit_for_bit_without_fusion(name, make):
     states = []
     for config in (merged(COMMON, PARTS[name]), learning(name, learning_rate=0.0)):
-        parts, state, _, outer = make(config)
-        real = jax.tree.map(lambda x: x[:12], parts.train_data)
-        states.append(parts.step(state, real, outer, *parts.frozen)[0])
+        made = make(config, model=perceptron())
+        states.append(made.update(made.parts.state)[0])
     for kind in ("params", "model_state", "opt_state"):
-        jax.tree.map(
-            np.testing.assert_array_equal, getattr(states[0], kind), getattr(states[1], kind)
-        )
+        jax.tree.map(np.testing.assert_array_equal, *(getattr(state, kind) for state in states))
 
 
-def test_a_strength_whose_loss_has_no_part_has_a_hypergradient_of_zero(make):
-    rate = {"optimizer": {"learning_rate": 0.0}}
-    config = merged(learning("phantom.weight,augment.label_smoothing".split(",")[0]), rate)
-    assert float(descended(make, config)["phantom.weight"]) == 0
+def test_a_strength_whose_loss_has_no_part_has_a_hypergradient_of_zero(reading):
+    config = merged(learning("phantom.weight"), {"optimizer": {"learning_rate": 0.0}})
+    assert float(descended(reading, config)["phantom.weight"]) == 0
 
 
 @pytest.mark.parametrize(
     ("name", "optimizer"), [*((name, "sgd") for name in OF_EACH), (OF_EACH[-1], "adamw")]
 )
-def test_strengths_of_each_class_or_layer_add_up_to_that_of_all(name, optimizer, make):
-    own = {"optimizer": {"name": optimizer, "weight_decay": 0.5}}
+def test_strengths_of_each_class_or_layer_add_up_to_that_of_all(name, optimizer, reading):
     base = name.partition("[")[0]
-    whole = descended(make, merged(learning(base), own))[base]
-    each = descended(make, merged(learning(name), own))[name]
-    parts, *_ = make(learning(name))
-    layers = sum(p.ndim > 1 for p in jax.tree.leaves(parts.state.params))
-    assert each.shape == ((layers,) if name.endswith("[layer]") else (CLASSES,)) and layers > 1
-    np.testing.assert_allclose(each.sum(), whole, rtol=1e-4)
+    if optimizer == "sgd":
+        configs = (learning(*names, config=ALL) for names in (PARTS, OF_EACH))
+    else:
+        own = {"optimizer": {"name": optimizer, "weight_decay": 0.5}}
+        configs = (merged(learning(n), own) for n in (base, name))
+    whole, each = (descended(reading, config) for config in configs)
+    each, layers = each[name], 2
+    assert each.shape == ((layers,) if name.endswith("[layer]") else (CLASSES,))
+    np.testing.assert_allclose(each.sum(), whole[base], rtol=1e-4)
     assert np.ptp(each) > 1e-6
 
 
@@ -278,35 +314,22 @@ def test_each_weight_has_its_own_decay_in_the_order_of_the_parameters(name):
             np.testing.assert_allclose(leaf, value, rtol=1e-5)
 
 
-def test_one_hypergradient_serves_the_finder_and_the_strengths(make):
-    mgr = merged(
-        COMMON, PARTS["synthetic.weight"], PARTS["phantom.weight"],
-        {"meta": {"enabled": True, "radius": 0.3, "outer": "train", "hidden": [5]}},
-    )  # fmt: skip
-    names = "synthetic.weight,phantom.weight"
-    _, state, step, _ = make(mgr)
-    parts, both, both_step, _ = make(
-        merged(mgr, {"tune": {"learn": names, "outer_loss": "cross_entropy"}})
-    )
-    after, metrics = step(state)
-    both, both_metrics = both_step(both)
+def test_one_hypergradient_serves_the_finder_and_the_strengths(make, reading):
+    finder = {"meta": {"enabled": True, "radius": 0.3, "outer": "train", "hidden": [5]}}
+    tuned = learning("synthetic.weight", "phantom.weight")
+    made = make(merged({**tuned, "tune": {}}, finder))
+    after, metrics = jax.jit(made.update)(made.parts.state)
+    _, both, step = reading(merged(tuned, finder))
+    both, both_metrics = step(both)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
     jax.tree.map(close, both.finder_params, after.finder_params)
     assert float(both_metrics["train/search_gain"]) == pytest.approx(
         float(metrics["train/search_gain"]), rel=1e-3, abs=1e-7
     )
-    values = parts.tune.values(both.strengths)
-    assert values["phantom.weight"] != 0.7 and values["synthetic.weight"] != 0.8
-
-
-def test_a_finder_at_rest_gives_the_weight_the_hypergradient_that_pcr_gives(make):
-    """With an untouched residual finder the samples are the draws, so the terms are one."""
-    still = {"meta": {"enabled": True, "radius": 0.3, "outer": "train", "hidden": [5]}}
-    name = "synthetic.weight"
-    alone, with_finder = learning(name), merged(learning(name), still)
-    np.testing.assert_allclose(
-        descended(make, with_finder)[name], descended(make, alone)[name], rtol=1e-4
-    )
+    # With an untouched residual finder the samples are the draws, so the term is that of PCR.
+    for name, h in descended(reading, tuned).items():
+        assert abs(h) > 1e-5
+        np.testing.assert_allclose(both.strengths_opt_state[name], h, rtol=1e-4)
 
 
 def test_the_calibrated_loss_is_the_least_of_all_temperatures():
@@ -328,10 +351,10 @@ def test_the_calibrated_loss_is_the_least_of_all_temperatures():
     assert 0 <= float(value) < 1e-6 and np.isfinite(slope).all()
 
 
-def test_the_hypergradient_of_the_calibrated_loss_is_its_derivative(make):
+def test_the_hypergradient_of_the_calibrated_loss_is_its_derivative(make, reading):
     name, delta = "phantom.weight", 0.1
-    h = float(descended(make, learning(name, outer_loss="calibrated"))[name])
-    assert abs(h - float(descended(make, learning(name))[name])) > 1e-5
+    h = float(descended(reading, learning(name, outer_loss="calibrated"))[name])
+    assert abs(h - float(descended(reading, learning(name))[name])) > 1e-5
     config = merged(COMMON, PARTS[name])
     there = [
         outer_loss_after(
@@ -342,31 +365,30 @@ def test_the_hypergradient_of_the_calibrated_loss_is_its_derivative(make):
     assert h == pytest.approx((there[0] - there[1]) / (2 * delta), rel=0.05)
 
 
-def test_shuffled_outer_labels_give_another_hypergradient(make):
+def test_shuffled_outer_labels_give_another_hypergradient(reading):
     name = "phantom.weight"
-    true = descended(make, learning(name))[name]
-    shuffled = descended(make, learning(name, outer_labels="shuffled"))[name]
+    true = descended(reading, learning(name))[name]
+    shuffled = descended(reading, learning(name, outer_labels="shuffled"))[name]
     assert abs(float(true - shuffled)) > 1e-5
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_weight_decay_is_learned_through_every_optimiser(optimizer, make, monkeypatch):
+def test_weight_decay_is_learned_through_every_optimiser(optimizer, reading):
     name = "optimizer.weight_decay"
     config = merged(
         learning(name, learning_rate=0.0), {"optimizer": {"name": optimizer, "learning_rate": 0.01}}
     )
     # Adam's first step is a sign, which no decay changes.
-    h = descended(make, config, updates=3)[name]
+    h = descended(reading, config, updates=3)[name]
     assert abs(h) > 1e-6
-    oracle = differentiated(make, config, monkeypatch, updates=3)[name]
+    oracle = differentiated(reading, config, updates=3)[name]
     np.testing.assert_allclose(h, oracle, rtol=2e-3, atol=1e-7)
 
 
 def test_a_step_with_learned_strengths_wants_an_outer_batch(make):
-    parts, state, _, _ = make(learning("phantom.weight"))
-    real = jax.tree.map(lambda x: x[:12], parts.train_data)
+    made = make(learning("phantom.weight"))
     with pytest.raises(ValueError, match="outer is None"):
-        parts.step(state, real, None, *parts.frozen)
+        jax.eval_shape(made._replace(outer=None).update, made.parts.state)
 
 
 @pytest.mark.parametrize("spec", ["randaugment(2,1.2.3)", "randaugment(2,1e-3)", "randaugment(,5)"])
@@ -376,13 +398,12 @@ def test_an_augmentation_that_does_not_parse_is_said_in_its_own_words(spec):
 
 
 def test_a_state_without_the_strengths_of_the_step_is_named(make):
-    parts, state, _, outer = make(learning("phantom.weight"))
-    real = jax.tree.map(lambda x: x[:12], parts.train_data)
+    made = make(learning("phantom.weight"))
+    state, tune = made.parts.state, made.parts.tune
     with pytest.raises(ValueError, match=r"state\.strengths is .*TrainState\.create the same tune"):
-        parts.step(dataclasses.replace(state, strengths=()), real, outer, *parts.frozen)
-    object.__setattr__(parts.tune, "parts", lambda values: None)
+        made.update(dataclasses.replace(state, strengths=()))
     with pytest.raises(ValueError, match=r"tune\.parts returned None; allowed: a dict"):
-        parts.step(state, real, outer, *parts.frozen)
+        made.update(state, tune=dataclasses.replace(tune, parts=lambda values: None))
 
 
 def test_the_report_says_what_nothing_moved_and_what_no_setting_has():
@@ -469,63 +490,48 @@ def test_a_start_that_no_factor_moves_is_refused(start):
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("learn", "config", "words"),
     [
-        ({"tune": {"learn": "phantom.wieght"}}, ["'phantom.wieght'", *LEARNABLE]),
-        ({"tune": {"learn": "optimizer.weight_decay[class]"}}, ["cannot be learned"]),
-        ({"tune": {"learn": "phantom.weight"}}, ["needs a config.phantom.loss"]),
-        ({"tune": {"learn": "latent.epsilon"}}, ["needs a config.latent.kind"]),
-        ({"tune": {"learn": "augment.magnitude"}}, ["needs a randaugment"]),
-        ({"tune": {"learn": "augment.label_smoothing"}}, ["that is 0", "above 0 and below 1"]),
+        ("phantom.wieght", {}, ["'phantom.wieght'", *LEARNABLE]),
+        ("optimizer.weight_decay[class]", {}, ["cannot be learned"]),
+        ("phantom.weight", {}, ["needs a config.phantom.loss"]),
+        ("latent.epsilon", {}, ["needs a config.latent.kind"]),
+        ("augment.magnitude", {}, ["needs a randaugment"]),
+        ("augment.label_smoothing", {}, ["that is 0", "above 0 and below 1"]),
         (
-            {
-                "augment": {"train": "randaugment(2,5)+randaugment(1,20)"},
-                "tune": {"learn": "augment.magnitude"},
-            },
+            "augment.magnitude",
+            {"augment": {"train": "randaugment(2,5)+randaugment(1,20)"}},
             ["a randaugment", "one only"],
         ),
         (
-            {
-                "augment": {"train": "randaugment(2,5)"},
-                "latent": {"kind": "random"},
-                "tune": {"learn": "augment.magnitude"},
-            },
+            "augment.magnitude",
+            {"augment": {"train": "randaugment(2,5)"}, "latent": {"kind": "random"}},
             ["no derivative passes through what perturbs"],
         ),
         (
-            {
-                "synthetic": {"loss": "pcr"},
-                "flow": {"conditional": False},
-                "tune": {"learn": "synthetic.weight[class]"},
-            },
+            "synthetic.weight[class]",
+            {"synthetic": {"loss": "pcr"}, "flow": {"conditional": False}},
             ["of no class"],
         ),
-        ({"tune": {"learn": ","}}, ["names ''"]),
+        (",", {}, ["names ''"]),
         (
-            {"phantom": {"loss": "attraction", "weight": 0.0}, "tune": {"learn": "phantom.weight"}},
+            "phantom.weight",
+            {"phantom": {"loss": "attraction", "weight": 0.0}},
             ["that is 0", "no factor"],
         ),
         (
-            {
-                "phantom": {"loss": "attraction"},
-                "tune": {"learn": "phantom.weight, phantom.weight[class]"},
-            },
+            "phantom.weight, phantom.weight[class]",
+            {"phantom": {"loss": "attraction"}},
             ["twice"],
         ),
-        (
-            {
-                "latent": {"kind": "interpolation", "epsilon": 1.0},
-                "tune": {"learn": "latent.epsilon"},
-            },
-            ["below 1"],
-        ),
-        ({"tune": {"learn": "optimizer.weight_decay"}, "model": {"name": "none"}}, ["no class"]),
-        ({"tune": {"outer": "elsewhere"}}, ["config.tune.outer must be one of"]),
+        ("latent.epsilon", {"latent": {"kind": "interpolation", "epsilon": 1.0}}, ["below 1"]),
+        ("optimizer.weight_decay", {"model": {"name": "none"}}, ["no class"]),
+        ("", {"tune": {"outer": "elsewhere"}}, ["config.tune.outer must be one of"]),
     ],
 )
-def test_what_cannot_be_learned_is_said(config, words):
+def test_what_cannot_be_learned_is_said(learn, config, words):
     with pytest.raises(ConfigError) as error:
-        from_config(config)
+        from_config(merged(config, {"tune": {"learn": learn}} if learn else {}))
     for word in words:
         assert word in str(error.value)
 
@@ -575,52 +581,46 @@ def test_learned_strengths_as_settings_are_settings():
 # ------------------------------------------------------------------------------------------ runs
 
 
-def test_a_run_learns_says_what_and_continues_bit_for_bit(dataset, tmp_path):
-    config = learning("phantom.weight,augment.label_smoothing".split(",")[0])
-    config = merged(
-        config, {"augment": {"label_smoothing": 0.1}},
-        {"tune": {"learn": "phantom.weight,augment.label_smoothing,optimizer.weight_decay"}},
-    )  # fmt: skip
+def test_a_run_learns_says_what_and_continues_and_its_command_has_it_fixed(dataset, tmp_path):
+    names = "phantom.weight", "augment.label_smoothing", "optimizer.weight_decay"
+    config = learning(*names)
     command = (
         "python -m genreg_jax.main --config=mine.py --workdir 'over there' "
         "--config.phantom.weight=0.7 --config.seed=0"
     )
     whole = gr.train_and_evaluate(config, tmp_path / "a", dataset=dataset, command=command)
+    steps = []
 
     def leave(step, metrics):
-        raise KeyboardInterrupt
+        steps.append(step)
+        if steps == [3, 6]:  # the first epoch is saved
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train.train_and_evaluate(config, tmp_path / "b", dataset=dataset, callbacks=[leave])
-    with pytest.raises(KeyboardInterrupt):
-        train.train_and_evaluate(config, tmp_path / "b", dataset=dataset, callbacks=[leave])
-    continued = gr.train_and_evaluate(config, tmp_path / "b", dataset=dataset)
-    assert continued["strengths"] == whole["strengths"]
+        gr.train_and_evaluate(config, tmp_path / "b", dataset=dataset, callbacks=[leave])
+    continued = gr.train_and_evaluate(config, tmp_path / "b", dataset=dataset, callbacks=[leave])
+    assert steps == [3, 6, 6] and continued["strengths"] == whole["strengths"]
     a, b = ((tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("a", "b"))
     assert a == b
     last = json.loads(a.splitlines()[-1])
     assert {panel_of(name) for name in last if "/strength/" in name} == {"Learned strengths"}
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     values = whole["strengths"]
-    assert set(values) == set(config["tune"]["learn"].split(",")) and "Learned strengths" in page
-    for flag in as_overrides(from_config(config), values):
+    assert set(values) == set(names) and "Learned strengths" in page
+    flags = as_overrides(from_config(config), values)
+    for flag in flags:
         assert shlex.quote(flag).split("=")[0] in page
     assert f"phantom.weight from 0.7 to {values['phantom.weight']:.4g}" in page
     words = "python -m genreg_jax.main --config=mine.py --workdir=NEW --config.seed=0 --config."
     assert words in page
-
-
-def test_the_command_that_the_report_prints_trains_with_fixed_strengths(dataset, tmp_path):
-    config = learning("phantom.weight")
-    values = gr.train_and_evaluate(config, tmp_path / "a", dataset=dataset)["strengths"]
+    # The same with the flags of the command that it prints.
     assert values["phantom.weight"] != 0.7
-    flags = as_overrides(from_config(config), values)
     fixed = default_config()
-    fixed.update(from_config(config).__dict__ and config)
+    fixed.update(config)
     for flag in flags:
         key, _, text = flag.removeprefix("--config.").partition("=")
         group, name = key.split(".")
         fixed[group][name] = float(text) if text else ""
-    summary = gr.train_and_evaluate(fixed, tmp_path / "b", dataset=dataset)
+    summary = gr.train_and_evaluate(fixed, tmp_path / "c", dataset=dataset)
     assert summary["strengths"] is None
-    assert "train/strength/phantom.weight" not in (tmp_path / "b/metrics.jsonl").read_text()
+    assert "train/strength/phantom.weight" not in (tmp_path / "c/metrics.jsonl").read_text()
