@@ -206,7 +206,7 @@ def test_real_images_come_back_from_a_flow_without_noise():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(20, 236, (8, 4, 4, 1)), jnp.float32) / 255
     y = jnp.asarray(rng.integers(0, 3, 8), jnp.int32)
-    frozen = flow.freeze(flow.init(jax.random.key(0), x, y))
+    frozen = flow.freeze(jax.jit(flow.init)(jax.random.key(0), x, y))
     decoded = []
 
     def apply(frozen, z, y):
@@ -306,7 +306,16 @@ def digits_run(tmp_path, name, *, updates, **meta):
     return summary, lines[-1], (tmp_path / name / "report.html").read_text()
 
 
-def test_a_bounded_finder_keeps_its_spread_and_a_free_one_reports_its_collapse(tmp_path):
+def test_a_bounded_finder_keeps_its_spread_and_a_free_one_reports_its_collapse(
+    tmp_path, monkeypatch
+):
+    seen, whole = [], build.encode_all
+
+    def counted(encode, params, data, settings):
+        seen.append(len(data.labels))
+        return whole(encode, params, data, settings)
+
+    monkeypatch.setattr(build, "encode_all", counted)
     fast = {"learning_rate": 0.3, "keep_norm": True}
     bounded, metrics, report = digits_run(tmp_path, "bounded", updates=60, radius=0.3, **fast)
     assert bounded["finder_spread"] > 0.8 and 0.01 < bounded["finder_distance"] <= 0.3
@@ -316,6 +325,7 @@ def test_a_bounded_finder_keeps_its_spread_and_a_free_one_reports_its_collapse(t
     assert bounded["generator"]["distance_ratio"] > 0
     gains = [metrics["train/search_gain"], metrics["train/outer_decrease"]]
     assert bounded["finder_share"] == round(gains[0] / gains[1], 4)
+    assert seen == [100]  # once before the loop, and never again inside the step
     free, metrics, report = digits_run(tmp_path, "free", updates=60, **fast)
     assert free["finder_spread"] < 0.8 < bounded["finder_spread"]
     assert free["finder_distance"] > bounded["finder_distance"]
@@ -332,17 +342,3 @@ def test_a_share_is_of_the_whole_training_and_there_is_none_without_a_decrease()
     assert finder_share([line(0.3, 1.0), line(0.1, None)]) == 0.4
     assert finder_share([line(0.3, -1.0)]) is None and finder_share([]) is None
     assert "10.0% of the outer loss's decrease is its doing" in search_in_words(0.9, 0.2, 0.1)
-
-
-def test_runs_draw_on_cached_encodings(tmp_path, monkeypatch):
-    """Encoded once before the loop, and never again inside the step."""
-    seen = []
-    whole = build.encode_all
-
-    def counted(encode, params, data, settings):
-        seen.append(len(data.labels))
-        return whole(encode, params, data, settings)
-
-    monkeypatch.setattr(build, "encode_all", counted)
-    digits_run(tmp_path, "cached", updates=1, radius=0.3)
-    assert seen == [100]
