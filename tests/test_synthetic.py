@@ -19,6 +19,15 @@ KEY = jax.random.key(3)
 LABELS = np.array([2, 0, 0, 3, 2, 0, -1, 0, 1, 0])
 SHAPE = (len(LABELS), 3, 2, 2)
 
+# Each compiled whole: as operations on their own they would be hundreds of programs.
+renoised = jax.jit(synthetic.renoised_latents, static_argnames=("low", "high", "temperature"))
+interpolated = jax.jit(synthetic.interpolated_latents, static_argnames="strength")
+bounded = jax.jit(synthetic.bounded_offset, static_argnames="radius")
+entropy_offset = jax.jit(synthetic.entropy_offset, static_argnums=0, static_argnames="radius")
+random_offset = jax.jit(synthetic.random_offset, static_argnames="radius")
+restore_norm = jax.jit(synthetic.restore_norm)
+diagnostics = jax.jit(synthetic.latent_diagnostics)
+
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -45,14 +54,8 @@ def row_draws(key, shape, sampler, indices=None):
 @pytest.mark.parametrize("indices", [None, [4, 9, 1, 0, 33, 7, 2, 5, 6, 3]])
 def test_renoised_latents_are_the_formula_row_by_row(indices):
     z = normal(0, *SHAPE) + 1
-    made = synthetic.renoised_latents(
-        KEY,
-        z,
-        low=0.1,
-        high=0.7,
-        temperature=0.8,
-        indices=None if indices is None else jnp.array(indices),
-    )
+    rows_of = None if indices is None else jnp.array(indices)
+    made = renoised(KEY, z, low=0.1, high=0.7, temperature=0.8, indices=rows_of)
     key_share, key_noise = jax.random.split(KEY)
     s = 0.1 + 0.6 * row_draws(key_share, (len(z), 1, 1, 1), jax.random.uniform, indices)
     eps = 0.8 * row_draws(key_noise, SHAPE, jax.random.normal, indices)
@@ -62,7 +65,6 @@ def test_renoised_latents_are_the_formula_row_by_row(indices):
 
 def test_no_noise_is_the_latent_and_all_noise_is_the_prior_bit_for_bit():
     z = normal(1, *SHAPE)
-    renoised = jax.jit(synthetic.renoised_latents, static_argnames=("low", "high"))
     np.testing.assert_array_equal(renoised(KEY, z, low=0.0, high=0.0), z)
     noise = row_draws(jax.random.split(KEY)[1], SHAPE, jax.random.normal)
     np.testing.assert_array_equal(renoised(KEY, z, low=1.0, high=1.0), noise)
@@ -70,7 +72,7 @@ def test_no_noise_is_the_latent_and_all_noise_is_the_prior_bit_for_bit():
 
 def test_renoised_normal_latents_are_normal():
     z = normal(2, 400, 50)
-    made = np.asarray(synthetic.renoised_latents(KEY, z, low=0.0, high=1.0))
+    made = np.asarray(renoised(KEY, z, low=0.0, high=1.0))
     assert abs(made.mean()) < 0.02 and abs(made.std() - 1) < 0.02
     expected = np.sqrt((norms(z) ** 2).mean())
     assert abs(np.sqrt((norms(made) ** 2).mean()) / expected - 1) < 0.02
@@ -79,7 +81,7 @@ def test_renoised_normal_latents_are_normal():
 @pytest.mark.parametrize("high", [0.3, 1.0])
 def test_shares_fill_their_range_and_stay_in_it(high):
     # With z = 1 and no noise the result is sqrt(1 - s).
-    made = synthetic.renoised_latents(KEY, jnp.ones((500, 1)), low=0.1, high=high, temperature=0.0)
+    made = renoised(KEY, np.ones((500, 1), "f"), low=0.1, high=high, temperature=0.0)
     s = 1 - np.asarray(made, np.float64) ** 2
     assert s.min() > 0.1 - 1e-6 and s.max() < high + 1e-6
     np.testing.assert_allclose(np.sort(s.ravel()), np.linspace(0.1, high, 500), atol=0.06 * high)
@@ -110,9 +112,10 @@ def interpolated_in_float64(z, labels, strength, pool=None, **options):
     return made.reshape(z.shape)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"subset_size": 2}, {"weighting": "uniform"}, {"subset_size": 1}]
-)
+OPTIONS = [{}, {"subset_size": 2}, {"weighting": "uniform"}, {"subset_size": 1}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("with_memory", [False, True])
 def test_interpolated_latents_are_the_formula_row_by_row(options, with_memory):
     z = normal(3, *SHAPE) + 0.3
@@ -129,15 +132,13 @@ def test_interpolated_latents_are_the_formula_row_by_row(options, with_memory):
 
 def test_one_image_to_a_class_and_no_strength_give_the_latent_bit_for_bit():
     z = normal(5, *SHAPE)
-    made = jax.jit(lambda z, y, s: synthetic.interpolated_latents(KEY, z, y, strength=s),
-                   static_argnums=2)  # fmt: skip
-    np.testing.assert_array_equal(made(z, np.arange(len(z)), 1.0), z)
-    np.testing.assert_array_equal(made(z, LABELS, 0.0), z)
+    np.testing.assert_array_equal(interpolated(KEY, z, np.arange(len(z)), strength=1.0), z)
+    np.testing.assert_array_equal(interpolated(KEY, z, LABELS, strength=0.0), z)
 
 
 def test_the_norm_of_normal_latents_is_kept_where_the_chord_shrinks_it():
     z, labels = normal(6, 64, 500), np.arange(64) % 4
-    made = synthetic.interpolated_latents(KEY, z, labels, strength=1.0)
+    made = interpolated(KEY, z, labels, strength=1.0)
     assert np.abs(norms(made) / norms(z) - 1).max() < 0.15
     phantoms, _ = gr.phantom_embeddings(KEY, z, labels)
     assert (norms(phantoms) / norms(z)).max() < 0.6
@@ -145,19 +146,22 @@ def test_the_norm_of_normal_latents_is_kept_where_the_chord_shrinks_it():
 
 def test_twins_opposites_and_zeros_stay_finite_and_so_do_gradients():
     z = np.stack([np.ones(6), np.ones(6), -np.ones(6), np.zeros(6), np.zeros(6)]).astype(np.float32)
-    cubes = lambda z, y: jnp.sum(synthetic.interpolated_latents(KEY, z, y, strength=1.0) ** 3)
-    value_and_grad = jax.jit(jax.value_and_grad(cubes))
-    for labels in ([0, 0, 1, 2, 2], [0, 1, 0, 1, 1], [0, 0, 0, 0, 0]):
-        value, grads = value_and_grad(z, jnp.array(labels))
-        assert np.isfinite(value) and np.all(np.isfinite(grads))
-    twins = synthetic.interpolated_latents(KEY, z[:2], jnp.array([0, 0]), strength=1.0)
-    np.testing.assert_allclose(twins, z[:2], rtol=1e-4)
+
+    @jax.jit
+    def grads_and_made(z, y):
+        made = lambda z: synthetic.interpolated_latents(KEY, z, y, strength=1.0)
+        return jax.grad(lambda z: jnp.sum(made(z) ** 3))(z), made(z)
+
+    for labels in ([0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 2, 2]):
+        grads, made = grads_and_made(z, np.array(labels))
+        assert np.all(np.isfinite(made)) and np.all(np.isfinite(grads))
+    np.testing.assert_allclose(made[:2], z[:2], rtol=1e-4)  # the twins, alone in their class
 
 
 def test_gradients_of_the_sources_agree_with_finite_differences():
     z, labels = normal(7, 5, 3), np.array([0, 1, 0, 0, 1])
-    f = lambda z: synthetic.interpolated_latents(KEY, z, labels, strength=0.8)
-    g = lambda z: synthetic.renoised_latents(KEY, z, low=0.1, high=0.5)
+    f = lambda z: interpolated(KEY, z, labels, strength=0.8)
+    g = lambda z: renoised(KEY, z, low=0.1, high=0.5)
     check_grads(f, (z,), order=1, eps=1e-2, rtol=2e-2)
     check_grads(g, (z,), order=1, eps=1e-2, rtol=2e-2)
 
@@ -186,17 +190,20 @@ def test_a_batch_over_eight_devices_gives_what_one_gives():
 @pytest.mark.promotes
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_shape_and_dtype_are_those_of_the_latents(dtype):
-    z = jnp.asarray(normal(9, *SHAPE), dtype)
-    offset = jnp.ones_like(z)
-    for made in (
-        synthetic.renoised_latents(KEY, z, low=0.1, high=0.3),
-        synthetic.interpolated_latents(KEY, z, LABELS, strength=0.5),
-        synthetic.bounded_offset(z, offset, radius=0.3),
-        synthetic.restore_norm(z + offset, z),
-        synthetic.entropy_offset(lambda z: z.reshape(len(z), -1), z, radius=0.3),
-        synthetic.random_offset(KEY, z, radius=0.3),
-    ):
-        assert made.shape == z.shape and made.dtype == z.dtype
+    @jax.jit
+    def everything(z):
+        offset = jnp.ones_like(z)
+        return (
+            synthetic.renoised_latents(KEY, z, low=0.1, high=0.3),
+            synthetic.interpolated_latents(KEY, z, LABELS, strength=0.5),
+            synthetic.bounded_offset(z, offset, radius=0.3),
+            synthetic.restore_norm(z + offset, z),
+            synthetic.entropy_offset(lambda z: z.reshape(len(z), -1), z, radius=0.3),
+            synthetic.random_offset(KEY, z, radius=0.3),
+        )
+
+    for made in everything(normal(9, *SHAPE).astype(dtype)):
+        assert made.shape == SHAPE and made.dtype == dtype
 
 
 # --------------------------------------------------------------------------------- bounded offset
@@ -205,7 +212,7 @@ def test_shape_and_dtype_are_those_of_the_latents(dtype):
 def test_bounded_offset_is_the_formula_and_stays_inside():
     z, offset = normal(10, 6, 2, 4), normal(11, 6, 2, 4)
     offset *= np.array([1e-3, 0.1, 1, 10, 1e3, 0], np.float32).reshape(6, 1, 1)
-    made = synthetic.bounded_offset(z, offset, radius=0.3)
+    made = bounded(z, offset, radius=0.3)
     bound = 0.3 * norms(z)
     length = norms(offset)
     factor = bound / np.sqrt(length**2 + bound**2)
@@ -219,50 +226,56 @@ def test_no_offset_is_too_long_or_too_short():
     z = normal(12, 4, 5)
     z[3] = 0
     offset = normal(13, 4, 5) * np.array([[1e30], [1e-30], [3e38 / 4], [1]], np.float32)
-    f = lambda z, offset: synthetic.bounded_offset(z, offset, radius=0.5)
-    made = np.asarray(f(z, offset))
+    made = np.asarray(bounded(z, offset, radius=0.5))
     np.testing.assert_allclose(norms(made)[[0, 2]], 0.5 * norms(z)[[0, 2]], rtol=1e-5)
     np.testing.assert_allclose(made[1], offset[1], rtol=1e-5)
     np.testing.assert_array_equal(made[3], 0)
-    grads = jax.grad(lambda *a: jnp.sum(f(*a)), argnums=(0, 1))(z, offset)
+    total = lambda z, offset: jnp.sum(synthetic.bounded_offset(z, offset, radius=0.5))
+    grads = jax.jit(jax.grad(total, argnums=(0, 1)))(z, offset)
     assert all(np.all(np.isfinite(g)) for g in grads)
 
 
 def test_the_derivative_is_the_identity_at_zero_and_positive_definite_everywhere():
     z, offset = normal(14, 1, 4), normal(15, 1, 4)
-    f = lambda offset: synthetic.bounded_offset(z, offset, radius=0.3)
-    jacobian = lambda offset: np.asarray(jax.jacobian(f)(offset)).reshape(4, 4)
+    jacobian_of = jax.jit(jax.jacobian(lambda offset: bounded(z, offset, radius=0.3)))
+    jacobian = lambda offset: np.asarray(jacobian_of(offset)).reshape(4, 4)
     np.testing.assert_allclose(jacobian(np.zeros_like(offset)), np.eye(4), atol=1e-6)
     bound = 0.3 * norms(z)[0]
     for scale in (0.1, 1.0, 3.0):
         c = bound / math.hypot(scale * norms(offset)[0], bound)
         eigenvalues = np.linalg.eigvalsh(jacobian(scale * offset))
         np.testing.assert_allclose(eigenvalues, [c**3, c, c, c], rtol=1e-3)
-    check_grads(
-        jax.jit(lambda z, offset: synthetic.bounded_offset(z, offset, radius=0.3)),
-        (z, offset),
-        order=1,
-        eps=1e-2,
-        rtol=3e-2,
-    )
+    f = functools.partial(bounded, radius=0.3)
+    check_grads(f, (z, offset), order=1, eps=1e-2, rtol=3e-2)
 
 
 def test_radius_zero_and_infinity():
     z, offset = normal(16, 3, 4), normal(17, 3, 4)
-    np.testing.assert_array_equal(synthetic.bounded_offset(z, offset, radius=0.0), 0 * offset)
-    np.testing.assert_array_equal(synthetic.bounded_offset(z, offset, radius=math.inf), offset)
-    np.testing.assert_allclose(
-        synthetic.bounded_offset(z, offset, radius=1e5), offset, rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_array_equal(bounded(z, offset, radius=0.0), 0 * offset)
+    np.testing.assert_array_equal(bounded(z, offset, radius=math.inf), offset)
+    np.testing.assert_allclose(bounded(z, offset, radius=1e5), offset, rtol=1e-6, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------- the finder
 
 
+small_finder = functools.partial(gr.Finder, hidden=(9, 8), num_classes=3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(finder, z, y):
+    return finder.init(jax.random.key(1), z, y)["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(finder, params, z, y):
+    return finder.apply({"params": params}, z, y)
+
+
 def finder_and_params(**options):
-    finder = gr.Finder(hidden=(9, 8), num_classes=3, **options)
-    z, y = jnp.asarray(normal(20, 7, 2, 5)), jnp.array([0, 2, 1, 1, 0, 2, 1])
-    params = finder.init(jax.random.key(1), z, y)["params"]
+    finder = small_finder(**options)
+    z, y = normal(20, 7, 2, 5), np.array([0, 2, 1, 1, 0, 2, 1])
+    params = init(small_finder(), z, y)
     leaves, tree = jax.tree.flatten(params)
     leaves = [leaf + 0.4 * normal(30 + i, *leaf.shape) for i, leaf in enumerate(leaves)]
     return finder, tree.unflatten(leaves), z, y
@@ -289,38 +302,34 @@ def free_finder(params, z, y, residual, keep_norm):
 def test_a_finder_without_bound_is_the_free_one_and_with_none_left_the_source(residual, keep_norm):
     options = {"residual": residual, "keep_norm": keep_norm}
     finder, params, z, y = finder_and_params(**options)
-    found = finder.apply({"params": params}, z, y)
-    np.testing.assert_array_equal(found, free_finder(params, z, y, **options))
-    none = gr.Finder(hidden=(9, 8), num_classes=3, radius=0.0, **options)
-    apply = jax.jit(lambda params, z, y: none.apply({"params": params}, z, y))
-    np.testing.assert_array_equal(apply(params, z, y), z)
-    wide = gr.Finder(hidden=(9, 8), num_classes=3, radius=1e6, **options)
-    np.testing.assert_allclose(wide.apply({"params": params}, z, y), found, rtol=1e-4, atol=1e-5)
+    found = apply(finder, params, z, y)
+    free = jax.jit(functools.partial(free_finder, **options))
+    np.testing.assert_array_equal(found, free(params, z, y))
+    np.testing.assert_array_equal(apply(small_finder(radius=0.0, **options), params, z, y), z)
+    wide = apply(small_finder(radius=1e6, **options), params, z, y)
+    np.testing.assert_allclose(wide, found, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_found_latents_stay_within_the_radius(residual):
     finder, params, z, y = finder_and_params(residual=residual, radius=0.3, keep_norm=False)
     params = jax.tree.map(lambda leaf: 1e3 * leaf, params)
-    found = finder.apply({"params": params}, z, y)
+    found = apply(finder, params, z, y)
     relative = norms(found - z) / norms(z)
     assert np.all(relative <= 0.3 * (1 + 1e-5)) and np.all(relative > 0.29)
-    on_shell = gr.Finder(hidden=(9, 8), num_classes=3, residual=residual, radius=0.3)
-    found = on_shell.apply({"params": params}, z, y)
+    found = apply(small_finder(residual=residual, radius=0.3), params, z, y)
     np.testing.assert_allclose(norms(found), norms(z), rtol=1e-5)
     assert np.all(norms(found - z) / norms(z) <= chord(0.3) * (1 + 1e-5))
 
 
 def test_a_bounded_finder_starts_as_the_identity_and_learns_as_fast_as_a_free_one():
-    z, y = jnp.asarray(normal(40, 6, 2, 5)), jnp.array([0, 2, 1, 1, 0, 2])
-    target = jnp.asarray(normal(41, *z.shape))
-    grads = []
-    for radius in (0.3, math.inf):
-        finder = gr.Finder(hidden=(9, 8), num_classes=3, radius=radius)
-        params = finder.init(jax.random.key(1), z, y)["params"]
-        np.testing.assert_array_equal(finder.apply({"params": params}, z, y), z)
-        f = lambda p, finder=finder: jnp.sum(target * finder.apply({"params": p}, z, y))
-        grads.append(jax.grad(f)(params))
+    z, y = normal(40, 7, 2, 5), np.array([0, 2, 1, 1, 0, 2, 1])
+    target = normal(41, *z.shape)
+    params, grads = init(small_finder(), z, y), []
+    for finder in (small_finder(radius=0.3), small_finder()):
+        np.testing.assert_array_equal(apply(finder, params, z, y), z)
+        total = lambda params, finder=finder: jnp.sum(target * apply(finder, params, z, y))
+        grads.append(jax.jit(jax.grad(total))(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *grads)
 
 
@@ -371,27 +380,24 @@ def collapsed_params(params, seed, scale):
 @pytest.mark.parametrize("radius", [0.1, 0.3, 0.6])
 @pytest.mark.parametrize("keep_norm", [True, False])
 def test_no_parameters_can_collapse_a_bounded_finder(radius, keep_norm):
-    z = jnp.asarray(normal(50, 48, 8, 8, 1))
-    y = np.repeat(np.arange(3), 16)
+    z, y = normal(50, 48, 8, 8, 1), np.repeat(np.arange(3), 16)
     least = least_spread(z, y, radius, keep_norm)
     if radius == 0.3:
         assert least > (0.85 if keep_norm else 0.65)
-    spread = lambda found: float(synthetic.latent_diagnostics(z, found, y)["spread"])
+    spread = lambda found: float(diagnostics(z, found, y)["spread"])
     for scale in (1.0, 30.0, 1e20):
-        options = {"hidden": (9, 8), "num_classes": 3, "keep_norm": keep_norm}
-        free, bounded = gr.Finder(**options), gr.Finder(radius=radius, **options)
-        params = collapsed_params(free.init(jax.random.key(0), z, y)["params"], 51, scale)
-        found = bounded.apply({"params": params}, z, y)
+        params = collapsed_params(init(small_finder(), z, y), 51, scale)
+        found = apply(small_finder(radius=radius, keep_norm=keep_norm), params, z, y)
         assert spread(found) >= least
         assert np.all(np.isfinite(found))
         if scale == 30.0 and keep_norm:
-            assert spread(free.apply({"params": params}, z, y)) < 0.1
+            assert spread(apply(small_finder(), params, z, y)) < 0.1
     # The worst that offsets of this length can do: every draw towards the centre of its class.
     means = np.stack([rows(z)[y == c].mean(0) for c in y]).reshape(z.shape)
-    worst = jnp.asarray(1e6 * (means - np.asarray(z)), jnp.float32)
-    found = z + synthetic.bounded_offset(z, worst, radius=radius)
+    worst = (1e6 * (means - z)).astype(np.float32)
+    found = z + np.asarray(bounded(z, worst, radius=radius))
     if keep_norm:
-        found = synthetic.restore_norm(found, z)
+        found = restore_norm(found, z)
     else:
         assert spread(found) < least + 0.07  # the bound is nearly reached
     assert spread(found) >= least
@@ -424,7 +430,7 @@ def entropy_in_float64(logits):
 def test_the_hard_offset_is_the_direction_of_steepest_ascent_of_the_entropy():
     z = normal(60, 5, 2, 3)
     logits = classifier(61, 6)
-    offset = np.asarray(synthetic.entropy_offset(logits, z, radius=0.2))
+    offset = np.asarray(entropy_offset(logits, z, radius=0.2))
     np.testing.assert_allclose(norms(offset), 0.2 * norms(z), rtol=1e-5)
     # Central differences in float64.
     w, b = normal(61, 6, 4).astype(np.float64), normal(62, 4).astype(np.float64)
@@ -445,18 +451,18 @@ def test_the_hard_offset_is_the_direction_of_steepest_ascent_of_the_entropy():
 def test_where_nothing_can_be_gained_there_is_no_step():
     z = normal(63, 4, 5)
     constant = lambda z: jnp.zeros((len(z), 3)) * jnp.sum(z)
-    np.testing.assert_array_equal(synthetic.entropy_offset(constant, z, radius=0.5), 0 * z)
+    np.testing.assert_array_equal(entropy_offset(constant, z, radius=0.5), 0 * z)
     sure = lambda z: jnp.stack([1e4 + z[:, 0], -1e4 * jnp.ones(len(z))], axis=1)
-    np.testing.assert_array_equal(synthetic.entropy_offset(sure, z, radius=0.5), 0 * z)
+    np.testing.assert_array_equal(entropy_offset(sure, z, radius=0.5), 0 * z)
     # A gradient of which the squares are zero in float32 still has its direction.
     faint = lambda z: jnp.stack([5 + 1e-25 * z[:, 0], jnp.zeros(len(z))], axis=1)
-    faint_offset = synthetic.entropy_offset(faint, z, radius=0.5)
+    faint_offset = entropy_offset(faint, z, radius=0.5)
     np.testing.assert_allclose(norms(faint_offset), 0.5 * norms(z), rtol=1e-5)
 
 
 def test_a_random_offset_has_the_length_and_a_direction_of_its_own_for_each_row():
     z = normal(64, 300, 4) * np.array([1, 2, 3, 4], np.float32)
-    offset = np.asarray(synthetic.random_offset(KEY, z, radius=0.2))
+    offset = np.asarray(random_offset(KEY, z, radius=0.2))
     np.testing.assert_allclose(norms(offset), 0.2 * norms(z), rtol=1e-5)
     directions = offset / norms(offset)[:, None]
     np.testing.assert_allclose(directions.mean(0), np.zeros(4), atol=0.1)
@@ -465,46 +471,42 @@ def test_a_random_offset_has_the_length_and_a_direction_of_its_own_for_each_row(
     np.testing.assert_allclose(
         directions, draws / np.linalg.norm(draws, axis=1, keepdims=True), rtol=1e-4, atol=1e-6
     )
-    again = synthetic.random_offset(KEY, z[5:9], radius=0.2, indices=jnp.arange(5, 9))
+    again = random_offset(KEY, z[5:9], radius=0.2, indices=np.arange(5, 9))
     np.testing.assert_allclose(again, offset[5:9], rtol=1e-5)
 
 
 def test_rivals_are_constants_and_radius_zero_is_the_source():
-    z = jnp.asarray(normal(65, 4, 6))
-    w = jnp.asarray(normal(66, 6, 3))
+    z, w = normal(65, 4, 6), normal(66, 6, 3)
     hard = lambda z, w, radius: synthetic.entropy_offset(lambda z: z @ w, z, radius=radius)
-    grads = jax.grad(lambda z, w: jnp.sum(hard(z, w, 0.3) ** 3), argnums=(0, 1))(z, w)
-    assert all(np.all(np.asarray(g) == 0) for g in grads)
-    grad = jax.grad(lambda z: jnp.sum(synthetic.random_offset(KEY, z, radius=0.3) ** 3))(z)
-    assert np.all(np.asarray(grad) == 0)
-    for offset in (hard(z, w, 0.0), synthetic.random_offset(KEY, z, radius=0.0)):
-        np.testing.assert_array_equal(synthetic.restore_norm(z + offset, z), z)
+    random = lambda z, w, radius: synthetic.random_offset(KEY, z, radius=radius)
+    for offset in (hard, random):
+        total = lambda z, w, offset=offset: jnp.sum(offset(z, w, 0.3) ** 3)
+        assert not any(g.any() for g in jax.jit(jax.grad(total, argnums=(0, 1)))(z, w))
+        none = jax.jit(offset, static_argnums=2)(z, w, 0.0)
+        np.testing.assert_array_equal(restore_norm(z + none, z), z)
 
 
 def test_every_search_of_a_radius_ends_equally_far_out():
-    z, y = jnp.asarray(normal(67, 8, 4, 4, 1)), jnp.arange(8) % 3
-    finder = gr.Finder(hidden=(9, 8), num_classes=3, radius=0.3)
-    params = collapsed_params(finder.init(jax.random.key(0), z, y)["params"], 68, 1e4)
-    hard = synthetic.entropy_offset(classifier(69, 16), z, radius=0.3)
-    random = synthetic.random_offset(KEY, z, radius=0.3)
+    z, y = normal(67, 8, 4, 4, 1), np.arange(8) % 3
+    params = collapsed_params(init(small_finder(), z, y), 68, 1e4)
     for found in (
-        finder.apply({"params": params}, z, y),
-        synthetic.restore_norm(z + hard, z),
-        synthetic.restore_norm(z + random, z),
+        apply(small_finder(radius=0.3), params, z, y),
+        restore_norm(z + entropy_offset(classifier(69, 16), z, radius=0.3), z),
+        restore_norm(z + random_offset(KEY, z, radius=0.3), z),
     ):
         np.testing.assert_allclose(norms(found), norms(z), rtol=1e-5)
-        distance = float(synthetic.latent_diagnostics(z, found, y)["distance"])
+        distance = float(diagnostics(z, found, y)["distance"])
         assert 0.25 < distance <= chord(0.3)
 
 
 def test_restore_norm_is_finite_at_zero():
-    z, moved = jnp.asarray(normal(70, 3, 4)), jnp.asarray(normal(71, 3, 4))
-    z, moved = z.at[1].set(0), moved.at[2].set(0)
-    made = synthetic.restore_norm(moved, z)
+    z, moved = normal(70, 3, 4), normal(71, 3, 4)
+    z[1], moved[2] = 0, 0
+    made = restore_norm(moved, z)
     np.testing.assert_allclose(norms(made)[0], norms(z)[0], rtol=1e-5)
     assert np.max(np.abs(made[1])) < 1e-5 and np.all(np.asarray(made[2]) == 0)
-    f = lambda a, b: jnp.sum(synthetic.restore_norm(a, b))
-    assert all(np.all(np.isfinite(g)) for g in jax.grad(f, argnums=(0, 1))(moved, z))
+    grads = jax.jit(jax.grad(lambda a, b: jnp.sum(restore_norm(a, b)), argnums=(0, 1)))(moved, z)
+    assert all(np.all(np.isfinite(g)) for g in grads)
 
 
 # ------------------------------------------------------------------------------------ diagnostics
@@ -513,7 +515,7 @@ def test_restore_norm_is_finite_at_zero():
 def test_diagnostics_are_the_formulas():
     z = normal(80, *SHAPE) + 5
     found = 0.5 * z + normal(81, *SHAPE)
-    result = jax.jit(synthetic.latent_diagnostics)(z, found, LABELS)
+    result = diagnostics(z, found, LABELS)
     np.testing.assert_allclose(result["spread"], spread_in_float64(z, found, LABELS), rtol=1e-4)
     np.testing.assert_allclose(result["distance"], np.mean(norms(found - z) / norms(z)), rtol=1e-5)
 
@@ -521,17 +523,17 @@ def test_diagnostics_are_the_formulas():
 def test_classes_of_one_size_give_the_ratio_of_standard_deviations():
     z, found = normal(82, 12, 5), normal(83, 12, 5) * 0.3
     stds = [np.sqrt(a.reshape(3, 4, 5).var(1).mean()) for a in (found, z)]
-    result = synthetic.latent_diagnostics(z, found, np.repeat(np.arange(3), 4))
+    result = diagnostics(z, found, np.repeat(np.arange(3), 4))
     np.testing.assert_allclose(result["spread"], stds[0] / stds[1], rtol=1e-5)
 
 
 def test_diagnostics_of_nothing_moved_of_collapse_and_of_lone_rows():
     z, labels = normal(84, 6, 5), np.array([0, 0, 0, 1, 1, 1])
-    same = synthetic.latent_diagnostics(z, z, labels)
+    same = diagnostics(z, z, labels)
     assert float(same["spread"]) == 1 and float(same["distance"]) == 0
     collapsed = np.tile(normal(85, 1, 5), (6, 1))
-    assert float(synthetic.latent_diagnostics(z, collapsed, labels)["spread"]) < 1e-6
-    assert float(synthetic.latent_diagnostics(z, collapsed, np.arange(6))["spread"]) == 1
+    assert float(diagnostics(z, collapsed, labels)["spread"]) < 1e-6
+    assert float(diagnostics(z, collapsed, np.arange(6))["spread"]) == 1
 
 
 # ------------------------------------------------------------------------------------- bad input
