@@ -52,13 +52,13 @@ def test_cosine_ignores_the_length_and_l2_does_not():
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 @pytest.mark.parametrize("zeros", ["weak", "strong", "both"])
 def test_value_and_gradients_are_finite_at_zero_vectors(distance, zeros):
-    a, b = jnp.asarray(normal(4, 3, 4)), jnp.asarray(normal(5, 3, 4))
-    a = a.at[1].set(0.0) if zeros != "strong" else a
-    b = b.at[1].set(0.0) if zeros != "weak" else b
+    a, b = normal(4, 3, 4), normal(5, 3, 4)
+    a[1] *= zeros == "strong"
+    b[1] *= zeros == "weak"
     mean = lambda a, b: jnp.mean(gr.pcr_loss(a, b, distance=distance))
-    value, grads = jax.value_and_grad(mean, argnums=(0, 1))(a, b)
-    second = jax.jvp(jax.grad(mean), (a, b), (b, a))[1]
-    assert all(np.all(np.isfinite(leaf)) for leaf in (value, *grads, second))
+    second = lambda a, b: jax.jvp(jax.grad(mean), (a, b), (b, a))[1]
+    both = lambda a, b: (jax.value_and_grad(mean, argnums=(0, 1))(a, b), second(a, b))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.jit(both)(a, b)))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
@@ -74,9 +74,8 @@ def test_bfloat16_embeddings_give_a_float32_loss(distance):
 def test_gradients_agree_with_finite_differences(distance):
     a, b = normal(8, 3, 4), normal(9, 3, 4)
     # The second order too: the hypergradient differentiates this gradient.
-    check_grads(
-        lambda a, b: gr.pcr_loss(a, b, distance=distance), (a, b), order=2, eps=1e-2, rtol=2e-2
-    )
+    loss = jax.jit(lambda a, b: gr.pcr_loss(a, b, distance=distance))
+    check_grads(loss, (a, b), order=2, eps=1e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
@@ -157,7 +156,8 @@ def test_only_a_conditional_finder_sees_the_class_and_asks_for_it():
 def test_the_last_layer_of_a_residual_finder_learns_from_the_start(keep_norm):
     finder, params, z, y = finder_and_inputs(keep_norm=keep_norm, num_classes=CLASSES)
     target = jnp.asarray(normal(30, *z.shape))
-    grads = jax.grad(lambda p: jnp.sum(target * finder.apply({"params": p}, z, y)))(params)
+    loss = lambda params: jnp.sum(target * finder.apply({"params": params}, z, y))
+    grads = jax.jit(jax.grad(loss))(params)
     assert all(np.max(np.abs(leaf)) > 1e-3 for leaf in jax.tree.leaves(grads["Dense_2"]))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
 
@@ -545,13 +545,12 @@ def dead_unit_losses():
     return params, jnp.array([1.0, 0.5, 2.0]), inner, outer
 
 
-@pytest.mark.parametrize("mode", ["forward_over_reverse", "reverse_over_forward", "reverse"])
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_the_hypergradient_through_adam_is_finite_where_units_are_dead(name, mode):
+def test_the_hypergradient_through_adam_is_finite_where_units_are_dead(name):
     params, phi, inner, outer = dead_unit_losses()
-    assert np.all(np.asarray(jax.grad(inner)(params, phi)["w"])[:, 2] == 0)
-    settings = OptimizerSettings(name=name, weight_decay=0.0)
-    run = lambda tx: gr.hypergradient(inner, outer, params, phi, tx, tx.init(params), mode=mode)
-    for tx in (make_optimizer(settings, optax.constant_schedule(0.01)), optax.adam(0.01)):
-        grads = run(tx).grads
-        assert np.all(np.isfinite(grads)) and np.max(np.abs(grads)) > 0
+    assert np.all(np.asarray(jax.jit(jax.grad(inner))(params, phi)["w"])[:, 2] == 0)
+    own = make_optimizer(OptimizerSettings(name=name, weight_decay=0.0), lambda step: 0.01)
+    run = lambda tx, m: gr.hypergradient(inner, outer, params, phi, tx, tx.init(params), mode=m)
+    pairs = [(tx, m) for tx in (own, optax.adam(0.01)) for m in MODES if m != "finite_difference"]
+    for h in jax.jit(lambda: [run(*pair) for pair in pairs])():
+        assert np.all(np.isfinite(h.grads)) and np.max(np.abs(h.grads)) > 0
