@@ -35,8 +35,8 @@ FEWER = {
     "levels=1, steps=4, width=48": "levels=1, steps=1, width=4",
     "steps=300": "steps=2",
     "steps=600": "steps=2",
-    "(32, 64, 64)": "(4, 8)",
-    "(16, 32, 64)": "(4, 8)",
+    "(32, 64, 64)": "(4,)",
+    "(16, 32, 64)": "(4,)",
     '"epochs": 12, "steps_per_epoch": 50': '"epochs": 1, "steps_per_epoch": 2, "progress": False',
     '"epochs": 20, "least_steps": 25': '"epochs": 1, "least_steps": 2, "progress": False',
 }
