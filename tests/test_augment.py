@@ -47,7 +47,7 @@ def run_op(name, image, **magnitude):
 
 
 def random_images(shape, seed=0, dtype=jnp.float32):
-    return jax.random.uniform(jax.random.key(seed), shape, jnp.float32, 0.02, 0.98).astype(dtype)
+    return np.random.default_rng(seed).uniform(0.02, 0.98, shape).astype(dtype)
 
 
 # Against Pillow ---------------------------------------------------------------------------------
@@ -203,16 +203,14 @@ def test_shape_range_dtype_and_randomness(name):
 def test_image_i_does_not_depend_on_the_batch(name):
     x = random_images((8, 10, 12, 3))
     key = jax.random.key(3)
-    whole = JITTED[name](key, x)
-    order = jnp.array([5, 2, 7, 0, 1, 3, 4, 6])
-    moved = JITTED[name](key, x[order], indices=order)
-    np.testing.assert_allclose(moved, whole[order], atol=1e-6)
-    one = JITTED[name](key, x[5:6], indices=jnp.array([5]))
-    np.testing.assert_allclose(one, whole[5:6], atol=1e-6)
+    whole = np.asarray(JITTED[name](key, x))
+    some = np.array([5, 2, 7])
+    moved = JITTED[name](key, x[some], indices=some)
+    np.testing.assert_allclose(moved, whole[some], atol=1e-6)
 
 
 def test_same_image_gets_different_draws_in_a_batch():
-    x = jnp.repeat(random_images((1, 10, 12, 3)), 16, axis=0)
+    x = np.repeat(random_images((1, 10, 12, 3)), 16, axis=0)
     y = JITTED["affine"](jax.random.key(0), x)
     assert len(np.unique(np.asarray(y).reshape(16, -1), axis=0)) == 16
 
@@ -268,7 +266,7 @@ def test_ops_at_their_neutral_magnitude_are_the_identity_bit_for_bit():
 
 
 def test_flip_is_left_to_right_and_happens_half_of_the_time():
-    x = jnp.repeat(random_images((1, 3, 5, 1)), 1000, axis=0)
+    x = np.repeat(random_images((1, 3, 5, 1)), 1000, axis=0)
     y = np.asarray(JITTED["flip"](jax.random.key(0), x))
     flipped = (y == np.asarray(x)[:, :, ::-1]).all(axis=(1, 2, 3))
     kept = (y == np.asarray(x)).all(axis=(1, 2, 3))
@@ -291,6 +289,9 @@ def test_crop_is_a_window_of_the_padded_image_and_reaches_all_of_them(mode, nump
     assert seen == set(range(25))
 
 
+resize_boxes = jax.jit(transforms.kernels.resize_boxes)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "box", [(3, 5, 9, 6), (0, 0, 24, 20), (10, 2, 1, 2), (2, 1, 22, 3), (7, 0, 2, 19)]
@@ -298,7 +299,7 @@ def test_crop_is_a_window_of_the_padded_image_and_reaches_all_of_them(mode, nump
 def test_resized_boxes_match_pillow(box, shape):
     top, left, height, width = box
     x = random_images((1, *shape))
-    found = transforms.kernels.resize_boxes(x, *(jnp.array([n]) for n in box))[0]
+    found = resize_boxes(x, *(np.array([n]) for n in box))[0]
     for c in range(shape[-1]):
         plane = Image.fromarray(np.asarray(x[0, ..., c]), "F")
         plane = plane.crop((left, top, left + width, top + height))
@@ -358,15 +359,17 @@ def test_a_traced_magnitude_has_the_gradient_of_its_operations(channels):
     x = np.repeat(np.repeat(x, 24, axis=0), channels, axis=3)
     weights = np.cos(0.05 * np.arange(x.size)).reshape(x.shape)
     smooth = [augment.OPS.index(n) for n in ("rotate", "translate_x", "brightness", "contrast")]
-    op = jnp.asarray(np.resize(smooth, 24), jnp.int32)
-    level = jnp.asarray(np.resize([3.0, 0.21, 0.1, 0.15], 24), jnp.float32)
+    op = np.resize(smooth, 24).astype(np.int32)
+    level = np.resize([3.0, 0.21, 0.1, 0.15], 24).astype(np.float32)
 
+    @jax.jit
+    @jax.value_and_grad
     def total(factor):
         images = transforms.apply_ops(jnp.asarray(x, jnp.float32), op, factor * level)
-        return jnp.sum(jnp.asarray(weights, jnp.float32) * images)
+        return jnp.sum(weights.astype(np.float32) * images)
 
-    difference = (float(total(1.01)) - float(total(0.99))) / 0.02
-    slope = float(jax.jit(jax.grad(total))(1.0))
+    difference = (float(total(1.01)[0]) - float(total(0.99)[0])) / 0.02
+    slope = float(total(1.0)[1])
     assert abs(difference) > 0.3
     assert slope == pytest.approx(difference, rel=0.03)
 
@@ -375,15 +378,12 @@ def test_a_magnitude_given_apart_is_that_of_the_spec():
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(6, 8, 8, 3)), jnp.float32)
     spec, other = "flip+randaugment(2,3)+crop(1)", "flip+randaugment(2,12.5)+crop(1)"
     key = jax.random.key(3)
-    apart = jax.jit(lambda m: augment.make(spec, image_shape=(8, 8, 3), magnitude=m)(key, x))
-    np.testing.assert_allclose(
-        apart(12.5), augment.make(other, image_shape=(8, 8, 3))(key, x), atol=2e-6
-    )
+    run = lambda text, **kw: augment.make(text, image_shape=(8, 8, 3), **kw)(key, x)
+    apart = jax.jit(lambda m: run(spec, magnitude=m))
+    np.testing.assert_allclose(apart(12.5), jax.jit(lambda: run(other))(), atol=2e-6)
     assert np.abs(apart(12.5) - apart(3.0)).max() > 0.1
-    default = augment.make("randaugment", image_shape=(8, 8, 3), magnitude=4.0)(key, x)
-    np.testing.assert_array_equal(
-        default, augment.make("randaugment(2,4.0)", image_shape=(8, 8, 3))(key, x)
-    )
+    default = jax.jit(lambda: run("randaugment", magnitude=4.0))()
+    np.testing.assert_array_equal(default, jax.jit(lambda: run("randaugment(2,4.0)"))())
     with pytest.raises(UserError, match="magnitude is given for the augmentation 'flip'"):
         augment.make("flip", image_shape=(8, 8, 3), magnitude=4.0)
     for wrong in (31.0, -1.0, float("nan")):
@@ -459,8 +459,8 @@ def test_affine_matches_pillow_with_composed_matrices():
     shearing = np.array([[1, -slope, 0], [0, 1, 0], [0, 0, 1]])
     source = move(14, 10) @ rotation @ shearing @ move(-14, -10) @ move(-right, -down)
     theirs = from_pillow(pillow_affine(to_pillow(image), *source[:2].ravel()), image.shape)
-    ours = augment.affine(key, x, degrees=20, translate=0.25, shear=0.2)[0] * 255
-    difference = np.asarray(ours) - theirs
+    turn = jax.jit(functools.partial(augment.affine, degrees=20, translate=0.25, shear=0.2))
+    difference = np.asarray(turn(key, x))[0] * 255 - theirs
     assert ((difference < -0.01) | (difference > 1.01)).mean() <= 0.003
 
 
@@ -488,7 +488,7 @@ def test_gradients_of_linear_ops(name):
 
 @pytest.mark.parametrize("name", ["solarize", "autocontrast"])
 def test_gradients_of_piecewise_ops(name):
-    x = random_images((2, 4, 5, 3))
+    x = random_images((2, 4, 5, 3), seed=1)
     kwargs = {"threshold": 0.5} if name == "solarize" else {}
     op = jax.jit(functools.partial(getattr(augment, name), **kwargs))
     assert abs(x - 0.5).min() > 1e-3  # no kink within the difference
@@ -498,8 +498,8 @@ def test_gradients_of_piecewise_ops(name):
 def test_straight_through_ops_have_the_identity_gradient():
     x, weight = random_images((2, 24, 24, 3)), random_images((2, 24, 24, 3), seed=1)
     for op in (augment.equalize, functools.partial(augment.posterize, bits=3)):
-        assert not np.allclose(op(x), x, atol=0.01)
-        (gradient,) = jax.vjp(op, x)[1](weight)
+        made, (gradient,) = jax.jit(lambda x, op=op: (op(x), jax.vjp(op, x)[1](weight)))(x)
+        assert not np.allclose(made, x, atol=0.01)
         np.testing.assert_array_equal(gradient, weight)
 
 
@@ -548,11 +548,16 @@ def test_gradient_reaches_the_image_in_both_modes(name):
 def test_make_composes_the_terms_with_one_key_each():
     x, key = random_images((4, 16, 16, 3)), jax.random.key(9)
     made = augment.make(" flip + crop(3)+cutout(4)", image_shape=(16, 16, 3))
-    by_hand = augment.flip(jax.random.fold_in(key, 0), x)
-    by_hand = augment.crop(jax.random.fold_in(key, 1), by_hand, padding=3)
-    by_hand = augment.cutout(jax.random.fold_in(key, 2), by_hand, size=4)
+
+    @jax.jit
+    def three(x):
+        x = augment.flip(jax.random.fold_in(key, 0), x)
+        x = augment.crop(jax.random.fold_in(key, 1), x, padding=3)
+        return augment.cutout(jax.random.fold_in(key, 2), x, size=4)
+
+    by_hand, made = np.asarray(three(x)), jax.jit(made)
     np.testing.assert_array_equal(made(key, x), by_hand)
-    order = jnp.array([3, 1, 0, 2])
+    order = np.array([3, 1, 0, 2])
     np.testing.assert_array_equal(made(key, x[order], indices=order), by_hand[order])
 
 
