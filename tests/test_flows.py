@@ -23,8 +23,8 @@ def built(kind, num_classes=None):
     y = None if num_classes is None else LABELS
     params = flow.init(jax.random.key(0), X, y)
     rng = np.random.default_rng(1)
-    draw = lambda leaf: leaf + 0.05 * jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
-    return flow, jax.tree.map(draw, params), y
+    draw = lambda leaf: leaf + np.float32(0.05) * rng.standard_normal(leaf.shape, np.float32)
+    return flow, jax.tree.map(draw, jax.device_get(params)), y
 
 
 FLOWS = [("glow", None), ("glow", 3), ("realnvp", 3)]
@@ -46,17 +46,16 @@ def test_gradients_reach_the_latent_through_a_frozen_flow():
     flow, params, y = built("glow", 3)
     frozen = flow.freeze(params)
     z = frozen.encode(X, y)
-    weights = jax.random.normal(jax.random.key(0), X.shape)
+    weights, direction = (jax.random.normal(jax.random.key(seed), X.shape) for seed in (0, 1))
     # The frozen flow is a pytree: it goes through `jit` as an argument.
     loss = jax.jit(lambda frozen, z: jnp.sum(weights * frozen.decode(z, y)))
-    got = jax.grad(loss, argnums=1)(frozen, z)
-    expected = jax.grad(lambda z: jnp.sum(weights * flow.decode(params, z, y)[0]))(z)
+    got = np.asarray(jax.grad(loss, argnums=1)(frozen, z))
+    expected = jax.jit(jax.grad(lambda z: jnp.sum(weights * flow.decode(params, z, y)[0])))(z)
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    assert bool((jnp.abs(got).max((1, 2, 3)) > 0).all())
-    direction = jax.random.normal(jax.random.key(1), z.shape)
-    step = 1e-2
+    assert (np.abs(got).max((1, 2, 3)) > 0).all()
+    step = np.float32(1e-2)
     difference = loss(frozen, z + step * direction) - loss(frozen, z - step * direction)
-    np.testing.assert_allclose(difference / (2 * step), jnp.vdot(got, direction), rtol=0.02)
+    np.testing.assert_allclose(difference / (2 * step), np.vdot(got, direction), rtol=0.02)
 
 
 def test_couplings_in_bfloat16_stay_near():
@@ -87,10 +86,10 @@ def test_log_prob_is_the_change_of_variables_and_has_gradients_for_every_paramet
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
     bits = flow.bits_per_dim(params, X, y)
     np.testing.assert_allclose(bits, np.log2(255) - expected / (32 * np.log(2)), rtol=1e-5)
-    grads = jax.grad(lambda p: flow.log_prob(p, X, y).sum())(params)
-    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
+    grads = jax.jit(jax.grad(lambda p: flow.log_prob(p, X, y).sum()))(params)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     flat, _ = jax.tree_util.tree_flatten_with_path(grads)
-    zero = [path for path, g in flat if not bool((g != 0).any())]
+    zero = [path for path, g in flat if not np.any(g)]
     assert zero == []
 
 
@@ -314,12 +313,12 @@ def test_a_known_density_is_found():
     # Its density over the whole four-dimensional box is one.
     edge = np.linspace(-0.056, 1.056, 33, dtype=np.float32)
     centres = (edge[1:] + edge[:-1]) / 2
-    grid = jnp.stack(jnp.meshgrid(*[centres] * 4), -1).reshape(-1, 2, 2, 1)
-    z, log_det = jax.jit(flow.bijector.forward_and_log_det)(fitted.params, grid)
-    log_p = jnp.sum(-0.5 * (z**2 + np.log(2 * np.pi)), (1, 2, 3)) + log_det
-    inside = jnp.isfinite(log_p)
+    grid = np.stack(np.meshgrid(*[centres] * 4), -1).reshape(-1, 2, 2, 1)
+    run = jax.jit(flow.bijector.forward_and_log_det)
+    z, log_det = map(np.asarray, run(fitted.params, grid))
+    log_p = np.sum(-0.5 * (z**2 + np.log(2 * np.pi)), (1, 2, 3)) + log_det
     cell = float(centres[1] - centres[0]) ** 4
-    assert abs(float(jnp.where(inside, jnp.exp(log_p), 0).sum()) * cell - 1) < 0.02
+    assert abs(np.exp(log_p[np.isfinite(log_p)]).sum() * cell - 1) < 0.02
 
 
 KEY = jax.random.key(3)
@@ -341,8 +340,9 @@ def test_float32_stays_float32_where_float64_is_on(make, float64):
     ]  # fmt: skip
     assert {a.dtype for a in [*jax.tree.leaves(params), *results]} == {jnp.dtype("float32")}
     np.testing.assert_allclose(back, x, atol=1e-5)
-    fitted = flows.fit(KEY, flow, x, y, steps=2, batch_size=3, eval_every=2)
-    assert np.isfinite(fitted.bits_per_dim)
+    if make is flows.glow:  # fitting asks a flow for no more than the above
+        fitted = flows.fit(KEY, flow, x, y, steps=2, batch_size=3, eval_every=2)
+        assert np.isfinite(fitted.bits_per_dim)
 
 
 def test_distrax_gives_the_density_of_its_own_samples_and_refuses_wrong_labels():
