@@ -1,5 +1,7 @@
 """Latent perturbations: against a plain loop, inside their balls, and without side effects."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,18 @@ class Setting:
         logits = jnp.tanh(images.reshape(-1, 16) @ self.weights) @ self.head
         return -jax.nn.log_softmax(logits)[jnp.arange(len(images)), self.labels[: len(images)]]
 
+    @functools.cached_property
+    def gradient(self):
+        """Of the loss of one image, in the change of its latent."""
+
+        def loss(delta, z, y, label):
+            image = self.flow.decode(self.params, z + delta, y)[0]
+            return -jax.nn.log_softmax(jnp.tanh(image.reshape(16) @ self.weights) @ self.head)[
+                label
+            ]
+
+        return jax.jit(jax.grad(loss))
+
     def perturb(self, kind, key=5, x=None, loss=None, **options):
         options = {"epsilon": 0.5, **options}
         call = perturbation(kind, **options)
@@ -90,19 +104,13 @@ class Setting:
 def reference(s, *, epsilon, step_size, num_steps, norm, start):
     """Projected gradient ascent, one image and one step at a time."""
     decode = lambda z, y: s.flow.decode(s.params, z, y)[0]
-
-    def loss(delta, z, y, label):
-        logits = jnp.tanh(decode(z + delta, y).reshape(16) @ s.weights) @ s.head
-        return -jax.nn.log_softmax(logits)[label]
-
-    gradient = jax.jit(jax.grad(loss))
     result = []
     for i in range(BATCH):
         y = None if s.y is None else s.y[i : i + 1]
         z = np.asarray(s.flow.encode(s.params, s.x[i : i + 1], y)[0])
         delta = np.asarray(start[i : i + 1], np.float64)
         for _ in range(num_steps):
-            g = gradient(jnp.asarray(delta, jnp.float32), z, y, s.labels[i])
+            g = s.gradient(delta.astype(np.float32), z, y, s.labels[i])
             g = np.asarray(g, np.float64)
             if norm == "l2":
                 delta = delta + step_size * g / np.sqrt((g**2).sum())
