@@ -203,7 +203,9 @@ class Repeat(Bijector):
 
     def freeze(self, params):
         """Each step's parameters, stacked."""
-        return jax.vmap(self.layer.freeze)(params)
+        # Not `vmap`: on CPU a batch of triangular solves is spread over XLA's own threads, and two
+        # of them at once, of two levels of 16 steps on two cores, wait for each other for ever.
+        return lax.map(self.layer.freeze, params)
 
     def apply_frozen(self, frozen, h, y=None, *, inverse, coupling_dtype=None):
         """First to last, or last to first."""
