@@ -12,7 +12,7 @@ from genreg_jax.augment.transforms import MAX_MAGNITUDE
 from genreg_jax.checks import short
 from genreg_jax.errors import ConfigError
 from genreg_jax.settings import Settings
-from genreg_jax.strengths import Strength, Tune
+from genreg_jax.strengths import LEAST_START, Strength, Tune
 
 _LIMIT = 1e6  # of the settings themselves
 # After the name of a strength of which each class, or each weight of the classifier, has its own.
@@ -113,11 +113,11 @@ def learned(settings: Settings, num_classes: int = 1, num_layers: int = 1) -> di
                 "class; choose another config.synthetic.source, or condition the flow.",
                 where,
             )
-        if not 0 < start < upper:
+        if not LEAST_START < np.float32(start) < np.float32(upper):
             reason = ": a strength of 0 has no factor by which it could grow" * (start <= 0)
             raise ConfigError(
                 f"{where} names {name!r}, which starts at its setting, and that is {start:g}; "
-                f"allowed is a number above 0 and below {upper:g}{reason}.",
+                f"allowed is a number above {LEAST_START:g} and below {upper:g}{reason}.",
                 where,
             )
         if base != name:
@@ -206,6 +206,7 @@ def _fixed(command: str, flags: list[str]) -> str:
     kept = []
     for word in words:
         name, equals, _ = word.partition("=")
+        name = f"-{name}" if name.startswith("-") and not name.startswith("--") else name
         if name in names or name == "--workdir":
             if not equals:
                 next(words, None)  # its value

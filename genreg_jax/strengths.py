@@ -32,6 +32,7 @@ from genreg_jax.checks import is_number, short
 from genreg_jax.contract import Augment
 
 _FARTHEST, _ENOUGH, _WIDEST = math.log(1000.0), 30.0, math.log(8.0)
+LEAST_START = 1e-34  # a thousandth of it is a float32 that no CPU flushes to 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,11 +40,11 @@ class Strength:
     """One strength that is learned, or one of each class.
 
     Attributes:
-      start: a number above 0, or an array of such `[K]`.
+      start: a number above 1e-34, or an array of such `[K]`.
       upper: above all of them; infinity for none.
 
     Raises:
-      ValueError: a start that is not finite, above 0 and below `upper`.
+      ValueError: a start that is not finite, above 1e-34 and below `upper`, in float32.
 
     Example:
       >>> import genreg_jax as gr
@@ -62,11 +63,13 @@ class Strength:
         right = values.ndim <= 1 and values.size and values.dtype.kind in "iuf"
         with np.errstate(over="ignore"):
             values = values.astype(np.float32) if right else values
-        if not right or not np.all((values > 0) & (values < np.float32(self.upper))):
+            upper = np.float32(self.upper)
+        if not right or not np.all((values > LEAST_START) & (values < upper)):
             below = f" and below {self.upper:g}" if self.upper < math.inf else ""
             raise ValueError(
-                f"start is {short(self.start)}; allowed: finite float32 numbers above 0{below}, "
-                "one or [K]. A strength of 0 has no factor by which it could grow."
+                f"start is {short(self.start)}; allowed: finite float32 numbers above "
+                f"{LEAST_START:g}{below}, one or [K]. A strength of 0 has no factor by which it "
+                "could grow."
             )
 
     def raw(self) -> jax.Array:
@@ -77,7 +80,10 @@ class Strength:
         """The strength of `r`."""
         start = jnp.asarray(self.start, jnp.float32)
         growth = jnp.exp(jnp.clip(jnp.asarray(raw, jnp.float32), -_ENOUGH, _ENOUGH))
-        return start * growth / (1 + start / self.upper * (growth - 1))
+        value = start * growth / (1 + start / self.upper * (growth - 1))
+        if self.upper == math.inf:
+            return value
+        return jnp.minimum(value, np.nextafter(np.float32(self.upper), np.float32(0)))
 
     def held(self, raw: jax.Array) -> jax.Array:
         """`r` where it is allowed to be."""

@@ -422,6 +422,10 @@ def test_the_report_says_what_nothing_moved_and_what_no_setting_has():
     assert (
         text.endswith("No setting has a strength of each class or layer.") and "fixed" not in text
     )
+    (text,) = learned_in_words(
+        settings, values, "python x.py -workdir old -config.optimizer.weight_decay=9"
+    )
+    assert "python x.py --workdir=NEW --config." in text
     assert learned_in_words(alone, None, "python x.py") == []
 
 
@@ -470,11 +474,21 @@ def test_a_strength_starts_where_it_is_and_stays_in_its_range(start, upper):
 
 
 @pytest.mark.parametrize(
+    ("start", "upper"), [(1.1e-34, math.inf), (0.9999999, 1.0), (29.99999, 30.0)]
+)
+def test_the_ends_of_a_range_are_not_reached_in_float32(start, upper):
+    strength = gr.Strength(start, upper)
+    low, high = jax.jit(strength.value)(strength.held(jnp.array([-100.0, 100.0])))
+    assert 0 < float(low) < float(high) < upper
+    assert float(jax.jit(strength.value)(0.0)) == np.float32(start)
+
+
+@pytest.mark.parametrize(
     "start",
-    [0.0, -1.0, math.nan, math.inf, [0.1, 0.0], [[1.0]], [], True, "a", 1j, None, 1e300, 1e-300],
+    [0.0, -1.0, math.nan, math.inf, [0.1, 0.0], [[1.0]], [], True, "a", 1j, None, 1e300, 1e-35],
 )
 def test_a_start_that_no_factor_moves_is_refused(start):
-    with pytest.raises(ValueError, match="start is .* allowed: finite float32 numbers above 0"):
+    with pytest.raises(ValueError, match="start is .* allowed: finite float32 numbers above 1e-34"):
         gr.Strength(start)
     with pytest.raises(ValueError, match="below 1"):
         gr.Strength(1.0, upper=1.0)
@@ -497,7 +511,7 @@ def test_a_start_that_no_factor_moves_is_refused(start):
         ("phantom.weight", {}, ["needs a config.phantom.loss"]),
         ("latent.epsilon", {}, ["needs a config.latent.kind"]),
         ("augment.magnitude", {}, ["needs a randaugment"]),
-        ("augment.label_smoothing", {}, ["that is 0", "above 0 and below 1"]),
+        ("augment.label_smoothing", {}, ["that is 0", "above 1e-34 and below 1"]),
         (
             "augment.magnitude",
             {"augment": {"train": "randaugment(2,5)+randaugment(1,20)"}},
@@ -514,6 +528,12 @@ def test_a_start_that_no_factor_moves_is_refused(start):
             ["of no class"],
         ),
         (",", {}, ["names ''"]),
+        ("augment.label_smoothing", {"augment": {"label_smoothing": 1 - 1e-9}}, ["below 1"]),
+        (
+            "phantom.weight",
+            {"phantom": {"loss": "attraction", "weight": 1e-38}},
+            ["that is 1e-38", "above 1e-34"],
+        ),
         (
             "phantom.weight",
             {"phantom": {"loss": "attraction", "weight": 0.0}},
@@ -571,7 +591,7 @@ def test_learned_strengths_as_settings_are_settings():
         settings, {"augment.magnitude": 7.123456, "phantom.weight": 1.5e-5, "x.y[class]": [1.0]}
     )
     assert flags == [
-        "--config.augment.train=flip+randaugment(1,7.1235)+cutout(2)",
+        "--config.augment.train=flip+randaugment(1,7.12346)+cutout(2)",
         "--config.phantom.weight=1.5e-05",
         "--config.tune.learn=",
     ]

@@ -20,6 +20,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genreg_jax.augment import transforms
 from genreg_jax.augment.ops import check_images
@@ -102,8 +103,12 @@ def with_magnitude(spec, magnitude):
     Example:
       >>> with_magnitude("flip+randaugment(1,5)", 7.25)
       'flip+randaugment(1,7.25)'
+      >>> with_magnitude("randaugment", 1.00033e-05)
+      'randaugment(2,0.0000100033)'
     """
-    number = f"{magnitude:.4f}".rstrip("0").rstrip(".")  # the grammar knows no exponents
+    number = np.format_float_positional(  # the grammar knows no exponents
+        magnitude, precision=6, unique=False, fractional=False, trim="-"
+    )
     terms = _split(spec)
     for place, term in enumerate(terms):
         if _is_randaugment(term):
