@@ -157,9 +157,8 @@ def test_apply_ops_is_the_named_op_of_each_image(image_shape):
         {},
         {},
     ]
-    rounding = (
-        max(image_shape) * 2.0**-23
-    )  # of a coordinate in pixels, between which slopes are <= 1
+    # Of a coordinate in pixels, between which no slope is above 1.
+    rounding = max(image_shape) * 2.0**-23
     merged = jax.jit(transforms.apply_ops)(
         x, jnp.arange(len(levels)), jnp.array(levels, jnp.float32)
     )
