@@ -15,24 +15,17 @@ import statistics
 import time
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import optax
+from latent import training_step
+from timing import equations, interleaved
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
-from genreg_jax.regularizers.latent import perturbation
-from genreg_jax.regularizers.latent_training import Latent
 
 SHAPE, BATCH = (32, 32, 3), 32
 GLOW = {"levels": 3, "steps": 8, "width": 64}
 CALLS = 5
-
-
-def equations(jaxpr):
-    """Of a jaxpr and of all that it calls; the body of a loop counts once."""
-    inner = (sub for eqn in jaxpr.eqns for sub in jax.extend.core.jaxprs_in_params(eqn.params))
-    return len(jaxpr.eqns) + sum(equations(sub) for sub in inner)
 
 
 def flow_of(**changes):
@@ -51,9 +44,9 @@ def encode_decode(frozen, **changes):
     return lambda params, x: flow.decode(params, flow.encode(params, x)[0])[0], (params, x)
 
 
-def update(**changes):
+def update():
     """One update of a flow."""
-    flow, params, x = flow_of(**changes)
+    flow, params, x = flow_of()
     tx = optax.adam(1e-3)
 
     def step(params, opt_state, x):
@@ -66,9 +59,9 @@ def update(**changes):
     return step, (params, tx.init(params), x)
 
 
-def training_step(kind, num_steps=3, model="resnet18", **changes):
-    """One update of a classifier, on latent perturbations of one kind."""
-    flow, params, x = flow_of(**changes)
+def step(kind=None, model="resnet18", **options):
+    """One update of a classifier, on latent perturbations of one kind if one is given."""
+    flow, params, x = flow_of()
     frozen = flow.freeze(params)
     keys = jax.random.split(jax.random.key(1), 3)
     y = jax.random.randint(keys[0], (BATCH,), 0, 10)
@@ -76,18 +69,8 @@ def training_step(kind, num_steps=3, model="resnet18", **changes):
     params, model_state = classifier.init(keys[1], x[:1])
     tx = optax.sgd(0.05, momentum=0.9, nesterov=True)
     state = gr.TrainState.create(params, model_state, tx, keys[2])
-    latent = None
-    if kind is not None:
-        perturb = perturbation(kind, epsilon=1.0, num_steps=num_steps)
-        labels = "predicted" if kind == "adversarial" else "true"
-        latent = Latent(perturb, labels, 0.0, lambda key, x: x)
-    made = gr.make_train_step(
-        classifier, tx, num_classes=10, augment=lambda key, x: x, latent=latent
-    )
-    return (
-        lambda state, batch, frozen: made(state, batch, None, (), frozen),
-        (state, gr.Batch(x, y), frozen),
-    )
+    run = training_step(classifier, tx, kind, **options)
+    return run, (state, gr.Batch(x, y), frozen)
 
 
 ROWS = {
@@ -96,13 +79,13 @@ ROWS = {
     "encode and decode, frozen, 16 steps": lambda: encode_decode(True, steps=16),
     "encode and decode, frozen, 2 levels": lambda: encode_decode(True, levels=2),
     "encode and decode": lambda: encode_decode(False),
-    "update of the flow": lambda: update(),
-    "plain step": lambda: training_step(None),
-    "random step": lambda: training_step("random"),
-    "adversarial step": lambda: training_step("adversarial"),
-    "adversarial step, 1 step": lambda: training_step("adversarial", num_steps=1),
-    "adversarial step, 6 steps": lambda: training_step("adversarial", num_steps=6),
-    "adversarial step, convnet": lambda: training_step("adversarial", model="convnet"),
+    "update of the flow": update,
+    "plain step": step,
+    "random step": lambda: step("random"),
+    "adversarial step": lambda: step("adversarial"),
+    "adversarial step, 1 step": lambda: step("adversarial", num_steps=1),
+    "adversarial step, 6 steps": lambda: step("adversarial", num_steps=6),
+    "adversarial step, convnet": lambda: step("adversarial", model="convnet"),
 }
 
 
@@ -119,17 +102,13 @@ def measure(row, rounds):
         program = lowered.compile()
         tracing.append(middle - start)
         compiling.append(time.perf_counter() - middle)
-    seconds = []
-    for _ in range(CALLS + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(program(*arguments))
-        seconds.append(time.perf_counter() - start)
+    seconds = interleaved({row: (program, arguments)}, CALLS)[row]
     return {
         "row": row,
         "equations": equations(traced.jaxpr.jaxpr),
         "trace_seconds": min(tracing),
         "compile_seconds": min(compiling),
-        "call_milliseconds": 1e3 * statistics.median(seconds[1:]),
+        "call_milliseconds": 1e3 * statistics.median(seconds),
         "rounds": rounds,
     }
 

@@ -43,6 +43,17 @@ SETTINGS = {
 STEPS = 3
 
 
+def training_step(model, tx, kind=None, num_steps=STEPS):
+    """A step on perturbed images, on plain ones without a kind, of a state, a batch and a flow."""
+    latent = None
+    if kind is not None:
+        perturb = perturbation(kind, epsilon=1.0, num_steps=num_steps)
+        labels = "predicted" if kind in ("adversarial", "pgd") else "true"
+        latent = Latent(perturb, labels, 0.0, lambda key, x: x)
+    made = gr.make_train_step(model, tx, num_classes=10, augment=lambda key, x: x, latent=latent)
+    return lambda state, batch, frozen: made(state, batch, None, (), frozen)
+
+
 def programs(name):
     """Name to (function, arguments): the steps, and the parts that their floors consist of."""
     shape, size, model_name, options, (levels, steps, width) = SETTINGS[name]
@@ -57,17 +68,6 @@ def programs(name):
     frozen = flow.freeze(flow.init(next(keys), x))
     z = frozen.encode(x)
 
-    def step(kind=None):
-        latent = None
-        if kind is not None:
-            perturb = perturbation(kind, epsilon=1.0, num_steps=STEPS)
-            labels = "predicted" if kind in ("adversarial", "pgd") else "true"
-            latent = Latent(perturb, labels, 0.0, lambda key, x: x)
-        made = gr.make_train_step(
-            model, tx, num_classes=10, augment=lambda key, x: x, latent=latent
-        )
-        return lambda state, batch, frozen: made(state, batch, None, (), frozen)
-
     def losses(x, params):
         logits = model.apply(params, model_state, x, rng=None, train=True)[0].logits
         labels = jnp.argmax(jax.lax.stop_gradient(logits), -1)
@@ -81,11 +81,12 @@ def programs(name):
         return jax.vjp(frozen.decode, z)[1](v)[0]
 
     batch, cached = gr.Batch(x, y), gr.Batch(x, y, z)
-    steps_of = {"plain": (step(), (state, batch, frozen))}
+    steps_of = {"plain": (training_step(model, tx), (state, batch, frozen))}
     for kind in ("random", "away", "adversarial", "pgd"):
-        steps_of[kind] = (step(kind), (state, batch, frozen))
+        step = training_step(model, tx, kind)
+        steps_of[kind] = (step, (state, batch, frozen))
         if kind != "pgd":
-            steps_of[f"{kind}, cached"] = (step(kind), (state, cached, frozen))
+            steps_of[f"{kind}, cached"] = (step, (state, cached, frozen))
     parts = {
         "encode": (lambda x, frozen: frozen.encode(x), (x, frozen)),
         "decode": (lambda z, frozen: frozen.decode(z), (z, frozen)),

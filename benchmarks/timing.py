@@ -6,6 +6,13 @@ import time
 import jax
 
 
+def equations(jaxpr):
+    """Of a jaxpr: how many there are, those of loops and calls once."""
+    inner = [p for e in jaxpr.eqns for p in jax.tree.leaves(list(e.params.values()))]
+    inner = [getattr(p, "jaxpr", p) for p in inner]
+    return len(jaxpr.eqns) + sum(equations(p) for p in inner if hasattr(p, "eqns"))
+
+
 def compile_all(programs):
     """Name to `(compiled program, arguments)` from name to `(function, arguments)`."""
     return {k: (jax.jit(f).lower(*args).compile(), args) for k, (f, args) in programs.items()}

@@ -113,20 +113,23 @@ def learned(settings: Settings, num_classes: int = 1, num_layers: int = 1) -> di
                 "class; choose another config.synthetic.source, or condition the flow.",
                 where,
             )
-        if not LEAST_START < np.float32(start) < np.float32(upper):
+        try:
+            strength = Strength(start, upper)
+        except ValueError:
             reason = ": a strength of 0 has no factor by which it could grow" * (start <= 0)
             raise ConfigError(
                 f"{where} names {name!r}, which starts at its setting, and that is {start:g}; "
                 f"allowed is a number above {LEAST_START:g} and below {upper:g}{reason}.",
                 where,
-            )
+            ) from None
         if base != name:
             start = np.full(num_classes if known.each == PER_CLASS else num_layers, start)
             if not start.size:
                 raise ConfigError(
                     f"{where} names {name!r}, but the classifier has no weights.", where
                 )
-        found[name] = Strength(start, upper)
+            strength = Strength(start, upper)
+        found[name] = strength
     return found
 
 

@@ -20,7 +20,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-gc.set_threshold(50_000)  # JAX's objects are many and live long: looking through them costs a tenth
+gc.set_threshold(50_000)  # JAX's objects are many and live long: looking through them costs 5 %
 
 # Where float32 must not meet int32 unasked. Not everywhere: optax's own moments and schedules raise
 # a float to an int32 power, Flax mixes bfloat16 with float32; such tests are marked `promotes`.

@@ -6,6 +6,7 @@ Compiling the result needs the platform, and is not done here.
 
 import importlib
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -34,14 +35,7 @@ def accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
 
-def equations(jaxpr):
-    """How many there are, those of loops and calls once."""
-    inner = [p for e in jaxpr.eqns for p in jax.tree.leaves(list(e.params.values()))]
-    return len(jaxpr.eqns) + sum(equations(getattr(j, "jaxpr", j)) for j in inner if _is(j))
-
-
-def _is(jaxpr):
-    return hasattr(getattr(jaxpr, "jaxpr", jaxpr), "eqns")
+equations = runpy.run_path(str(ROOT / "benchmarks" / "timing.py"))["equations"]
 
 
 def check(program, *args):

@@ -178,12 +178,13 @@ class Repeat(Bijector):
         x, params = lax.scan(step, x, jnp.arange(self.times))
         return params, x
 
-    def _loop(self, step, x, params, reverse):
-        if self.remat:
-            step = jax.checkpoint(step)
+    def _loop(self, step, x, inputs, reverse):
+        step = jax.checkpoint(step) if self.remat else step
         unroll = 1 if self.scan else self.times
-        numbers = jnp.arange(self.times)
-        x, log_dets = lax.scan(step, x, (params, numbers), reverse=reverse, unroll=unroll)
+        return lax.scan(step, x, inputs, reverse=reverse, unroll=unroll)
+
+    def _with_log_det(self, step, x, params, reverse):
+        x, log_dets = self._loop(step, x, (params, jnp.arange(self.times)), reverse)
         return x, jnp.sum(log_dets, axis=0)
 
     def forward_and_log_det(self, params, x, y=None, key=None):
@@ -192,7 +193,7 @@ class Repeat(Bijector):
         def step(x, inputs):
             return self.layer.forward_and_log_det(inputs[0], x, y, _fold_in(key, inputs[1]))
 
-        return self._loop(step, x, params, reverse=False)
+        return self._with_log_det(step, x, params, reverse=False)
 
     def inverse_and_log_det(self, params, z, y=None):
         """Last to first."""
@@ -200,7 +201,7 @@ class Repeat(Bijector):
         def step(z, inputs):
             return self.layer.inverse_and_log_det(inputs[0], z, y)
 
-        return self._loop(step, z, params, reverse=True)
+        return self._with_log_det(step, z, params, reverse=True)
 
     def freeze(self, params):
         """Each step's parameters, stacked."""
@@ -212,9 +213,7 @@ class Repeat(Bijector):
         """First to last, or last to first."""
         options = dict(inverse=inverse, coupling_dtype=coupling_dtype)
         step = lambda h, p: (self.layer.apply_frozen(p, h, y, **options), None)
-        step = jax.checkpoint(step) if self.remat else step
-        unroll = 1 if self.scan else self.times
-        return lax.scan(step, h, frozen, reverse=inverse, unroll=unroll)[0]
+        return self._loop(step, h, frozen, reverse=inverse)[0]
 
 
 @dataclasses.dataclass(frozen=True)
