@@ -10,6 +10,7 @@ and would still run it with the same settings. See `main` for the command line.
 import argparse
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import importlib
 import json
@@ -125,17 +126,12 @@ def run(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
     return train.train_and_evaluate(settings, workdir, dataset=load(settings))
 
 
-_DATASETS: dict[Any, data.Dataset] = {}
+_read = functools.lru_cache(maxsize=2)(data.from_settings)
 
 
 def load(settings: Settings) -> data.Dataset:
-    """The data of a run; the last one is kept, since the rows of one seed follow each other."""
-    s = settings.data
-    key = (s, settings.seed)
-    if key not in _DATASETS:
-        _DATASETS.clear()
-        _DATASETS[key] = data.from_settings(s, settings.seed)
-    return _DATASETS[key]
+    """The data of a run; the last two are kept, since runs take turns on the seeds of tuning."""
+    return _read(settings.data, settings.seed)
 
 
 KEPT = (

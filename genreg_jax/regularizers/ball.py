@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genreg_jax.checks import check_choice, check_number, check_strength, is_concrete
+from genreg_jax.conv_layout import canonical
 
 NORMS = ("l2", "linf")
 LossFn = Callable[[jax.Array], jax.Array]  # images [B, H, W, C] -> losses [B]
@@ -72,13 +73,13 @@ def start(key, like, radius, norm, random_start, indices):
 
 
 def repeated(step, delta, num_steps):
-    """`step` so many times: in a loop, but on CPU, where XLA's convolutions are slow in loops."""
+    """`step` so many times, in a loop; on CPU with convolutions that are fast in loops."""
     check_number("num_steps", num_steps, minimum=1, integer=True)
-    if jax.default_backend() != "cpu":
-        return jax.lax.scan(lambda delta, _: (step(delta), None), delta, length=num_steps)[0]
-    for _ in range(num_steps):
-        delta = step(delta)
-    return delta
+    if num_steps == 1:
+        return step(delta)
+    if jax.default_backend() == "cpu":
+        step = canonical(step)
+    return jax.lax.scan(lambda delta, _: (step(delta), None), delta, length=num_steps)[0]
 
 
 def loss_gradient(loss_fn, images):
