@@ -153,6 +153,8 @@ def photographs(config):
     config.flow.image_size = 64
     config.flow.kind = "glow"
     config.flow.levels, config.flow.steps, config.flow.width = 4, 12, 96
+    # With 2, a picture in strong colours among grey ones grows from step to step until it overflows.
+    config.flow.scale = 0.5
     config.flow.dropout = 0.2
     config.flow.augment = "flip+shift(4)"
     config.flow.batch_size = 64
@@ -234,6 +236,7 @@ def small(config):
     config.synthetic.batch_size = 16
     config.flow.image_size = 32
     config.flow.levels, config.flow.steps, config.flow.width = 2, 4, 32
+    config.flow.scale = 2.0
     config.flow.augment = "flip+shift(2)"
     config.flow.updates, config.flow.eval_every = 800, 100
     config.flow.learning_rate, config.flow.warmup = 3e-3, 50

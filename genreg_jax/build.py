@@ -233,6 +233,7 @@ def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: i
         levels=settings.levels,
         steps=settings.steps,
         width=settings.width,
+        scale=settings.scale,
         dropout=settings.dropout,
         num_classes=num_classes if settings.conditional else None,
         scan=settings.scan,

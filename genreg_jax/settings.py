@@ -153,6 +153,8 @@ class FlowSettings:
       levels: number of squeezes.
       steps: flow steps a level.
       width: hidden channels of the couplings.
+      scale: bound on the absolute log scale of a coupling. A flow of many steps on images of which
+        some are far from the others, such as photographs, trains with less.
       dropout: in the couplings, during the flow's training.
       conditional: condition on the class.
       updates: training updates.
@@ -176,6 +178,7 @@ class FlowSettings:
     levels: int = setting(2, at_least=1, limit=8)
     steps: int = setting(4, at_least=1, limit=256)
     width: int = setting(32, at_least=1, limit=2**20)
+    scale: float = setting(2.0, above=0, limit=10, added=True)
     dropout: float = setting(0.0, at_least=0, below=1)
     conditional: bool = True
     updates: int = setting(1000, at_least=1, limit=10**9)

@@ -384,8 +384,8 @@ def fit(
             where = f"the first layer to fail is {layer}" if layer else "in the gradient only"
             raise ValueError(
                 f"The loss or its gradient is not finite at step {first_bad} ({where}). Lower "
-                f"learning_rate={learning_rate!r} or grad_clip={grad_clip!r}, or raise "
-                f"warmup={warmup!r}."
+                f"learning_rate={learning_rate!r} or grad_clip={grad_clip!r}, raise "
+                f"warmup={warmup!r}, or make the flow with a smaller scale."
             )
         metrics = {
             "step": done,
