@@ -189,13 +189,14 @@ def largest(value: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def data_mesh(count: int, batch_size: int) -> Mesh:
+def data_mesh(count: int, batch_size: int, of: str = "train") -> Mesh:
     """A mesh with the one axis `data`, equally many devices of each process.
 
     Args:
       count: number of devices; 0 for all accelerators, or as many as divide a batch evenly. On CPU
         0 is one device a process.
       batch_size: real images an update.
+      of: the group of settings that has the batch size.
 
     Raises:
       UserError: there are fewer devices, or they do not divide a batch evenly.
@@ -216,7 +217,7 @@ def data_mesh(count: int, batch_size: int) -> Mesh:
     fitting = [n for n in allowed if n and batch_size % (n * processes) == 0]
     if not fitting or count % processes:
         raise UserError(
-            f"config.train.batch_size = {batch_size} does not divide evenly over "
+            f"config.{of}.batch_size = {batch_size} does not divide evenly over "
             f"config.train.devices = {count or processes} of {processes} process(es); change one "
             "of them (0 devices chooses a number that fits)."
         )
@@ -227,16 +228,22 @@ def data_mesh(count: int, batch_size: int) -> Mesh:
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """The tree with every array on every device of the mesh."""
+    return everywhere(mesh, tree if jax.process_count() == 1 else from_first(tree))
+
+
+def everywhere(mesh: Mesh, tree: Any) -> Any:
+    """The tree, which every process has alike, with every array on every device of the mesh."""
     sharding = NamedSharding(mesh, P())
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
-    def everywhere(leaf):
+    def put(leaf):
         if is_key(leaf):
-            return jax.random.wrap_key_data(everywhere(np.asarray(jax.random.key_data(leaf))))
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
-    return jax.tree.map(everywhere, from_first(tree))
+    return jax.tree.map(put, tree)
 
 
 def splitter(mesh: Mesh) -> Callable[[Any], Any]:

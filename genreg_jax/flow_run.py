@@ -24,7 +24,7 @@ from genreg_jax.contract import Augment, Generator, Model
 from genreg_jax.costs import flow_cost, in_words
 from genreg_jax.data import Dataset, Split
 from genreg_jax.data.pictures import resized
-from genreg_jax.devices import is_first, largest
+from genreg_jax.devices import data_mesh, is_first, largest
 from genreg_jax.errors import UserError
 from genreg_jax.flows.measure import evaluate_flow, print_result, test_key
 from genreg_jax.flows.training import fit
@@ -279,6 +279,7 @@ def _train(
 ) -> tuple[Any, dict[str, Any]]:
     """The flow's parameters and the record of its training."""
     s = settings.flow
+    mesh = data_mesh(settings.train.devices, s.batch_size, "flow")
     found, first, evaluated, processes = checkpoints.extra(), 0, None, []
     if found is not None:
         _same(found["trained_with"], wanted, workdir / "flow_training")
@@ -335,6 +336,7 @@ def _train(
             save=save,
             restore=checkpoints.restore,
             stop=stop,
+            mesh=mesh,
         )
         signum = largest(interruption.signum or 0)
         if signum:

@@ -1,6 +1,7 @@
 """Whole flows: what the public methods promise, their errors, and the density of a known target."""
 
 import functools
+import json
 import re
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax import flows
+from genreg_jax.devices import data_mesh
 
 SHAPE = (4, 4, 2)
 LABELS = jnp.array([0, 1, 2, 1])
@@ -254,6 +256,38 @@ def test_fit_is_deterministic_stops_early_and_compiles_once():
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first.params, again.params))
     like = TINY.init(jax.random.key(0), IMAGES[:2] / np.float32(255), CLASSES[:2])
     assert jax.tree.structure(like) == jax.tree.structure(first.params)
+
+
+def test_fit_on_many_devices_is_fit_on_one_and_continues_there():
+    flow = flows.glow((4, 4, 1), levels=1, steps=2, width=6, num_classes=3, dropout=0.1)
+    options = dict(steps=20, eval_every=5, learning_rate=1e-3, warmup=4)
+    options["augment"] = lambda key, x: gr.augment.crop(key, x, padding=1)
+    options["validation"] = (IMAGES[:9], CLASSES[:9])
+
+    def run(devices, batch_size=16, **kwargs):
+        mesh = data_mesh(devices, devices)
+        found = flows.fit(
+            jax.random.key(0), flow, IMAGES, CLASSES,
+            batch_size=batch_size, mesh=mesh, **options, **kwargs,
+        )  # fmt: skip
+        assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(found.params))
+        return found
+
+    def same(a, b):
+        for one, other in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params)):
+            np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+        scores = [[e["validation_bits_per_dim"] for e in fit.history] for fit in (a, b)]
+        np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6)
+
+    saved = {}
+
+    def keep(step, tree, extra):
+        saved[step] = step, jax.tree.map(np.array, tree), json.loads(json.dumps(extra))
+
+    one, eight = run(1), run(8, save=keep)
+    same(one, eight)
+    same(one, run(2, restore=lambda like: saved[10]))
+    same(run(1, batch_size=9), run(8, batch_size=9))  # left whole: eight do not divide it
 
 
 def test_fit_names_the_step_and_the_layer_that_fail():

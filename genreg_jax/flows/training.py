@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 
 from genreg_jax import checks
+from genreg_jax.devices import everywhere, on_one_device, replicate, splitter
 from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.flow import Flow, _standard_normal_log_prob, dequantize
 from genreg_jax.flows.layout import squeeze, unsqueeze
@@ -94,7 +96,7 @@ def _decay_mask(params) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(flow: Flow, settings: tuple, augment):
+def _compiled(flow: Flow, settings: tuple, augment, mesh: Mesh):
     """The jitted step and evaluation; cached, so a second `fit` of the same kind compiles none."""
     steps, optimizer, learning_rate, weight_decay, warmup, grad_clip, ema_decay = settings
     schedule = optax.warmup_cosine_decay_schedule(
@@ -116,6 +118,7 @@ def _compiled(flow: Flow, settings: tuple, augment):
         optax.scale_by_learning_rate(schedule),
     )
     to_bits = 1 / (flow.dimensions * math.log(2))
+    split = splitter(mesh)
 
     def bits_per_dim(params, x, y, noise_key, dropout_key):
         x = dequantize(noise_key, x, num_bins=flow.num_bins)
@@ -131,7 +134,8 @@ def _compiled(flow: Flow, settings: tuple, augment):
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state, key, step, images, labels, index):
-        x, y, noise_key, dropout_key = batch(key, step, images, labels, index)
+        x, y, noise_key, dropout_key = batch(key, step, images, labels, split(index))
+        x, y = split((x, y))
 
         def loss(params):
             return jnp.mean(bits_per_dim(unravel(params), x, y, noise_key, dropout_key))
@@ -153,9 +157,11 @@ def _compiled(flow: Flow, settings: tuple, augment):
         )
 
     @jax.jit
-    def evaluate_chunk(params, key, x, y, weight):
-        bits = bits_per_dim(unravel(params), _as_unit_floats(x), y, key, None)
-        return jnp.sum(jnp.where(weight, bits, 0))
+    def evaluate_chunk(params, key, images, labels, index, inside):
+        index, inside = split((index, inside))
+        x, y = split((_as_unit_floats(images[index]), None if labels is None else labels[index]))
+        bits = bits_per_dim(unravel(params), x, y, key, None)
+        return jnp.sum(jnp.where(inside, bits, 0))
 
     return tx, unravel, batch, train_step, evaluate_chunk
 
@@ -227,6 +233,7 @@ def fit(
     save: Callable[[int, Any, dict[str, Any]], None] | None = None,
     restore: Callable[[Any], tuple[int, Any, dict[str, Any]] | None] | None = None,
     stop: Callable[[int], bool] | None = None,
+    mesh: Mesh | None = None,
 ) -> FlowFit:
     """Trains a flow by maximum likelihood and returns the best averaged parameters.
 
@@ -260,9 +267,12 @@ def fit(
         continues from the `(step, tree, extra)` it returns, or starts anew if that is None.
       stop: asked as `stop(step)` after each update; where it is true, `save` is called and the
         training ends there.
+      mesh: from `genreg_jax.devices.data_mesh`: the devices that share each batch, of every process
+        that calls this with equal arguments; one of this process by default. Their number changes
+        the results by rounding only. A batch that it does not divide is not split.
 
     Returns:
-      A `FlowFit`.
+      A `FlowFit`, its parameters on one device.
 
     Raises:
       ValueError: on images, labels or settings that do not fit, and when the loss or its gradient
@@ -298,6 +308,7 @@ def fit(
                 "be positive, weight_decay and warmup at least 0, ema_decay in [0, 1)."
             )
     start = time.perf_counter()
+    mesh = Mesh(np.array(jax.local_devices()[:1]), ("data",)) if mesh is None else mesh
     images, labels = checks.as_split(images, labels, flow.image_shape, flow.num_classes)
     if validation is not None:
         validation = checks.as_split(
@@ -308,7 +319,7 @@ def fit(
     init_key, step_key, batch_key, noise_key = jax.random.split(key, 4)
     batches = _Batches(batch_key, images.shape[0], batch_size)
     settings = (steps, optimizer, learning_rate, weight_decay, warmup, grad_clip, ema_decay)
-    tx, unravel, batch, train_step, evaluate_chunk = _compiled(flow, settings, augment)
+    tx, unravel, batch, train_step, evaluate_chunk = _compiled(flow, settings, augment, mesh)
 
     # A large batch for ActNorm's statistics, augmented as those of the training are.
     rows = np.concatenate([batches(i) for i in range(-(-256 // batch_size))])[:256]
@@ -323,6 +334,11 @@ def fit(
         bits=jnp.zeros(()),
         first_bad=jnp.array(np.iinfo(np.int32).max, jnp.int32),
     )
+    state = replicate(mesh, state)
+    best = jnp.copy(state.params)
+    images, labels, validation, step_key, noise_key = everywhere(
+        mesh, (images, labels, validation, step_key, noise_key)
+    )
 
     def evaluate(params) -> float:
         assert validation is not None
@@ -332,19 +348,19 @@ def fit(
         for first in range(0, n, chunk):
             index = np.arange(first, first + chunk)  # the last chunk repeats row n - 1
             inside, index = index < n, np.minimum(index, n - 1)
-            y = None if valid_labels is None else valid_labels[index]
             # The same noise at every evaluation, so that their differences are the parameters'.
-            total += evaluate_chunk(
-                params, jax.random.fold_in(noise_key, first), valid_images[index], y, inside
-            )
+            chunk_key = jax.random.fold_in(noise_key, first)
+            index, inside = everywhere(mesh, (index, inside))
+            total += evaluate_chunk(params, chunk_key, valid_images, valid_labels, index, inside)
         return float(total) / n
 
     history: list[dict[str, float]] = []
-    best_score, best_step, best = float("inf"), 0, jnp.copy(params)
+    best_score, best_step = float("inf"), 0
     first_step, before, train_seconds, compile_seconds, began = 0, 0.0, 0.0, 0.0, start
-    restored = restore((state, best)) if restore is not None else None
+    restored = restore(on_one_device((state, best))) if restore is not None else None
     if restored is not None:
         first_step, (state, best), extra = restored
+        state, best = replicate(mesh, (state, best))
         history, best_step, before = extra["history"], extra["best_step"], extra["seconds"]
         best_score = float("inf") if extra["best_score"] is None else extra["best_score"]
         start -= before
@@ -358,11 +374,12 @@ def fit(
                 "best_step": best_step,
                 "seconds": time.perf_counter() - start,
             }
-            save(step, (state, best), extra)
+            save(step, on_one_device((state, best)), extra)
 
     done = first_step
     for step in range(first_step, steps):
-        state = train_step(state, step_key, step, images, labels, batches(step))
+        index = everywhere(mesh, batches(step))
+        state = train_step(state, step_key, step, images, labels, index)
         if step == first_step:
             jax.block_until_ready(state.bits)
             began = time.perf_counter()
@@ -378,9 +395,10 @@ def fit(
         first_bad = int(state.first_bad)
         train_seconds += time.perf_counter() - began
         if first_bad < done:
-            x, y, noise_key, _ = batch(step_key, first_bad, images, labels, batches(first_bad))
+            params, *given = on_one_device((state.params, step_key, images, labels))
+            x, y, noise_key, _ = batch(given[0], first_bad, *given[1:], batches(first_bad))
             x = dequantize(noise_key, x, num_bins=flow.num_bins)
-            layer, _ = _first_non_finite(flow.bijector, unravel(state.params), x, y)
+            layer, _ = _first_non_finite(flow.bijector, unravel(params), x, y)
             where = f"the first layer to fail is {layer}" if layer else "in the gradient only"
             raise ValueError(
                 f"The loss or its gradient is not finite at step {first_bad} ({where}). Lower "
@@ -392,7 +410,7 @@ def fit(
             "seconds": time.perf_counter() - start,
             "bits_per_dim": float(state.bits) / (done - last_step),
         }
-        state, last_step = state._replace(bits=jnp.zeros(())), done
+        state, last_step = state._replace(bits=jnp.zeros_like(state.bits)), done
         score = metrics["bits_per_dim"]
         if validation is not None:
             score = metrics["validation_bits_per_dim"] = evaluate(state.average)
@@ -412,7 +430,7 @@ def fit(
             f"learning_rate={learning_rate!r}."
         )
     return FlowFit(
-        params=unravel(best),
+        params=unravel(on_one_device(best)),
         history=history,
         best_step=best_step,
         bits_per_dim=best_score,
