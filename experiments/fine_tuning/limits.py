@@ -1,0 +1,33 @@
+"""What limits MGR in fine-tuning: the samples, the finder's outer loss, or the term?
+
+python -m experiments.fine_tuning.limits --data_dir=DIR   # validation images only; resumes
+
+CIFAR-10, 10 labels per class, EfficientNet-Lite0 at 64x64, at the settings that tuning chose for
+`pcr`. One part after another is replaced by a perfect one, which nobody has in practice: in `pcr,
+real` the samples are 4,900 real images that the run does not have; `gda, labelled real` has their
+labels too; `outer of 4,900 other images` lets the finder's outer loss see them. Writes
+`results/limits.jsonl` and `results/limits.md`. Uses ImageNet's labels.
+"""
+
+import pathlib
+
+from experiments.fine_tuning.run import CIFAR10
+from experiments.sources.limits import main
+
+PCR = {"synthetic.loss": "pcr", "synthetic.source": "renoised", "synthetic.weight": 1.0}
+MGR = {**PCR, "meta.enabled": True, "meta.radius": 0.3}
+DRAWN = {"synthetic.source": "prior", "synthetic.temperature": 1.0}
+ROWS = {
+    "base": ("", {}),
+    "pcr": ("", PCR),
+    "pcr, real": ("labelled", {**PCR, **DRAWN}),
+    "gda, labelled real": (
+        "labelled",
+        {"synthetic.loss": "cross_entropy", "synthetic.weight": 1.0, **DRAWN},
+    ),
+    "mgr, outer of the training images": ("", {**MGR, "meta.outer": "train"}),
+    "mgr, outer of 4,900 other images": ("outer", {**MGR, "meta.outer": "holdout"}),
+}
+
+if __name__ == "__main__":
+    main(CIFAR10, ROWS, range(102, 106), pathlib.Path(__file__).parent)
