@@ -246,6 +246,9 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     parser.add_argument(
         "--again", action="store_true", help="repeat runs whose lines are in the table"
     )
+    parser.add_argument(
+        "--merge", type=pathlib.Path, nargs="+", help="run nothing; add the lines of these files"
+    )
     args = parser.parse_args()
     part, parts = args.shard
     # Seeds share their compiled programs, and studies the runs that they have in common.
@@ -267,6 +270,13 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     changes = study.changes(chosen(study, home / "tuned.json", rows, parser.error))
     path = results / "table.jsonl"
     lines = add_lines(study, changes, path, [])
+    if args.merge:
+        try:
+            found = [line for other in args.merge for line in merged(study, changes, lines, other)]
+        except ValueError as error:
+            parser.error(str(error))
+        print(table(study, add_lines(study, changes, path, found)))
+        return
     there = {(line["labels_per_class"], line["seed"], line["row"]) for line in lines}
     for seed in study.seeds[: args.seeds]:
         for size in sizes:
@@ -310,6 +320,49 @@ def add_lines(
         os.close(folder)
 
 
+def merged(
+    study: Study,
+    changes: Mapping[str, Changes],
+    lines: Sequence[Mapping[str, Any]],
+    path: pathlib.Path,
+) -> list[Mapping[str, Any]]:
+    """The lines of another machine's table, of the same study, settings and commit.
+
+    Args:
+      study: this one.
+      changes: of its rows, as tuned.
+      lines: of the table so far.
+      path: of the other table's lines.
+
+    Raises:
+      ValueError: the file has no line, or one of other settings or of another commit; the message
+        names what differs.
+    """
+    found = read_lines(path)
+    if not found:
+        raise ValueError(f"{path} has no line to merge; give a table.jsonl of this study.")
+    for line in found:
+        name = f"{path}: row {line['row']!r}, seed {line['seed']}"
+        if line["row"] not in changes:
+            raise ValueError(f"{name}: this study has no such row; it has {', '.join(changes)}.")
+        here, there = as_read(changes[line["row"]]), line["changes"]
+        if not is_current(study, changes, line):
+            keys = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
+            differing = ", ".join(f"{k} = {there.get(k)!r}, here {here.get(k)!r}" for k in keys)
+            raise ValueError(
+                f"{name} was run with other settings ({differing or 'those of all rows'}). Run it "
+                "again there with this study and its tuned.json."
+            )
+    known = {line["commit"] for line in lines} or {found[0]["commit"]}
+    if others := {line["commit"] for line in found} - known:
+        words = [", ".join(sorted(map(str, commits))) for commits in (others, known)]
+        raise ValueError(
+            f"{path} has lines of commit {words[0]}, and the table those of {words[1]}: different "
+            "code may differ in more than settings. Run the shard at the table's commit."
+        )
+    return found
+
+
 def shard(text: str) -> tuple[int, int]:
     """`i/n` as two numbers."""
     part, slash, parts = text.partition("/")
@@ -319,8 +372,14 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a file, none if it is missing."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The records of a file, none if it is missing; a half-written line is left out and said."""
+    records = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            print(f"Line {number} of {path.name} is no whole record and is left out.")
+    return records
 
 
 def write_lines(path: pathlib.Path, lines: Iterable[Mapping[str, Any]]) -> None:

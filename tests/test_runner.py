@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -212,6 +213,73 @@ def test_a_table_has_each_line_as_soon_as_its_run_is_done(command):
         command(study())
     results = command(study(), "--rows", "base", "--seeds=1")
     assert [line["row"] for line in lines(results, "table.jsonl")] == ["base", "other"]
+
+
+@pytest.fixture
+def shards(command, tmp_path):
+    """The table of one seed, and the lines of another seed from elsewhere."""
+    results = command(study(), "--stage=tune")
+    command(study(), "--shard=1/3")
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    elsewhere.write_text((results / "table.jsonl").read_text())
+    (results / "table.jsonl").unlink()
+    command(study(), "--shard=0/3")
+    return results, elsewhere
+
+
+def test_shards_of_two_machines_are_merged_once(shards, command, capsys):
+    results, elsewhere = shards
+    half = elsewhere.read_text() + '{"row": "base", "se'
+    elsewhere.write_text(half)
+    for _ in range(2):
+        capsys.readouterr()
+        command(study(), "--merge", elsewhere)
+        found = [(line["seed"], line["row"]) for line in lines(results, "table.jsonl")]
+        assert found == [(0, "base"), (0, "other"), (1, "base"), (1, "other")]
+        out = capsys.readouterr().out
+        assert "Line 3 of elsewhere.jsonl is no whole record" in out and "| 10 | base | 2 |" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"commit": "b"}, "has lines of commit b, and the table those of a"),
+        ({"row": "fourth"}, "this study has no such row; it has base, other"),
+        ({"settings_hash": "0"}, r"other settings \(those of all rows\)"),
+        (
+            {"changes": {"augment.label_smoothing": 0.0, "optimizer.learning_rate": 0.7}},
+            r"row 'base', seed 1 was run with other settings \(optimizer.learning_rate = 0.7, here",
+        ),
+    ],
+)
+def test_a_shard_that_does_not_fit_is_refused_with_what_differs(
+    shards, command, capsys, change, message
+):
+    results, elsewhere = shards
+    before = (results / "table.jsonl").read_text()
+    first, *rest = map(json.loads, elsewhere.read_text().splitlines())
+    runner.write_lines(elsewhere, [first | change, *rest])
+    with pytest.raises(SystemExit):
+        command(study(), "--merge", elsewhere)
+    assert re.search(message, capsys.readouterr().err)
+    assert (results / "table.jsonl").read_text() == before
+
+
+def test_a_file_without_lines_is_refused(shards, command, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        command(study(), "--merge", tmp_path / "missing.jsonl")
+    assert "has no line to merge" in capsys.readouterr().err
+
+
+def test_a_half_written_line_is_run_again(command, capsys):
+    results = command(study(), "--stage=tune")
+    command(study(), "--seeds=2")
+    path = results / "table.jsonl"
+    path.write_text(path.read_text()[:-30])
+    command.commit = "b"
+    command(study(), "--seeds=2")
+    assert "Line 4 of table.jsonl" in capsys.readouterr().out
+    assert [line["commit"] for line in lines(results, "table.jsonl")] == ["a", "a", "a", "b"]
 
 
 def test_rows_that_are_not_tuned_take_the_choices_of_others(command):
