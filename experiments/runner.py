@@ -26,6 +26,7 @@ import scipy.stats
 
 from genreg_jax import data, train
 from genreg_jax.augment import make as make_augment
+from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash, from_config
 from genreg_jax.flow_run import trained_flow_generator
 from genreg_jax.settings import Settings
@@ -222,8 +223,9 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     """The command line of a study, or of several, chosen by `--study`.
 
     `--stage=tune` chooses each row's settings on validation images and writes
-    `results/tuned.json`; without it the table is run with those settings. Several studies have
-    their results in folders of their names.
+    `results/tuned.json`; without it the table is run with those settings. `--stage=plan` makes a
+    few updates of each row and prints the hours that the rest of the table will take. Several
+    studies have their results in folders of their names.
     """
     results = here / "results"
     prog = f"python -m experiments.{here.name}.run"
@@ -234,7 +236,7 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
         study, results = study[name], results / name
     parser = argparse.ArgumentParser(prog=prog)
     parser.add_argument("--study", help="which one, where there are several")
-    parser.add_argument("--stage", choices=["tune", "table"], default="table")
+    parser.add_argument("--stage", choices=["tune", "plan", "table"], default="table")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
     parser.add_argument(
@@ -278,15 +280,67 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
         print(table(study, add_lines(study, changes, path, found)))
         return
     there = {(line["labels_per_class"], line["seed"], line["row"]) for line in lines}
-    for seed in study.seeds[: args.seeds]:
-        for size in sizes:
-            for row in rows:
-                settings = settings_of(study, changes[row], size, seed, args.data_dir)
-                if seed % parts == part and (args.again or (size, seed, row) not in there):
-                    line = record(row, size, changes[row], run(folder, settings), settings)
-                    print(json.dumps(line), flush=True)
-                    lines = add_lines(study, changes, path, [line])
+    jobs = [
+        (seed, size, row)
+        for seed in study.seeds[: args.seeds]
+        for size in sizes
+        for row in rows
+        if seed % parts == part and (args.again or (size, seed, row) not in there)
+    ]
+    if args.stage == "plan":
+        plan(study, changes, jobs, folder / "plan", args.data_dir)
+        return
+    for seed, size, row in jobs:
+        settings = settings_of(study, changes[row], size, seed, args.data_dir)
+        line = record(row, size, changes[row], run(folder, settings), settings)
+        print(json.dumps(line), flush=True)
+        lines = add_lines(study, changes, path, [line])
     print(table(study, lines))
+
+
+FEW = {
+    "train.epochs": 4, "train.steps_per_epoch": 2, "train.evaluate_test": False,
+    "flow.updates": 6, "flow.eval_every": 3,
+}  # fmt: skip
+
+
+def plan(
+    study: Study,
+    changes: Mapping[str, Changes],
+    jobs: Sequence[tuple[int, int, str]],
+    folder: pathlib.Path,
+    data_dir: str,
+) -> None:
+    """Prints what jobs, each a seed, a size and a row, will take, from eight updates of each row.
+
+    Compilation counts once a row, since seeds share their programs, and the training of a flow once
+    for each subset of images. The compilation of the validation is counted at every fourth one,
+    which makes short runs look longer; the reading of the test set is not in it.
+    """
+    print("| labels per class | row | seconds a run | runs | hours |\n|---|---|---|---|---|")
+    hours, flows = 0.0, {}
+    left = {job[1:] for job in jobs}
+    for size, row in [(s, row) for s in study.sizes for row in study.rows if (s, row) in left]:
+        seeds = [job[0] for job in jobs if job[1:] == (size, row)]
+        settings = settings_of(study, changes[row], size, seeds[0], data_dir)
+        found = run(folder, settings_of(study, changes[row] | FEW, size, seeds[0], data_dir))
+        stages, labels = found["stages"], load(settings).train.labels
+        updates = settings.train.epochs * BatchPlan(settings, labels).steps_per_epoch
+        a_run = (
+            stages.get("training", 0) / found["steps"] * updates
+            + stages.get("validation", 0) / FEW["train.epochs"] * settings.train.epochs
+            + sum(stages.get(name, 0) for name in ("data", "checkpoints", "pictures"))
+        )
+        spent = (a_run * len(seeds) + stages.get("compilation", 0)) / 3600
+        hours += spent
+        print(f"| {size} | {row} | {a_run:.0f} | {len(seeds)} | {spent:.1f} |", flush=True)
+        if found["flow"]:
+            images = settings.flow.updates * min(settings.flow.batch_size, len(labels))
+            seconds = images / found["flow"]["images_per_second"]
+            for seed in seeds:
+                flows[size, seed] = max(seconds, flows.get((size, seed), 0))
+    hours += sum(flows.values()) / 3600
+    print(f"{hours:.1f} hours on one process, of them {sum(flows.values()) / 3600:.1f} for flows.")
 
 
 def add_lines(

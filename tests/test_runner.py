@@ -271,6 +271,26 @@ def test_a_file_without_lines_is_refused(shards, command, capsys, tmp_path):
     assert "has no line to merge" in capsys.readouterr().err
 
 
+def test_a_plan_scales_a_few_updates_to_what_is_left(command, capsys, monkeypatch):
+    def brief(folder, settings):
+        assert settings.train.epochs * settings.train.steps_per_epoch == 8
+        flow = {"images_per_second": 50.0} if settings.augment.label_smoothing else None
+        stages = {"training": 16.0, "validation": 8.0, "data": 3.0, "compilation": 1800.0}
+        return {"stages": stages, "steps": 8, "flow": flow}
+
+    changed = study(**{"train.epochs": 20, "train.steps_per_epoch": 5, "flow.updates": 9000})
+    command(changed, "--stage=tune")
+    command(changed, "--rows", "base", "--seeds=1")
+    capsys.readouterr()
+    monkeypatch.setattr(runner, "run", brief)
+    command(changed, "--stage=plan")
+    out = capsys.readouterr().out.splitlines()
+    # 100 updates of 2 s, 20 validations of 2 s, 3 s; of `base` two seeds are left.
+    assert out[2:4] == ["| 10 | base | 243 | 2 | 0.6 |", "| 10 | other | 243 | 3 | 0.7 |"]
+    # A flow takes 9,000 updates of 64 images at 50 a second, 3.2 hours, for each of three seeds.
+    assert out[4] == "10.9 hours on one process, of them 9.6 for flows."
+
+
 def test_a_half_written_line_is_run_again(command, capsys):
     results = command(study(), "--stage=tune")
     command(study(), "--seeds=2")

@@ -14,7 +14,7 @@ import pathlib
 from experiments.fine_tuning.run import CIFAR10
 from experiments.sources.limits import main
 
-PCR = {"synthetic.loss": "pcr", "synthetic.source": "renoised", "synthetic.weight": 1.0}
+PCR = {"synthetic.loss": "pcr", "synthetic.source": "interpolated", "synthetic.weight": 1.0}
 MGR = {**PCR, "meta.enabled": True, "meta.radius": 0.3}
 DRAWN = {"synthetic.source": "prior", "synthetic.temperature": 1.0}
 ROWS = {

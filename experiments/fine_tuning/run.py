@@ -7,8 +7,8 @@ python -m experiments.fine_tuning.run --study=textures --data_dir=DIR
 EfficientNet-Lite0 at 64x64, the shipped configs `METHOD_photographs:small`: 100 updates of 32
 images, flows of 32x32 trained on the labelled images alone. Each row has its own choice of four
 candidates, on CIFAR-10 with 10 labels per class: of rates for `base`, whose choice is the rate of
-all, of strengths for the others; `combined` takes what its three parts chose. Nothing is tuned on
-textures: every row has there what CIFAR-10's validation images chose.
+all, of strengths for the others; `mgr` takes that of `pcr`, and `combined` those of its parts.
+Nothing is tuned on textures: every row has there what CIFAR-10's validation images chose.
 """
 
 import dataclasses
@@ -57,27 +57,31 @@ def samples(*weights):
     ]
 
 
+CANDIDATES = {
+    "base": rates((0.0003, 30.0), (0.0003, 100.0), (0.001, 10.0), (0.001, 30.0)),
+    "randaugment": [
+        {"augment.train": f"{shipped('base', 'folder').augment.train}+randaugment({n},{m})"}
+        for n in (1, 2)
+        for m in (5, 9)
+    ],
+    "phantom": [{"phantom.weight": w} for w in (0.03, 0.1, 0.3, 1.0)],
+    "gda": samples(0.3, 1.0),
+    "pcr": samples(1.0, 5.0),
+    "latent adversarial": radii(0.1, 0.25, 0.5, 1.0),
+}
+TUNED = {key for choices in CANDIDATES.values() for choice in choices for key in choice}
 CIFAR10 = Study(
     config=lambda: config("cifar10"),
     rows={
         "base": {},
         "randaugment": {},
-        **{method.replace("_", " "): changes(method) for method in METHODS},
+        **{
+            method.replace("_", " "): {k: v for k, v in changes(method).items() if k not in TUNED}
+            for method in METHODS
+        },
     },
-    candidates={
-        "base": rates((0.0003, 30.0), (0.0003, 100.0), (0.001, 10.0), (0.001, 30.0)),
-        "randaugment": [
-            {"augment.train": f"{shipped('base', 'folder').augment.train}+randaugment({n},{m})"}
-            for n in (1, 2)
-            for m in (5, 9)
-        ],
-        "phantom": [{"phantom.weight": w} for w in (0.03, 0.1, 0.3, 1.0)],
-        "gda": samples(0.3, 1.0),
-        "pcr": samples(1.0, 5.0),
-        "mgr": samples(1.0, 5.0),
-        "latent adversarial": radii(0.1, 0.25, 0.5, 1.0),
-    },
-    inherits={"combined": ("phantom", "latent adversarial", "mgr")},
+    candidates=CANDIDATES,
+    inherits={"mgr": ("pcr",), "combined": ("phantom", "latent adversarial", "pcr")},
     pairs=[("mgr", "pcr"), ("mgr", "gda"), ("mgr", "randaugment"), ("combined", "mgr")],
     sizes=(10, 50),
     seeds=range(10),
