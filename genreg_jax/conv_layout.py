@@ -5,6 +5,7 @@ to that form, such as the derivatives in the input, but only those outside loops
 derivative takes three times as long. `canonical` does in the jaxpr what that pass does.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,13 +20,13 @@ def canonical(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     What was in another layout is transposed before and after; the values are those of `fn` but for
     the order of sums. Convolutions inside jitted functions, rematerialised blocks and loops of `fn`
-    are found as well.
+    are found as well, those inside `shard_map` are left as they are.
 
     Args:
-      fn: a traceable function of pytrees of arrays.
+      fn: a traceable function of pytrees of arrays, as positional arguments.
 
     Returns:
-      The function; it has the same signature.
+      The function, of positional arguments; its results are arrays.
 
     Gradients flow as in `fn`.
 
@@ -53,7 +54,11 @@ def _evaluate(closed: core.ClosedJaxpr, *args: Any) -> list[Any]:
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args]))
     read = lambda v: v.val if isinstance(v, core.Literal) else values[v]
     for equation in jaxpr.eqns:
-        found = _apply(equation, [read(v) for v in equation.invars])
+        # Under the name and the settings that it was traced with.
+        name = str(equation.source_info.name_stack)
+        scope = jax.named_scope(name) if name else contextlib.nullcontext()
+        with scope, equation.ctx.manager:
+            found = _apply(equation, [read(v) for v in equation.invars])
         outputs = found if equation.primitive.multiple_results else [found]
         values.update(zip(equation.outvars, outputs))
     return [read(v) for v in jaxpr.outvars]
@@ -62,7 +67,9 @@ def _evaluate(closed: core.ClosedJaxpr, *args: Any) -> list[Any]:
 def _apply(equation: core.JaxprEqn, args: list[Any]) -> Any:
     if equation.primitive is lax.conv_general_dilated_p:
         return _convolution(*args, **equation.params)
-    params = jax.tree.map(_changed, equation.params, is_leaf=_is_jaxpr)
+    params = equation.params
+    if equation.primitive.name != "shard_map":  # whose program is of an axis that is not here
+        params = jax.tree.map(_changed, params, is_leaf=_is_jaxpr)
     bound = equation.primitive.get_bind_params(params)  # functions beside them before JAX 0.10
     functions, params = bound if isinstance(bound, tuple) else ((), bound)
     return equation.primitive.bind(*functions, *args, **params)
@@ -101,9 +108,10 @@ def _changed(value: Any) -> Any:
     closed = value if isinstance(value, core.ClosedJaxpr) else core.ClosedJaxpr(value, ())
     if not _has_others(closed.jaxpr):
         return value
-    shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type)
-    changed = jax.make_jaxpr(partial(_evaluate, closed))(*map(shape, closed.in_avals))
-    return changed if closed is value else changed.jaxpr
+    changed = jax.make_jaxpr(partial(_evaluate, closed))(*closed.in_avals)
+    if closed is value:
+        return changed
+    return value if changed.consts else changed.jaxpr  # an open program has no place for them
 
 
 def _has_others(jaxpr: core.Jaxpr) -> bool:

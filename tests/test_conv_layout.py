@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
+import genreg_jax as gr
 from genreg_jax.conv_layout import _has_others, canonical
+from genreg_jax.devices import data_mesh
 
 KEY = jax.random.key(3)
 
@@ -117,3 +120,54 @@ def test_a_program_without_such_convolutions_is_left_as_it_is():
     fn = lambda x: jax.jit(apply)(jnp.sin(x), w)
     before, after = (str(jax.make_jaxpr(f)(x)) for f in (fn, canonical(fn)))
     assert after == before
+
+
+def test_names_and_settings_of_a_program_stay():
+    apply, x, w = convolution(LAYOUT)
+
+    def fn(x):
+        with jax.named_scope("here"), jax.threefry_partitionable(False):
+            noise = jax.random.uniform(KEY, x.shape)
+            return jnp.sum(apply(x, w)) * noise
+
+    np.testing.assert_allclose(canonical(fn)(x), fn(x), rtol=1e-4, atol=1e-5)
+    text = jax.jit(canonical(fn)).lower(x).as_text(debug_info=True)
+    assert "here/conv_general_dilated" in text
+
+
+@pytest.mark.parametrize("kind", ["jit", "remat", "scan", "cond", "tree", "collective"])
+def test_an_attack_inside_shard_map_is_that_of_each_part(kind):
+    """A loop's body is traced again, with what shard_map knows of its arrays."""
+    mesh = data_mesh(2, 2)
+    if kind == "collective":  # outside there is no axis, so shard_map is in the loss
+        apply, x, w = convolution(LAYOUT)
+        net = lambda x: apply(x, w) - jax.lax.pmean(jnp.mean(apply(x, w)), "data")
+        net = jax.shard_map(net, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    else:
+        fn, x = wrapped(kind)
+        net = lambda x: jax.tree.leaves(fn(x))[0]
+    x = jax.random.uniform(KEY, (4, *x.shape[1:]), minval=0.3, maxval=0.7)
+    options = dict(epsilon=0.2, step_size=0.07, random_start=False)
+    loss = lambda x: jnp.sum(net(x) ** 2, (1, 2, 3))
+    attack = lambda x, steps: gr.image_pgd(KEY, loss, x, num_steps=steps, **options)
+    expected = x
+    for _ in range(3):
+        moved = expected + 0.07 * jnp.sign(jax.grad(lambda x: jnp.sum(loss(x)))(expected))
+        expected = jnp.clip(moved, x - 0.2, x + 0.2)
+    run = lambda x: attack(x, 3)
+    if kind != "collective":
+        run = jax.shard_map(run, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    options["norm"] = "linf"
+    np.testing.assert_allclose(jax.jit(run)(x), expected, atol=1e-5)
+
+
+def test_an_attack_outside_jit_may_read_values():
+    apply, x, w = convolution(LAYOUT)
+    x, seen = jax.random.uniform(KEY, x.shape), []
+
+    def loss(x):
+        seen.append(float(jax.lax.stop_gradient(jnp.sum(x))))  # a value, which `jit` has not
+        return jnp.sum(apply(x, w) ** 2, (1, 2, 3))
+
+    gr.image_pgd(KEY, loss, x, epsilon=0.1, step_size=0.05, num_steps=3)
+    assert len(set(seen)) == 3

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 import genreg_jax as gr
 from genreg_jax import flows
@@ -271,6 +272,8 @@ def test_fit_on_many_devices_is_fit_on_one_and_continues_there():
             batch_size=batch_size, mesh=mesh, **options, **kwargs,
         )  # fmt: skip
         assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(found.params))
+        # Not committed there: images on another device can go through the flow.
+        flow.log_prob(found.params, jax.device_put(IMAGES[:2] / 255, jax.devices()[1]), CLASSES[:2])
         return found
 
     def same(a, b):
@@ -288,6 +291,28 @@ def test_fit_on_many_devices_is_fit_on_one_and_continues_there():
     same(one, eight)
     same(one, run(2, restore=lambda like: saved[10]))
     same(run(1, batch_size=9), run(8, batch_size=9))  # left whole: eight do not divide it
+
+
+def test_fit_without_a_mesh_leaves_placement_to_jax():
+    with jax.default_device(jax.devices()[3]):
+        found = flows.fit(jax.random.key(0), TINY, IMAGES, CLASSES, steps=2, eval_every=2)
+    assert {leaf.device for leaf in jax.tree.leaves(found.params)} == {jax.devices()[3]}
+    moved = jax.device_put(IMAGES[:2] / 255, jax.devices()[1])
+    assert TINY.log_prob(found.params, moved, CLASSES[:2]).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        8,
+        Mesh(np.array(jax.devices()), ("batch",)),
+        Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model")),
+        jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,)),
+    ],
+)
+def test_fit_refuses_a_mesh_of_another_kind(mesh):
+    with pytest.raises(ValueError, match="mesh is .*; allowed is .* one axis 'data'"):
+        flows.fit(jax.random.key(0), TINY, IMAGES, CLASSES, steps=2, mesh=mesh)
 
 
 def test_fit_names_the_step_and_the_layer_that_fail():

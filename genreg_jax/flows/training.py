@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genreg_jax import checks
 from genreg_jax.devices import everywhere, on_one_device, replicate, splitter
@@ -96,7 +96,7 @@ def _decay_mask(params) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(flow: Flow, settings: tuple, augment, mesh: Mesh):
+def _compiled(flow: Flow, settings: tuple, augment, mesh: Mesh | None):
     """The jitted step and evaluation; cached, so a second `fit` of the same kind compiles none."""
     steps, optimizer, learning_rate, weight_decay, warmup, grad_clip, ema_decay = settings
     schedule = optax.warmup_cosine_decay_schedule(
@@ -118,7 +118,11 @@ def _compiled(flow: Flow, settings: tuple, augment, mesh: Mesh):
         optax.scale_by_learning_rate(schedule),
     )
     to_bits = 1 / (flow.dimensions * math.log(2))
-    split = splitter(mesh)
+    split = whole = lambda tree: tree
+    if mesh is not None:
+        replicated = NamedSharding(mesh, PartitionSpec())
+        split = splitter(mesh)
+        whole = lambda tree: jax.lax.with_sharding_constraint(tree, replicated)
 
     def bits_per_dim(params, x, y, noise_key, dropout_key):
         x = dequantize(noise_key, x, num_bins=flow.num_bins)
@@ -133,7 +137,7 @@ def _compiled(flow: Flow, settings: tuple, augment, mesh: Mesh):
         return x, None if labels is None else labels[index], noise_key, dropout_key
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state, key, step, images, labels, index):
+    def train_step(state: _State, key, step, images, labels, index) -> _State:
         x, y, noise_key, dropout_key = batch(key, step, images, labels, split(index))
         x, y = split((x, y))
 
@@ -148,13 +152,14 @@ def _compiled(flow: Flow, settings: tuple, augment, mesh: Mesh):
         decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
         average = decay * state.average + (1 - decay) * params
         kept = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
-        return _State(
+        new = _State(
             kept(params, state.params),
             kept(average, state.average),
             kept(opt_state, state.opt_state),
             state.bits + bits,
             jnp.where(ok, state.first_bad, jnp.minimum(state.first_bad, step)),
         )
+        return whole(new)
 
     @jax.jit
     def evaluate_chunk(params, key, images, labels, index, inside):
@@ -193,6 +198,15 @@ def _first_non_finite(bijector, params, x, y, name="flow") -> tuple[str | None, 
         return name, x
     z, log_det = bijector.forward_and_log_det(params, x, y)
     return (name if bad((z, log_det)) else None), z
+
+
+def _check_mesh(mesh: Any) -> None:
+    auto = isinstance(mesh, Mesh) and all(kind == AxisType.Auto for kind in mesh.axis_types)
+    if mesh is not None and not (auto and mesh.axis_names == ("data",)):
+        raise ValueError(
+            f"mesh is {checks.short(mesh)}; allowed is a jax.sharding.Mesh with the one axis "
+            "'data', of type Auto, such as genreg_jax.devices.data_mesh makes."
+        )
 
 
 class _Batches:
@@ -268,15 +282,15 @@ def fit(
       stop: asked as `stop(step)` after each update; where it is true, `save` is called and the
         training ends there.
       mesh: from `genreg_jax.devices.data_mesh`: the devices that share each batch, of every process
-        that calls this with equal arguments; one of this process by default. Their number changes
-        the results by rounding only. A batch that it does not divide is not split.
+        that calls this with equal arguments; by default JAX's own. Their number changes the results
+        by rounding only. A batch that it does not divide is not split.
 
     Returns:
-      A `FlowFit`, its parameters on one device.
+      A `FlowFit`, its parameters on JAX's default device.
 
     Raises:
-      ValueError: on images, labels or settings that do not fit, and when the loss or its gradient
-        stops being finite; the message names the step and the layer.
+      ValueError: on images, labels, settings or a mesh that do not fit, and when the loss or its
+        gradient stops being finite; the message names the step and the layer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -308,7 +322,7 @@ def fit(
                 "be positive, weight_decay and warmup at least 0, ema_decay in [0, 1)."
             )
     start = time.perf_counter()
-    mesh = Mesh(np.array(jax.local_devices()[:1]), ("data",)) if mesh is None else mesh
+    _check_mesh(mesh)
     images, labels = checks.as_split(images, labels, flow.image_shape, flow.num_classes)
     if validation is not None:
         validation = checks.as_split(
@@ -334,10 +348,11 @@ def fit(
         bits=jnp.zeros(()),
         first_bad=jnp.array(np.iinfo(np.int32).max, jnp.int32),
     )
-    state = replicate(mesh, state)
+    place = (lambda tree: tree) if mesh is None else functools.partial(everywhere, mesh)
+    state = state if mesh is None else replicate(mesh, state)
     best = jnp.copy(state.params)
-    images, labels, validation, step_key, noise_key = everywhere(
-        mesh, (images, labels, validation, step_key, noise_key)
+    images, labels, validation, step_key, noise_key = place(
+        (images, labels, validation, step_key, noise_key)
     )
 
     def evaluate(params) -> float:
@@ -350,7 +365,7 @@ def fit(
             inside, index = index < n, np.minimum(index, n - 1)
             # The same noise at every evaluation, so that their differences are the parameters'.
             chunk_key = jax.random.fold_in(noise_key, first)
-            index, inside = everywhere(mesh, (index, inside))
+            index, inside = place((index, inside))
             total += evaluate_chunk(params, chunk_key, valid_images, valid_labels, index, inside)
         return float(total) / n
 
@@ -360,7 +375,8 @@ def fit(
     restored = restore(on_one_device((state, best))) if restore is not None else None
     if restored is not None:
         first_step, (state, best), extra = restored
-        state, best = replicate(mesh, (state, best))
+        if mesh is not None:
+            state, best = replicate(mesh, (state, best))
         history, best_step, before = extra["history"], extra["best_step"], extra["seconds"]
         best_score = float("inf") if extra["best_score"] is None else extra["best_score"]
         start -= before
@@ -378,8 +394,7 @@ def fit(
 
     done = first_step
     for step in range(first_step, steps):
-        index = everywhere(mesh, batches(step))
-        state = train_step(state, step_key, step, images, labels, index)
+        state = train_step(state, step_key, step, images, labels, place(batches(step)))
         if step == first_step:
             jax.block_until_ready(state.bits)
             began = time.perf_counter()
@@ -395,8 +410,9 @@ def fit(
         first_bad = int(state.first_bad)
         train_seconds += time.perf_counter() - began
         if first_bad < done:
-            params, *given = on_one_device((state.params, step_key, images, labels))
-            x, y, noise_key, _ = batch(given[0], first_bad, *given[1:], batches(first_bad))
+            given = (state.params, step_key, images, labels)
+            params, key, images, labels = on_one_device(given)
+            x, y, noise_key, _ = batch(key, first_bad, images, labels, batches(first_bad))
             x = dequantize(noise_key, x, num_bins=flow.num_bins)
             layer, _ = _first_non_finite(flow.bijector, unravel(params), x, y)
             where = f"the first layer to fail is {layer}" if layer else "in the gradient only"
@@ -430,7 +446,7 @@ def fit(
             f"learning_rate={learning_rate!r}."
         )
     return FlowFit(
-        params=unravel(on_one_device(best)),
+        params=unravel(best if mesh is None else jnp.asarray(np.asarray(on_one_device(best)))),
         history=history,
         best_step=best_step,
         bits_per_dim=best_score,

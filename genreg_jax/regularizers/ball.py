@@ -73,12 +73,17 @@ def start(key, like, radius, norm, random_start, indices):
 
 
 def repeated(step, delta, num_steps):
-    """`step` so many times, in a loop; on CPU with convolutions that are fast in loops."""
+    """`step` so many times, in a loop; on CPU with convolutions that are fast in loops.
+
+    Outside `jit` a loop would be compiled at each call; on CPU steps are made one by one there.
+    """
     check_number("num_steps", num_steps, minimum=1, integer=True)
-    if num_steps == 1:
-        return step(delta)
-    if jax.default_backend() == "cpu":
-        step = canonical(step)
+    cpu = jax.default_backend() == "cpu"
+    if num_steps == 1 or (cpu and is_concrete(delta)):
+        for _ in range(num_steps):
+            delta = step(delta)
+        return delta
+    step = canonical(step) if cpu else step
     return jax.lax.scan(lambda delta, _: (step(delta), None), delta, length=num_steps)[0]
 
 
