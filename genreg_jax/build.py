@@ -228,16 +228,11 @@ def model_of(settings: Settings, dataset: Dataset) -> Model:
 def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: int):
     """The untrained flow that the settings describe, for images of the data or of its own size."""
     make = {"glow": flows.glow, "realnvp": flows.realnvp}[settings.kind]
+    names = ("levels", "steps", "width", "scale", "dropout", "scan", "remat")
     return make(
         settings.shape_of(image_shape),
-        levels=settings.levels,
-        steps=settings.steps,
-        width=settings.width,
-        scale=settings.scale,
-        dropout=settings.dropout,
         num_classes=num_classes if settings.conditional else None,
-        scan=settings.scan,
-        remat=settings.remat,
+        **{name: getattr(settings, name) for name in names},
     )
 
 

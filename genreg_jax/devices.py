@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from genreg_jax.checks import short
 from genreg_jax.door import say
 from genreg_jax.errors import UserError
 
@@ -224,6 +225,16 @@ def data_mesh(count: int, batch_size: int, of: str = "train") -> Mesh:
     of_process = lambda index: [d for d in jax.devices() if d.process_index == index]
     chosen = [d for i in range(processes) for d in of_process(i)[: fitting[-1]]]
     return Mesh(np.array(chosen), ("data",))
+
+
+def check_mesh(mesh: Any) -> None:
+    """Refuses what is neither None nor a mesh such as `data_mesh` makes, with a `ValueError`."""
+    auto = isinstance(mesh, Mesh) and all(kind == AxisType.Auto for kind in mesh.axis_types)
+    if mesh is not None and not (auto and mesh.axis_names == ("data",)):
+        raise ValueError(
+            f"mesh is {short(mesh)}; allowed is a jax.sharding.Mesh with the one axis 'data', of "
+            "type Auto, such as genreg_jax.devices.data_mesh makes."
+        )
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genreg_jax import checks
-from genreg_jax.devices import everywhere, on_one_device, replicate, splitter
+from genreg_jax.devices import check_mesh, everywhere, on_one_device, replicate, splitter
 from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.flow import Flow, _standard_normal_log_prob, dequantize
 from genreg_jax.flows.layout import squeeze, unsqueeze
@@ -200,15 +200,6 @@ def _first_non_finite(bijector, params, x, y, name="flow") -> tuple[str | None, 
     return (name if bad((z, log_det)) else None), z
 
 
-def _check_mesh(mesh: Any) -> None:
-    auto = isinstance(mesh, Mesh) and all(kind == AxisType.Auto for kind in mesh.axis_types)
-    if mesh is not None and not (auto and mesh.axis_names == ("data",)):
-        raise ValueError(
-            f"mesh is {checks.short(mesh)}; allowed is a jax.sharding.Mesh with the one axis "
-            "'data', of type Auto, such as genreg_jax.devices.data_mesh makes."
-        )
-
-
 class _Batches:
     """Row indices of each step: a pure function of the key and the step, epoch by epoch."""
 
@@ -322,7 +313,7 @@ def fit(
                 "be positive, weight_decay and warmup at least 0, ema_decay in [0, 1)."
             )
     start = time.perf_counter()
-    _check_mesh(mesh)
+    check_mesh(mesh)
     images, labels = checks.as_split(images, labels, flow.image_shape, flow.num_classes)
     if validation is not None:
         validation = checks.as_split(
