@@ -9,7 +9,9 @@ Source: arXiv:1807.03039.
     python -m genreg_jax.main --config=configs/glow_photographs.py:folder,small --config.data.dir=PATH --workdir=runs/glow_small
     python -m genreg_jax.main --config=configs/glow_photographs.py:folder,runlocal --config.data.dir=PATH --workdir=runs/smoke
 
-Measured: not run at this size yet.
+Measured: not run to its end. On 720 photographs of ten classes of textures, 800 updates of 16 (`:folder`, --config.flow.updates=800,
+batch_size 16, warmup 200; code at c9352ca, one seed, CPU): 4.16 bits/dim on 400 test images, 4.07 on 80 for validation; largest reconstruction error 2.1e-05;
+its samples have the colours and grain of photographs and nothing of the classes.
 """
 
 from configs import common
