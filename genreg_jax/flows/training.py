@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genreg_jax import checks
-from genreg_jax.devices import check_mesh, everywhere, on_one_device, replicate, splitter
+from genreg_jax.devices import check_mesh, everywhere, on_one_device, splitter
 from genreg_jax.flows.chain import Chain, Level, Repeat
 from genreg_jax.flows.flow import Flow, _standard_normal_log_prob, dequantize
 from genreg_jax.flows.layout import squeeze, unsqueeze
@@ -340,11 +340,10 @@ def fit(
         first_bad=jnp.array(np.iinfo(np.int32).max, jnp.int32),
     )
     place = (lambda tree: tree) if mesh is None else functools.partial(everywhere, mesh)
-    state = state if mesh is None else replicate(mesh, state)
-    best = jnp.copy(state.params)
-    images, labels, validation, step_key, noise_key = place(
-        (images, labels, validation, step_key, noise_key)
+    state, images, labels, validation, step_key, noise_key = place(
+        (state, images, labels, validation, step_key, noise_key)
     )
+    best = jnp.copy(state.params)
 
     def evaluate(params) -> float:
         assert validation is not None
@@ -365,9 +364,8 @@ def fit(
     first_step, before, train_seconds, compile_seconds, began = 0, 0.0, 0.0, 0.0, start
     restored = restore(on_one_device((state, best))) if restore is not None else None
     if restored is not None:
-        first_step, (state, best), extra = restored
-        if mesh is not None:
-            state, best = replicate(mesh, (state, best))
+        first_step, tree, extra = restored
+        state, best = place(tree)
         history, best_step, before = extra["history"], extra["best_step"], extra["seconds"]
         best_score = float("inf") if extra["best_score"] is None else extra["best_score"]
         start -= before
