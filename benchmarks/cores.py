@@ -15,13 +15,10 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from parts import parts_of
 from timing import interleaved
 
-import genreg_jax as gr
-from genreg_jax import build, flows
-from genreg_jax.batches import BatchPlan
 from genreg_jax.config import from_config
 from genreg_jax.devices import replicate
 from genreg_jax.epoch import update_of
@@ -32,7 +29,7 @@ CONFIGS = (
     "latent_adversarial_fashion_mnist", "base_photographs:folder,small", "base_cifar10",
 )  # fmt: skip
 SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
-CLASSES, IMAGES, SECONDS = 10, 400, 6
+IMAGES, SECONDS = 400, 6
 
 
 def settings_of(name, devices):
@@ -46,22 +43,8 @@ def update(settings):
     """The step of a run with an untrained flow: compiled, with its arguments."""
     side = settings.data.image_size
     shape = SHAPES.get(settings.data.name, (side, side, 3))
-    rng = np.random.default_rng(0)
-    train, test = rng.integers(0, 256, (2, IMAGES, *shape)).astype(np.uint8)
-    labels = (np.arange(IMAGES) % CLASSES).astype(np.int32)
-    dataset = gr.data.from_arrays(train, labels, test, labels, validation_fraction=0.2)
-    made = {}
-    if settings.uses_flow:
-        flow = build.flow_of(settings.flow, shape, CLASSES)
-        x = jnp.asarray(rng.random((CLASSES, *flow.image_shape)), jnp.float32)
-        params = flow.init(jax.random.key(0), x, np.arange(CLASSES) if flow.num_classes else None)
-        flow = flow if flow.image_shape == shape else flows.resized(flow, shape[0])
-        made["generator"] = flows.as_generator(flow, params)
-        made["flow"] = flow.freeze(params) if settings.perturbs_latents else None
-    plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
-    views = build.views_of(settings, shape)
-    parts = build.parts(settings, dataset, plan=plan, views=views, **made)
-    indices = replicate(parts.mesh, plan.epoch(0))
+    parts, indices = parts_of(settings, shape, images=IMAGES, validation_fraction=0.2)
+    indices = replicate(parts.mesh, indices)
     args = (parts.state, parts.train_data, indices, parts.frozen)
     sharding = parts.state.step.sharding
     program = jax.jit(update_of(parts.step, len(indices.inner)), out_shardings=sharding)

@@ -19,17 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from parts import CLASSES, parts_of
 
-import genreg_jax as gr
 from genreg_jax import build
-from genreg_jax.batches import BatchPlan
 from genreg_jax.config import from_config
 from genreg_jax.devices import data_mesh
 from genreg_jax.epoch import loop_on_device
 from genreg_jax.flows import training
 from genreg_jax.logs import provenance, write_json
 
-SHAPE, CLASSES, IMAGES, GB = (32, 32, 3), 10, 400, 1e9
+SHAPE, IMAGES, GB = (32, 32, 3), 400, 1e9
 ROWS = {
     "base": ("base", {}),
     "phantom": ("phantom", {}),
@@ -50,26 +49,10 @@ def settings_of(method, changes):
 
 def classifier_update(settings):
     """The step of a run, and its arguments."""
-    rng = np.random.default_rng(0)
-    train, test = rng.integers(0, 256, (2, IMAGES, *SHAPE)).astype(np.uint8)
-    labels = (np.arange(IMAGES) % CLASSES).astype(np.int32)
-    dataset = gr.data.from_arrays(train, labels, test, labels, validation_fraction=0.1)
-    flow = build.flow_of(settings.flow, SHAPE, CLASSES)
-    y = np.arange(CLASSES) if flow.num_classes else None
-    params = jax.eval_shape(flow.init, jax.random.key(0), np.ones((CLASSES, *SHAPE), "f4"), y)
-    params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)
-    plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
-    parts = build.parts(
-        settings,
-        dataset,
-        plan=plan,
-        views=build.views_of(settings, SHAPE),
-        generator=gr.flows.as_generator(flow, params),
-        flow=flow.freeze(params) if settings.perturbs_latents else None,
-    )
-    steps = len(plan.epoch(0).inner)
-    args = (parts.state, parts.train_data, plan.epoch(0), parts.frozen, jnp.int32(1))
-    return jax.jit(loop_on_device(parts.step, steps), donate_argnums=0), args, parts.state.params
+    parts, indices = parts_of(settings, SHAPE, images=IMAGES, validation_fraction=0.1)
+    args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(1))
+    step = loop_on_device(parts.step, len(indices.inner))
+    return jax.jit(step, donate_argnums=0), args, parts.state.params
 
 
 def flow_update(settings):
