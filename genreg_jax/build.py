@@ -5,6 +5,7 @@ settings.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +17,14 @@ import optax
 from jax.sharding import Mesh
 
 from genreg_jax import augment, flows, models
-from genreg_jax.batches import BatchPlan
-from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
+from genreg_jax.batches import BatchPlan, EpochIndices
+from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model
 from genreg_jax.data import Dataset
+from genreg_jax.data.stored import channel_statistics
 from genreg_jax.devices import data_mesh, replicate, splitter
 from genreg_jax.errors import ConfigError
 from genreg_jax.evaluate import make_evaluate
+from genreg_jax.feed import Feed, encode_all, fetch, training_data
 from genreg_jax.learned import learned, without_each
 from genreg_jax.models.frozen import frozen_statistics, frozen_trunk
 from genreg_jax.models.pretrained import ORIGINS
@@ -53,7 +56,7 @@ class Parts:
       tune: the strengths that are learned, or None.
       generator: of the synthetic samples, or None.
       flow: the frozen flow that perturbs, or None.
-      train_data: all images of the step's batches, on the mesh.
+      train_data: all images of the step's batches, on the mesh, or what they are read from.
       state: the first state, on the mesh.
       best: what validation chooses from, before the first evaluation, on the mesh.
       mesh: the devices.
@@ -70,7 +73,7 @@ class Parts:
     tune: Tune | None
     generator: Generator | None
     flow: Any
-    train_data: Batch
+    train_data: Batch | Feed
     state: TrainState
     best: Best
     mesh: Mesh
@@ -79,6 +82,10 @@ class Parts:
     def frozen(self) -> tuple[Any, Any]:
         """What `step` takes after the batches: the generator's parameters, and the flow."""
         return (self.generator.params if self.generator else (), self.flow)
+
+    def placed(self, indices: EpochIndices) -> EpochIndices:
+        """The indices of an epoch where it needs them: on the mesh, to read batches on the host."""
+        return indices if isinstance(self.train_data, Feed) else replicate(self.mesh, indices)
 
     def find(self, finder_params: Any, z: jax.Array, y: jax.Array) -> jax.Array:
         """The latents that the finder makes of draws; the draws where there is no finder."""
@@ -113,8 +120,8 @@ def parts(
     root = jax.random.key(settings.seed)
     mesh = data_mesh(settings.train.devices, settings.train.batch_size)
     splits = [dataset.train, *[dataset.validation] * (settings.outer == "validation")]
-    stacked = lambda name: jnp.concatenate([getattr(split, name) for split in splits])
-    train_data = Batch(stacked("images"), stacked("labels"))
+    train_data: Any = training_data(splits, mesh)
+    streamed = isinstance(train_data, Feed)
     generator = generator if settings.uses_synthetic else None
     if generator is not None:
         if settings.synthetic.source != "prior":
@@ -123,11 +130,11 @@ def parts(
         generator = generator._replace(params=replicate(mesh, generator.params))
     flow = flow if settings.perturbs_latents else None
     if flow is not None:
-        if settings.latent.cache and settings.augment.train == "none":
+        if settings.latent.cache and settings.augment.train == "none" and not streamed:
             encode = lambda flow, x, y: flow.encode(x, None if flow.num_classes is None else y)
             train_data = train_data._replace(latents=encode_all(encode, flow, train_data, settings))
         flow = replicate(mesh, flow)
-    train_data = replicate(mesh, train_data)
+    train_data = train_data if streamed else replicate(mesh, train_data)
 
     total_steps = settings.train.epochs * plan.steps_per_epoch
     model = model or model_of(settings, dataset)
@@ -181,6 +188,7 @@ def parts(
         model,
         batch_size=min(settings.train.eval_batch_size, largest_split),
         constrain=splitter(mesh),
+        fetch=functools.partial(fetch, mesh),
     )
     return Parts(
         root=root,
@@ -220,9 +228,8 @@ def model_of(settings: Settings, dataset: Dataset) -> Model:
     if settings.model.pretrained:
         origin = ORIGINS[settings.model.name]
         return classifier(settings, dataset.num_classes, origin.mean, origin.std)
-    images = dataset.train.images.astype(np.float32) / 255.0
-    std = np.maximum(images.std(axis=(0, 1, 2)), 1e-3)
-    return classifier(settings, dataset.num_classes, images.mean(axis=(0, 1, 2)), std)
+    mean, std = channel_statistics(dataset.train.images)
+    return classifier(settings, dataset.num_classes, mean, np.maximum(std, 1e-3))
 
 
 def flow_of(settings: FlowSettings, image_shape: tuple[int, ...], num_classes: int):
@@ -436,11 +443,3 @@ def tune_of(
         mode=settings.meta.mode,
         shuffle=s.outer_labels == "shuffled",
     )
-
-
-def encode_all(encode: Any, params: Any, data: Batch, settings: Settings) -> jax.Array:
-    """What `encode(params, x, y)` makes of all training images."""
-    size = settings.train.eval_batch_size
-    rows = [slice(start, start + size) for start in range(0, len(data.labels), size)]
-    run = jax.jit(lambda params, x, y: encode(params, to_float(x), y))
-    return jnp.concatenate([run(params, data.images[r], data.labels[r]) for r in rows])

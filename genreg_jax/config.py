@@ -27,6 +27,7 @@ from genreg_jax.settings import Settings
 _NOT_IDENTITY = (
     ("data", "dir"),
     ("data", "download"),
+    ("data", "stream"),
     ("train", "progress"),
     ("train", "devices"),
     ("train", "nonfinite"),

@@ -1,5 +1,6 @@
 """An epoch: its program, which loops over steps or is one, and what is made of its metrics."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from genreg_jax.batches import EpochIndices
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.contract import Batch
 from genreg_jax.errors import UserError
+from genreg_jax.feed import Feed
 from genreg_jax.objective import CHECKED
 from genreg_jax.settings import Settings
 from genreg_jax.state import Best, TrainState
@@ -24,23 +26,23 @@ SECONDS = 1.0
 def compile_epoch(
     step: Callable,
     state: TrainState,
-    train_data: Batch,
+    train_data: Batch | Feed,
     indices: EpochIndices,
     frozen: tuple,
 ) -> Callable:
-    """Compiles the training of one epoch, in the form that suits the backend.
+    """Compiles the training of one epoch, in the form that suits the backend and the data.
 
     On accelerators it is a loop on the device, of as many updates as take about a second, the first
     time of one; of a whole epoch where there are several processes, whose clocks differ. On CPU,
     where XLA's convolutions are about twenty times slower inside a loop, it is a Python loop over a
-    compiled step. This is the one place that decides. Being compiled here, neither form can
-    recompile later.
+    compiled step, as it is where batches are read while others train. This is the one place that
+    decides. Being compiled here, no form can recompile later.
 
     Args:
       step: from `make_train_step`.
       state: the first state, for its shapes; its buffers are donated at each call of the result.
-      train_data: all training images.
-      indices: of one epoch; images are gathered on the device.
+      train_data: all training images, or where batches of them come from.
+      indices: of one epoch; images in memory are gathered on the device.
       frozen: what `step` takes after the batches: the generator's parameters and maybe a flow.
 
     Returns:
@@ -50,6 +52,8 @@ def compile_epoch(
       is continued from it, and left off where `stop()` is true.
     """
     steps = len(indices.inner)
+    if isinstance(train_data, Feed):
+        return _fed(step, state, train_data, indices, frozen)
     make = loop_on_device if (loop := jax.default_backend() != "cpu") else update_of
     sharding = state.step.sharding  # that of all of the state
     number = lambda count: jax.device_put(np.int32(count), sharding)
@@ -76,8 +80,39 @@ def compile_epoch(
                 state, metrics = program(state, train_data, indices, frozen)
                 fresh.append(metrics)
             tick(done + len(fresh), fresh[-1])
-        fresh = [jax.tree.map(float, metrics) for metrics in jax.device_get(fresh)]
-        return state, [*history, *fresh]
+        return state, [*history, *_floats(fresh)]
+
+    return run_epoch
+
+
+def _floats(metrics: list) -> list[dict[str, float]]:
+    return [jax.tree.map(float, m) for m in jax.device_get(metrics)]
+
+
+def _fed(
+    step: Callable, state: TrainState, feed: Feed, indices: EpochIndices, frozen: tuple
+) -> Callable:
+    """`compile_epoch` where the batches are read from a `Feed`, on any backend."""
+
+    def update(state, inner, outer, frozen):
+        return step(state, inner, outer, *frozen)
+
+    program = (
+        jax.jit(update, donate_argnums=0, out_shardings=state.step.sharding)
+        .lower(state, *feed.shapes(indices), frozen)
+        .compile()
+    )
+
+    def run_epoch(state, feed, indices, frozen, *, tick, history, stop):
+        done, fresh = int(state.step), []
+        with contextlib.closing(feed.batches(indices, len(history))) as batches:
+            while len(history) + len(fresh) < len(indices.inner) and not stop():
+                state, metrics = program(state, *next(batches), frozen)
+                fresh.append(metrics)
+                # Not more than one update ahead of the device, so that batches do not pile up.
+                jax.block_until_ready(fresh[-2:][0])
+                tick(done + len(fresh), metrics)
+        return state, [*history, *_floats(fresh)]
 
     return run_epoch
 

@@ -20,14 +20,16 @@ def make_evaluate(
     *,
     batch_size: int,
     constrain: Callable[[Any], Any] = lambda tree: tree,
+    fetch: Callable[[Any, np.ndarray], Any] = lambda array, rows: array[rows],
     probabilities: bool = False,
 ) -> Callable[..., dict[str, Any]]:
     """Builds the evaluation of one classifier; its program compiles once for all splits.
 
     Args:
       model: classifier for images in [0, 1].
-      batch_size: images per forward pass; the last batch is padded and its padding not counted.
+      batch_size: images per forward pass; the last image fills the last batch and counts once.
       constrain: applied to every batch; such as a sharding constraint.
+      fetch: what reads rows of the images, and of the labels.
       probabilities: return them too.
 
     Returns:
@@ -55,13 +57,10 @@ def make_evaluate(
     def evaluate(params, model_state, images, labels):
         rows = []
         for start in range(0, len(labels), batch_size):
-            x, y = images[start : start + batch_size], labels[start : start + batch_size]
-            padding = batch_size - len(y)
-            if padding:
-                x = np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)])
-                y = np.concatenate([y, np.zeros(padding, y.dtype)])
+            which = np.minimum(np.arange(start, start + batch_size), len(labels) - 1)
+            x, y = fetch(images, which), fetch(labels, which)
             out = jax.device_get(gather(forward(params, model_state, x, y)))
-            rows.append([a[: batch_size - padding] for a in out])
+            rows.append([a[: len(labels) - start] for a in out])
         columns = [np.concatenate(column) for column in zip(*rows)]
         losses, predictions, confidences, embeddings, *more = columns
         return {

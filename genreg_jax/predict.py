@@ -28,9 +28,9 @@ from genreg_jax import data
 from genreg_jax import workdir as workdirs
 from genreg_jax.checks import check_folder, short
 from genreg_jax.contract import Model
-from genreg_jax.data.dataset import validate_images
+from genreg_jax.data import validate_images
 from genreg_jax.data.files import Images, read_images
-from genreg_jax.data.pictures import find, fit_array, shown
+from genreg_jax.data.pictures import find, fit_array, fitted, shown
 from genreg_jax.door import leave, say, through
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate
@@ -112,8 +112,9 @@ class Run:
 
         Args:
           images: `[N, H, W, C]`, `[N, H, W]` or one image, uint8 or floating point in [0, 1]; or a
-            list of images of any sizes. What has another size or other channels than the run's
-            images is brought to them as `config.data.resize` says.
+            list of images of any sizes; or `gr.data.Stored` ones, which are read as they are
+            needed. What has another size or other channels than the run's images is brought to
+            them as `config.data.resize` says.
 
         Raises:
           UserError: these are no images.
@@ -195,7 +196,9 @@ class Run:
         size = min(most, max(sizes)) if max(sizes) else most
         return make_evaluate(self.model, batch_size=size, probabilities=True)
 
-    def _as_batch(self, images: Any) -> np.ndarray:
+    def _as_batch(self, images: Any) -> Any:
+        if isinstance(images, data.Stored):
+            return fitted(images, self.image_shape, self.config.data.resize)
         if isinstance(images, (list, tuple)):
             many = list(images)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from genreg_jax.build import Parts
 from genreg_jax.contract import Generator
-from genreg_jax.data import Dataset
+from genreg_jax.data import Dataset, Stored
 from genreg_jax.devices import on_one_device
 from genreg_jax.memorisation import memorisation_report
 from genreg_jax.regularizers.mgr import source_latents
@@ -65,7 +65,8 @@ def draw_samples(key: jax.Array, parts: Parts, dataset: Dataset, finder_params: 
     else:
         rows = [np.flatnonzero(dataset.train.labels == c) for c in classes]
         rows = np.concatenate([r[np.arange(each) % len(r)] for r in rows])
-        encodings = on_one_device(parts.train_data.encodings)[rows]
+        data: Any = parts.train_data
+        encodings = on_one_device(data.encodings)[rows]
         z, _ = source_latents(key, synthetic, encodings, jnp.asarray(labels), len(labels))
     y = jnp.asarray(labels)
     generator = generator._replace(params=on_one_device(generator.params))
@@ -98,8 +99,10 @@ def about_samples(
     """`compare` for a run's samples, which its best classifier predicts; None without images to.
 
     The images that were held out are those of validation, or, without any, those of the test set
-    if the run reads it.
+    if the run reads it. None as well where the images are not in memory: they are all gone through.
     """
+    if isinstance(dataset.train.images, Stored):
+        return None
     held_out = dataset.validation
     if not len(held_out) and settings.train.evaluate_test:
         held_out = dataset.test

@@ -39,6 +39,9 @@ class DataSettings:
         photographs have many sizes and want one.
       resize: how: `crop` (short side scaled, centre cut out) or `pad` (long side scaled, on black).
       test_fraction: of `folder`: share of every class held out where there is no test split.
+      stream: leave the images of a `folder` or of TFDS where they lie and read each batch as it is
+        needed, each process its share; for data that memory does not hold. The batches are those of
+        the same run in memory. Needs the extra `stream`; see docs/devices.md.
     """
 
     name: str = "digits"
@@ -51,6 +54,7 @@ class DataSettings:
     image_size: int = setting(0, at_least=0, limit=4096, added=True)
     resize: Literal["crop", "pad"] = setting("crop", added=True)
     test_fraction: float = setting(0.2, above=0, below=1, added=True)
+    stream: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,12 +29,8 @@ from genreg_jax.devices import (
 )
 from genreg_jax.epoch import better, check_finite, compile_epoch, means
 from genreg_jax.errors import UserError
-from genreg_jax.evaluate import (
-    class_similarity,
-    finder_share,
-    search_in_words,
-    validate,
-)
+from genreg_jax.evaluate import class_similarity, finder_share, search_in_words, validate
+from genreg_jax.feed import check_stored
 from genreg_jax.flow_run import cost_in_words, train_flow, trained_flow_generator
 from genreg_jax.interrupt import Interrupted, Interruption
 from genreg_jax.learned import learned_in_words, learned_values
@@ -154,6 +150,7 @@ def _run(
     if dataset is None:
         dataset = data.from_settings(settings.data, settings.seed)
     views = build.views_of(settings, dataset.image_shape)
+    check_stored(settings, dataset, own)
     if settings.flow_only:
         start()
         stages.end("data")
@@ -267,14 +264,14 @@ def _run(
                     f"{total_steps:,} updates of {settings.train.batch_size} images"
                 )
                 compiling = Clock()
-                indices = replicate(mesh, plan.epoch(epoch))
+                indices = parts.placed(plan.epoch(epoch))
                 run_epoch = compile_epoch(
                     parts.step, state, parts.train_data, indices, parts.frozen
                 )
                 note(f"compiled in {format_seconds(compiling.seconds)}")
                 stages.end("compilation")
             while not _done(settings, best, epoch):
-                indices = replicate(mesh, plan.epoch(epoch))
+                indices = parts.placed(plan.epoch(epoch))
                 state, history = run_epoch(
                     state,
                     parts.train_data,

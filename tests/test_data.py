@@ -323,7 +323,7 @@ def test_a_row_of_one_s_own_is_read_by_name_and_through_a_config(monkeypatch, tm
     dataset = data.from_settings(settings, seed=1)
     assert given == {
         "name": "mine", "data_dir": str(tmp_path), "download": True, "unreadable": "skip",
-        "image_size": 0, "resize": "crop", "test_fraction": 0.2,
+        "image_size": 0, "resize": "crop", "test_fraction": 0.2, "stream": False,
     }  # fmt: skip
     assert dataset.name == "mine" and dataset.class_names == ("a", "b")
     assert dataset.train.images.dtype == np.uint8 and dataset.train.labels.dtype == np.int32

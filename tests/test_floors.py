@@ -12,7 +12,7 @@ FLOORS = [
     "errors interrupt compiled door hypergradient implicit_hypergradient contract state checks "
     "pickles tensors strengths conv_layout",
     "models regularizers settings learned augment logs flows devices chunks",
-    "objective config optimizers data batches fingerprints records orbax_threads checkpoint",
+    "objective config optimizers data batches fingerprints records orbax_threads checkpoint feed",
     "build evaluate epoch memorisation samples own",
     "workdir restore costs report",
     "perturb predict export compare flow_run results",

@@ -38,6 +38,7 @@ NAMES = [".".join(path) for path, _, _ in LEAVES]
 UNCONSTRAINED = {  # what a run does not depend on, and may therefore change between its parts
     "data.dir",
     "data.download",
+    "data.stream",
     "flow.workdir",  # a flow counts by its own hash
     "train.progress",
     "train.devices",

@@ -43,7 +43,7 @@ def cached(
       (array([0., 0.]), [0])
     """
     home = cache_home()
-    key = _key(files, policy) if home and len(files) >= LEAST_PICTURES else None
+    key = key_of(files, policy) if home and len(files) >= LEAST_PICTURES else None
     if home is None or key is None:
         return read()
     path = home / "pictures" / f"{key}.npy"
@@ -56,7 +56,21 @@ def cached(
     return array, kept
 
 
-def _key(files: Sequence[Path], policy: dict[str, Any]) -> str | None:
+def recall(key: str) -> np.ndarray | None:
+    """The array that was kept under a key, None without one."""
+    home = cache_home()
+    return _load(home / "pictures" / f"{key}.npy") if home and key else None
+
+
+def keep(key: str, array: np.ndarray) -> None:
+    """Keeps an array under a key; not under an empty one, nor where the cache is off."""
+    home = cache_home()
+    if home and key:
+        _save(home / "pictures" / f"{key}.npy", array)
+
+
+def key_of(files: Sequence[Path], policy: dict[str, Any]) -> str | None:
+    """A digest of files' names, sizes and times and of a policy; None where one is not there."""
     import PIL
 
     digest = hashlib.blake2b(digest_size=16)

@@ -1,7 +1,7 @@
-"""Datasets in memory: what they hold, how they are made of arrays, and what is checked of them.
+"""Datasets: what they hold, and what is checked of them.
 
-Images are uint8 [N, H, W, C] and labels int32 [N]. `make_dataset` draws the validation set and the
-labelled subset from whole splits, wherever these come from.
+Images are uint8 [N, H, W, C], an array in memory or `Stored`, and labels int32 [N]. `make_dataset`
+draws the validation set and the labelled subset from whole splits, wherever these come from.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from genreg_jax.checks import check_no_mask
 from genreg_jax.data import subsets
+from genreg_jax.data.cache import keep, recall
+from genreg_jax.data.stored import Stored, digests, rows_of
+from genreg_jax.devices import shared
 from genreg_jax.errors import UserError
 
-_MOST_CLASSES = 100_000
 # One seed for all: the images held out for the test are the same for every seed of a run.
 _TEST_SEED = 8_128_496
 
@@ -26,7 +27,7 @@ class Split:
     """Images and their labels.
 
     Attributes:
-      images: uint8 [N, H, W, C].
+      images: uint8 [N, H, W, C], an array or `genreg_jax.data.Stored`.
       labels: int32 [N].
       names: of the N files, for people; None where there are none.
 
@@ -35,7 +36,7 @@ class Split:
       3
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
     names: tuple[str, ...] | None = None
 
@@ -79,7 +80,7 @@ class Dataset:
     fingerprint: str
     test_images_in_train: int = 0
     # Images, which of them, and how they are brought to the size of the others.
-    _pool: tuple[np.ndarray, np.ndarray, str] | None = None
+    _pool: tuple[Any, np.ndarray, str] | None = None
 
     def __repr__(self) -> str:
         """One line without the images."""
@@ -89,14 +90,14 @@ class Dataset:
         )
 
     @property
-    def unlabelled(self) -> np.ndarray:
+    def unlabelled(self) -> Any:
         """Images [N, H, W, C] of the training split but those for validation; no labels."""
         if self._pool is None:
             return self.train.images
         from genreg_jax.data.pictures import fitted
 
         images, kept, resize = self._pool
-        return fitted(images[kept], self.image_shape, resize)
+        return fitted(rows_of(images, kept), self.image_shape, resize)
 
     @property
     def num_classes(self) -> int:
@@ -110,76 +111,6 @@ class Dataset:
         return height, width, channels
 
 
-def from_arrays(
-    train_images: Any,
-    train_labels: Any,
-    test_images: Any = None,
-    test_labels: Any = None,
-    *,
-    name: str = "arrays",
-    class_names: Sequence[str] | None = None,
-    per_class: int = 0,
-    fraction: float = 1.0,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-) -> Dataset:
-    """Make a `Dataset` of arrays in memory, drawing subsets as `load` does.
-
-    Args:
-      train_images: [N, H, W, C], uint8 or float in [0, 1]; floats are rounded to uint8.
-      train_labels: integers [N] in [0, number of classes).
-      test_images: [M, H, W, C], as `train_images`; None to hold some of those out, which is said.
-      test_labels: integers [M].
-      name: the name of the dataset.
-      class_names: one name a class; by default the classes are numbered up to the largest label.
-      per_class: labelled training images of every class; 0 for all.
-      fraction: labelled share of the training images left after validation, in (0, 1].
-      validation_fraction: share of every class of the training images, in [0, 1).
-      test_fraction: share of every class that is held out where there are no test images, in
-        (0, 1); the same images for every seed.
-      seed: non-negative integer, the seed of the draw.
-
-    Returns:
-      A `Dataset` of uint8 images and int32 labels.
-
-    Raises:
-      UserError: if an array has the wrong rank, type or range, or an argument is out of range.
-
-    Example:
-      >>> images = np.random.default_rng(0).random((20, 8, 8, 3))
-      >>> labels = np.arange(20) % 2
-      >>> dataset = from_arrays(images, labels, images, labels, class_names=["cat", "dog"])
-      >>> dataset.train.images.dtype, len(dataset.train), len(dataset.validation)
-      (dtype('uint8'), 18, 2)
-    """
-    subsets.check_subset_arguments(per_class, fraction, validation_fraction, seed)
-    train = as_split(train_images, train_labels, "train")
-    if test_images is None and test_labels is None:
-        train, test = hold_out(train, test_fraction)
-    else:
-        test = as_split(test_images, test_labels, "test")
-    if class_names is None:
-        num_classes = 1 + max(int(split.labels.max(initial=-1)) for split in (train, test))
-        if num_classes > _MOST_CLASSES:
-            raise UserError(
-                f"The largest label is {num_classes - 1}; labels are class indices from 0, at most "
-                f"{_MOST_CLASSES - 1} where class_names is not given. Number the classes that "
-                "there are: np.unique(labels, return_inverse=True)."
-            )
-        class_names = [str(c) for c in range(num_classes)]
-    return make_dataset(
-        name,
-        train,
-        test,
-        tuple(class_names),
-        per_class=per_class,
-        fraction=fraction,
-        validation_fraction=validation_fraction,
-        seed=seed,
-    )
-
-
 def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     """A training and a test split of one, stratified and the same for every seed."""
     count = round(fraction * len(whole)) if 0 < fraction < 1 else 0
@@ -188,7 +119,7 @@ def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
             f"test_fraction = {fraction} of {len(whole)} images is no test set; give test images, "
             "or another fraction."
         )
-    order = subsets.random_order(subsets.content_digests(whole.images, whole.labels), _TEST_SEED)
+    order = subsets.random_order(digests(whole.images, whole.labels)[0], _TEST_SEED)
     test = subsets.stratified_first(whole.labels[order], count)
     train = np.delete(np.arange(len(whole)), test)
     note(
@@ -196,101 +127,6 @@ def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
         "class as nearly as can be, are held out for it, the same for every seed."
     )
     return take(whole, order[train]), take(whole, order[test])
-
-
-def validate_images(images: Any, *, name: str = "images") -> np.ndarray:
-    """Check that an array holds a batch of images, and return it as uint8.
-
-    Args:
-      images: [N, H, W, C], uint8, or floats in [0, 1], which are multiplied by 255 and rounded.
-      name: what to call the array in an error.
-
-    Returns:
-      uint8 [N, H, W, C].
-
-    Raises:
-      UserError: if the array is empty, of another rank or type, has values outside [0, 1] or NaN.
-
-    Example:
-      >>> validate_images(np.full((1, 1, 1, 1), 0.5)).item()
-      128
-    """
-    check_no_mask(images, name)
-    try:
-        images = np.asarray(images)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{name} cannot be made into one array, most likely because its images differ in "
-            "size; resize them to one size first."
-        ) from error
-    if images.ndim != 4 or images.size == 0:
-        raise UserError(
-            f"{name} has the shape {images.shape}; it must be [N, H, W, C] with nothing empty. "
-            "Grey images need a last axis of size 1: images[..., None]."
-        )
-    _, height, width, channels = images.shape
-    if height in (1, 3) and channels > 4 and width > 4:
-        raise UserError(
-            f"{name} has the shape {images.shape}, which is [N, C, H, W]; it must be [N, H, W, C]: "
-            "images.transpose(0, 2, 3, 1)."
-        )
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise UserError(
-            f"{name} has the type {images.dtype}; it must be uint8, or floating point in [0, 1]."
-        )
-    low, high = float(images.min()), float(images.max())
-    if np.isnan(low):
-        raise UserError(f"{name} contains NaN; every value must lie in [0, 1].")
-    if low < 0 or high > 1:
-        raise UserError(
-            f"{name} is floating point with values from {low:.9g} to {high:.9g}; they must lie in "
-            "[0, 1]. Undo any standardisation, or divide by 255, or give uint8."
-        )
-    return np.rint(images * images.dtype.type(255)).astype(np.uint8)
-
-
-def as_split(images: Any, labels: Any, name: str) -> Split:
-    """A checked split: uint8 images and int32 labels.
-
-    Args:
-      images: as `validate_images` takes them.
-      labels: integers [N].
-      name: what the split is called in an error, as in `train_images`.
-
-    Returns:
-      A `Split`.
-
-    Raises:
-      UserError: if an array has the wrong rank, type or range.
-
-    Example:
-      >>> as_split(np.zeros((2, 8, 8, 1), np.uint8), [0, 1], "train").labels.dtype
-      dtype('int32')
-    """
-    images = validate_images(images, name=f"{name}_images")
-    return Split(images, _as_labels(labels, f"{name}_labels"))
-
-
-def _as_labels(labels: Any, name: str) -> np.ndarray:
-    check_no_mask(labels, name)
-    try:
-        labels = np.asarray(labels)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be made into one array: {error}.") from error
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"{name} has the shape {labels.shape} and the type {labels.dtype}; it must be one "
-            "integer class index an image, [N]. One-hot labels: labels.argmax(-1)."
-        )
-    narrow = labels.astype(np.int32)
-    if np.any(narrow != labels):
-        raise UserError(
-            f"{name} has the label {labels[narrow != labels][0]}; labels are class indices, 0 for "
-            "the first class."
-        )
-    return narrow
 
 
 def make_dataset(
@@ -328,8 +164,8 @@ def make_dataset(
     if validation is not None:
         _check_splits(name, train, validation, class_names, "validation")
         validation_fraction = 0.0
-    digests = subsets.content_digests(train.images, train.labels)
-    order = subsets.random_order(digests, seed)
+    labelled, alone = digests(train.images, train.labels)
+    order = subsets.random_order(labelled, seed)
     train_positions, validation_positions = subsets.draw_subset(
         train.labels[order],
         class_names,
@@ -341,7 +177,7 @@ def make_dataset(
     if validation is None:
         validation = take(train, subsets.shuffle(order[validation_positions], seed))
     kept = np.delete(order, validation_positions)
-    test_digests = subsets.content_digests(test.images, test.labels)
+    test_labelled, test_alone = digests(test.images, test.labels)
     return Dataset(
         name=name,
         train=train_subset,
@@ -349,23 +185,19 @@ def make_dataset(
         test=test,
         class_names=class_names,
         subset_hash=_hash_splits(train_subset, validation),
-        fingerprint=_fingerprint(train.images.shape[1:], digests, test_digests),
-        test_images_in_train=_count_in_both(name, train, test),
+        fingerprint=_fingerprint(train.images.shape[1:], labelled, test_labelled),
+        test_images_in_train=_count_in_both(name, alone, test_alone),
         _pool=(train.images, kept, "crop"),
     )
 
 
-def _count_in_both(name: str, train: Split, test: Split) -> int:
+def _count_in_both(name: str, train: list[bytes], test: list[bytes]) -> int:
     """The number of test images that are training images, pixel by pixel, whatever their labels."""
-    digests = [
-        subsets.content_digests(split.images, np.zeros_like(split.labels))
-        for split in (train, test)
-    ]
-    known = set(digests[0])
-    count = sum(digest in known for digest in digests[1])
+    known = set(train)
+    count = sum(digest in known for digest in test)
     if count:
         note(
-            f"{name}: {count} of the {len(test.labels)} test images are in the training split too, "
+            f"{name}: {count} of the {len(test)} test images are in the training split too, "
             "pixel by pixel; the test accuracy may be too good."
         )
     return count
@@ -400,23 +232,42 @@ def listed(items: Sequence[Any], most: int = 10) -> str:
 def take(split: Split, indices: np.ndarray) -> Split:
     """The images, labels and names of a split at some indices, in their order."""
     names = None if split.names is None else tuple(split.names[i] for i in indices)
-    return Split(split.images[indices], split.labels[indices], names)
+    return Split(rows_of(split.images, indices), split.labels[indices], names)
 
 
 def _hash_splits(*splits: Split) -> str:
+    if not isinstance(splits[0].images, Stored):
+        return _sha256(splits)
+    keys = [getattr(split.images, "key", "") for split in splits]
+    labels = [split.labels.tobytes() for split in splits]
+    key = hashlib.sha256(repr([keys, labels]).encode()).hexdigest() if all(keys) else ""
+
+    def found() -> str:
+        kept = recall(key)
+        if kept is None:
+            kept = np.frombuffer(bytes.fromhex(_sha256(splits)), np.uint8)
+            keep(key, kept)
+        return kept.tobytes().hex()
+
+    return shared(found)
+
+
+def _sha256(splits: Sequence[Split]) -> str:
     sha256 = hashlib.sha256()
     for split in splits:
         sha256.update(repr(split.images.shape).encode())
-        sha256.update(np.ascontiguousarray(split.images).data)
+        stored = isinstance(split.images, Stored)
+        for block in split.images.blocks() if stored else [split.images]:
+            sha256.update(np.ascontiguousarray(block).data)
         sha256.update(np.ascontiguousarray(split.labels, "<i4").data)
     return sha256.hexdigest()
 
 
-def _fingerprint(image_shape: tuple[int, ...], *split_digests: list[bytes]) -> str:
+def _fingerprint(image_shape: tuple[int, ...], *splits: list[bytes]) -> str:
     sha256 = hashlib.sha256(repr(image_shape).encode())
-    for digests in split_digests:
-        sha256.update(len(digests).to_bytes(8, "little"))
-        sha256.update(b"".join(sorted(digests)))
+    for split in splits:
+        sha256.update(len(split).to_bytes(8, "little"))
+        sha256.update(b"".join(sorted(split)))
     return sha256.hexdigest()
 
 

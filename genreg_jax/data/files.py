@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genreg_jax.data.dataset import Split, hold_out, listed, note, take, validate_images
+from genreg_jax.data.arrays import validate_images
+from genreg_jax.data.dataset import Split, hold_out, listed, note, take
 from genreg_jax.data.pictures import (
     FORMATS,
     find,
@@ -26,6 +27,7 @@ from genreg_jax.data.pictures import (
     most_bytes,
     read_pictures,
     shown,
+    stored_pictures,
 )
 from genreg_jax.errors import UserError
 
@@ -64,6 +66,7 @@ def read(
     resize: str = "crop",
     test_fraction: float = 0.2,
     unreadable: str = "refuse",
+    stream: bool = False,
     **options: Any,
 ) -> tuple[Any, ...]:
     """Reads a data set of one's own.
@@ -76,6 +79,7 @@ def read(
       test_fraction: share of every class that is held out where there is no test split; the same
         images for every seed.
       unreadable: `refuse` where a picture cannot be read, or `skip` such pictures; both name them.
+      stream: leave the pictures where they lie.
       **options: of other readers.
 
     Returns:
@@ -95,7 +99,7 @@ def read(
         splits, class_names = _read_arrays(path)
     else:
         rows = _table(path) if path.is_file() else _folder(path)
-        splits, class_names = _read_rows(path, rows, image_size, resize, unreadable)
+        splits, class_names = _read_rows(path, rows, image_size, resize, unreadable, stream)
     if splits.get("test") is None:
         splits["train"], splits["test"] = hold_out(splits["train"], test_fraction)
     return splits["train"], splits["test"], class_names, splits.get("validation")
@@ -198,7 +202,7 @@ def _table(path: Path) -> list[_Row]:
 
 
 def _read_rows(
-    path: Path, rows: list[_Row], image_size: int, resize: str, unreadable: str
+    path: Path, rows: list[_Row], image_size: int, resize: str, unreadable: str, stream: bool
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     class_names = tuple(sorted({row.label for row in rows}, key=_natural))
     if len(class_names) < 2:
@@ -206,7 +210,8 @@ def _read_rows(
             f"{str(path)!r} has one class, {rows[0].label!r}; a classifier needs two or more."
         )
     size = (image_size, image_size) if image_size else None
-    images, kept = read_pictures([row.file for row in rows], size, resize, unreadable)
+    read = stored_pictures if stream else read_pictures
+    images, kept = read([row.file for row in rows], size, resize, unreadable)
     rows = [rows[i] for i in kept]
     place = {name: i for i, name in enumerate(class_names)}
     labels = np.array([place[row.label] for row in rows], np.int32)

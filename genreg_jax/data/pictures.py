@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from genreg_jax.data.cache import LEAST_PICTURES, cached
+from genreg_jax.data.cache import LEAST_PICTURES, cached, key_of
 from genreg_jax.data.dataset import Dataset, note, printable
+from genreg_jax.data.stored import Stored, looked_at
 from genreg_jax.errors import UserError
 from genreg_jax.logs import Progress
 
@@ -170,10 +171,13 @@ def fit_array(image: np.ndarray, image_shape: tuple[int, ...], resize: str = "cr
     return as_array(fit(picture, (height, width), resize), channels)
 
 
-def fitted(images: np.ndarray, image_shape: tuple[int, ...], resize: str = "crop") -> np.ndarray:
-    """`fit_array` of uint8 `[N, H, W, C]`; the same array where it has the size."""
+def fitted(images: Any, image_shape: tuple[int, ...], resize: str = "crop") -> Any:
+    """`fit_array` of uint8 `[N, H, W, C]`, an array or `Stored`; the same where it has the size."""
     if images.shape[1:] == tuple(image_shape):
         return images
+    if isinstance(images, Stored):
+        name = f"{resize} to {tuple(image_shape)}"
+        return images.map(lambda image: fit_array(image, image_shape, resize), image_shape, name)
     bytes_taken = len(images) * math.prod(image_shape)
     if bytes_taken > most_bytes():
         raise UserError(
@@ -291,19 +295,31 @@ def _decode(
                 pool.shutdown(cancel_futures=True)
                 raise UserError(
                     "The pictures, one beside the other, take more than half of this machine's "
-                    "memory; lower config.data.image_size."
+                    "memory; lower config.data.image_size, or leave the pictures where they lie "
+                    "with config.data.stream = True."
                 )
     kept = [i for i, result in enumerate(found) if not isinstance(result, Unreadable)]
-    if bad and (unreadable == "refuse" or not kept):
+    _check_read(bad, len(files), unreadable)
+    arrays = [found[i] for i in kept]
+    _check_sizes({array.shape[:2] for array in arrays})
+    channels = channels or (1 if all(array.ndim == 2 for array in arrays) else 3)
+    return np.stack([_with_channels(array, channels) for array in arrays]), kept
+
+
+def _check_read(bad: list[str], count: int, unreadable: str) -> None:
+    """Refuses or names the pictures that cannot be read."""
+    if bad and (unreadable == "refuse" or len(bad) == count):
         raise UserError(
-            f"{len(bad)} of {len(files)} pictures cannot be read: {shown(bad, MOST_NAMED)}. Mend "
+            f"{len(bad)} of {count} pictures cannot be read: {shown(bad, MOST_NAMED)}. Mend "
             "or remove them, or set config.data.unreadable to 'skip' to go on without them."
         )
     if bad:
         names = shown(bad, MOST_NAMED)
-        note(f"{len(bad)} of {len(files)} pictures cannot be read and are left out: {names}.")
-    arrays = [found[i] for i in kept]
-    sizes = {array.shape[:2] for array in arrays}
+        note(f"{len(bad)} of {count} pictures cannot be read and are left out: {names}.")
+
+
+def _check_sizes(sizes: set[Any]) -> None:
+    """Refuses pictures of several sizes, each a height and a width."""
     if len(sizes) > 1:
         low, high = min(sizes, key=math.prod), max(sizes, key=math.prod)
         raise UserError(
@@ -311,8 +327,50 @@ def _decode(
             f"{high[1]} (height x width); set config.data.image_size, such as 32 or 64, to bring "
             "them to one."
         )
-    channels = channels or (1 if all(array.ndim == 2 for array in arrays) else 3)
-    return np.stack([_with_channels(array, channels) for array in arrays]), kept
+
+
+def stored_pictures(
+    files: Sequence[Path], size: tuple[int, int] | None, resize: str, unreadable: str
+) -> tuple[Stored, list[int]]:
+    """What `read_pictures` reads into one array, left in the files.
+
+    Each is decoded once to know that it can be, unless that is remembered.
+    """
+    key = key_of(files, {"size": size, "resize": resize, "stored": True}) or ""
+
+    def decoded(i: int) -> np.ndarray:
+        picture = open_picture(files[i])
+        return np.asarray(picture if size is None else fit(picture, size, resize))
+
+    def look(i: int) -> bytes:
+        """Height, width and whether it has colours; zeros where it cannot be read."""
+        try:
+            array = decoded(i)
+        except Unreadable:
+            return bytes(12)
+        return np.array([*array.shape[:2], array.ndim > 2], np.int32).tobytes()
+
+    found = looked_at(len(files), look, key).copy().view(np.int32)
+    bad = []
+    for i in np.flatnonzero(found[:, 0] == 0).tolist():
+        try:
+            decoded(i)
+            bad.append(f"{files[i]} (it could not be read the first time)")
+        except Unreadable as error:
+            bad.append(f"{files[i]} ({error})")
+    _check_read(bad, len(files), unreadable)
+    kept = np.flatnonzero(found[:, 0])
+    _check_sizes({tuple(row) for row in found[kept, :2].tolist()})
+    channels = 3 if found[kept, 2].any() else 1
+
+    def read(i: int) -> np.ndarray:
+        try:
+            return _with_channels(decoded(i), channels)
+        except Unreadable as error:
+            raise UserError(f"{files[i]} cannot be read any more ({error}).") from None
+
+    shape = (*found[kept[0], :2].tolist(), channels)
+    return Stored(range(len(files)), read, rows=kept, key=key, shape=shape), kept.tolist()
 
 
 def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image-classification data by name, decoded once to uint8 and kept in memory.
+"""Image-classification data by name: decoded once to uint8 and kept in memory, or left on disk.
 
 `load` finds a dataset by name: one of the table `SOURCES`, such as `digits` (comes with
 scikit-learn), `synthetic` (made on the spot) and `pets` (from its official archives), or any
@@ -34,8 +34,10 @@ import numpy as np
 
 from genreg_jax.checks import check_choice, check_number, short
 from genreg_jax.data import files, photographs, subsets, tfds
-from genreg_jax.data.dataset import Dataset, Split, as_split, make_dataset, take
+from genreg_jax.data.arrays import as_split
+from genreg_jax.data.dataset import Dataset, Split, make_dataset, take
 from genreg_jax.data.pictures import RESIZE, resized
+from genreg_jax.data.stored import Stored
 from genreg_jax.errors import UserError
 from genreg_jax.settings import DataSettings
 
@@ -107,6 +109,7 @@ def load(
     image_size: int = 0,
     resize: str = "crop",
     test_fraction: float = 0.2,
+    stream: bool = False,
 ) -> Dataset:
     """Load a dataset by name and draw its validation set and labelled subset.
 
@@ -136,6 +139,7 @@ def load(
         six sets of photographs have many sizes and want one.
       resize: how, see `from_folder`.
       test_fraction: of `folder`.
+      stream: of `folder` and of TFDS: leave the images where they lie; they are `Stored`.
 
     Returns:
       A `Dataset` of uint8 images [N, H, W, C] and int32 labels [N].
@@ -170,7 +174,13 @@ def load(
         image_size=image_size,
         resize=resize,
         test_fraction=test_fraction,
+        stream=stream,
     )
+    if stream and not isinstance(train.images, Stored):
+        raise UserError(
+            f"stream is True, and {name!r} is read into memory as a whole; only folders and tables "
+            "of pictures and data sets of TFDS can be left where they lie. Leave stream at False."
+        )
     given = validation[0] if validation else None
     dataset = make_dataset(
         name,
@@ -201,6 +211,7 @@ def from_folder(
     fraction: float = 1.0,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    stream: bool = False,
 ) -> Dataset:
     """Make a `Dataset` of pictures of one's own.
 
@@ -220,6 +231,7 @@ def from_folder(
       validation_fraction: share of every class of the training split, in [0, 1); none is drawn
         where there is a validation split.
       seed: non-negative integer, the seed of the draw.
+      stream: leave the pictures where they lie; they are `Stored`. Not of an `.npz`.
 
     Returns:
       A `Dataset` of uint8 images, grey where all pictures are, else RGB, and int32 labels. Upright
@@ -251,6 +263,7 @@ def from_folder(
         image_size=image_size,
         resize=resize,
         test_fraction=test_fraction,
+        stream=stream,
     )
 
 

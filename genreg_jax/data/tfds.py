@@ -11,12 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from genreg_jax.data.cache import key_of
 from genreg_jax.data.dataset import Split, listed, note
 from genreg_jax.data.pictures import fit_array
+from genreg_jax.data.stored import Stored, looked_at, rows_of
 from genreg_jax.errors import UserError
 from genreg_jax.logs import read_json
 
@@ -37,6 +39,7 @@ def read(
     download: bool,
     unreadable: str,
     known: Sequence[str] = (),
+    stream: bool = False,
     **options: Any,
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """Read a dataset of TFDS from a data directory; prepare it there first where that is possible.
@@ -47,6 +50,7 @@ def read(
       download: whether an absent dataset that `prepare` knows may be downloaded.
       unreadable: `refuse` an image that cannot be decoded, or `skip` it.
       known: names that do not belong to TFDS, to suggest where a name is unknown.
+      stream: leave the images where they lie.
       **options: not used.
 
     Returns:
@@ -71,7 +75,7 @@ def read(
                 f"{_absent_message(name, root)} Preparing it automatically failed: {error}"
             ) from error
     with _damage(name, directory):
-        return _read_prepared(name, directory, unreadable)
+        return _read_prepared(name, directory, unreadable, stream)
 
 
 @contextlib.contextmanager
@@ -146,11 +150,13 @@ def _absent_message(name: str, root: Path) -> str:
 
 
 def _read_prepared(
-    name: str, directory: Path, unreadable: str
+    name: str, directory: Path, unreadable: str, stream: bool
 ) -> tuple[Split, Split, tuple[str, ...]]:
     builder = _builder(name, directory)
     test_split = "test" if "test" in builder.info.splits else "validation"
-    splits, class_names = _read_splits(name, builder, ("train", test_split), unreadable)
+    splits, class_names = _read_splits(
+        name, builder, ("train", test_split), unreadable, stream=stream
+    )
     return splits["train"], splits[test_split], class_names
 
 
@@ -220,12 +226,13 @@ def _read_splits(
     splits: Sequence[str],
     unreadable: str,
     fitted: tuple[int, str] | None = None,
+    stream: bool = False,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     image_key, label_key = _feature_keys(name, builder)
     for split in splits:
         _check_files(name, builder.data_path, builder, split)
     found = {
-        split: _read_split(name, builder, split, image_key, label_key, unreadable, fitted)
+        split: _read_split(name, builder, split, image_key, label_key, unreadable, fitted, stream)
         for split in splits
     }
     return found, class_names(name, builder.info.features[label_key].names)
@@ -285,6 +292,7 @@ def _read_split(
     label_key: str,
     unreadable: str,
     fitted: tuple[int, str] | None,
+    stream: bool,
 ) -> Split:
     import tensorflow_datasets as tfds
 
@@ -301,6 +309,15 @@ def _read_split(
             "used. Convert them and use genreg_jax.data.from_arrays."
         )
     channels = feature.shape[-1]
+    if stream:
+        files = [Path(os.fspath(p)) for p in builder.info.splits[split].filepaths]
+        key = key_of(files, {"split": split, "stored": True}) or ""
+        decode = lambda record: _decode(record[image_key], channels)
+        images, labels = _stored(source, decode, label_key, key)
+        skipped = np.flatnonzero(labels < 0).tolist()
+        if skipped and unreadable == "refuse":
+            _refuse(name, builder, split, skipped[0], "its encoding is damaged")
+        return _without(name, split, images, labels, skipped)
     images = None
     labels = np.empty(len(source), np.int32)
     skipped: list[int] = []
@@ -316,11 +333,7 @@ def _read_split(
                 if unreadable == "skip":
                     skipped.append(i)
                     continue
-                raise UserError(
-                    f"Image {i} of the {split} split of {name!r} cannot be decoded ({error}). "
-                    f"Prepare the dataset in {builder.data_path} again, or leave such images out "
-                    "with config.data.unreadable = 'skip'."
-                ) from error
+                _refuse(name, builder, split, i, error)
             if images is None:
                 images = np.empty((len(source), *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
@@ -330,14 +343,49 @@ def _read_split(
                 )
             images[i] = image
             labels[i] = record[label_key]
+    return _without(name, split, images, labels, skipped)
+
+
+def _refuse(name: str, builder: Any, split: str, i: int, why: object) -> NoReturn:
+    raise UserError(
+        f"Image {i} of the {split} split of {name!r} cannot be decoded ({why}). Prepare the "
+        f"dataset in {builder.data_path} again, or leave such images out with "
+        "config.data.unreadable = 'skip'."
+    ) from (why if isinstance(why, Exception) else None)
+
+
+def _without(name: str, split: str, images: Any, labels: np.ndarray, skipped: list[int]) -> Split:
+    """A split without the images that cannot be read, which are named."""
     if images is None:
         raise UserError(
             f"The {split} split of {name!r} has no image that can be read; prepare it again."
         )
     if skipped:
         note(f"{name}: images {listed(skipped)} of the {split} split are unreadable and left out.")
-        images, labels = np.delete(images, skipped, axis=0), np.delete(labels, skipped)
+        readable = np.delete(np.arange(len(labels)), skipped)
+        images, labels = rows_of(images, readable), labels[readable]
     return Split(images, labels)
+
+
+def _stored(
+    source: Any, decode: Callable[[Any], np.ndarray], label_key: str, key: str
+) -> tuple[Stored | None, np.ndarray]:
+    """The images of a data source, left where they lie, and labels; -1 where one is damaged."""
+
+    def look(i: int) -> bytes:
+        record = source[i]
+        try:
+            found = [int(record[label_key]), *decode(record).shape]
+        except (OSError, SyntaxError, ValueError):
+            found = [-1, 0, 0, 0]
+        return np.array(found, np.int32).tobytes()
+
+    found = looked_at(len(source), look, key).copy().view(np.int32)
+    whole = np.flatnonzero(found[:, 0] >= 0)
+    if not len(whole):
+        return None, found[:, 0]
+    shape = tuple(found[whole[0], 1:].tolist())
+    return Stored(source, decode, key=key, shape=shape), found[:, 0]
 
 
 def _decode(encoded: bytes, channels: int | None) -> np.ndarray:
