@@ -17,7 +17,7 @@ import time
 import jax
 import numpy as np
 from parts import parts_of
-from timing import interleaved
+from timing import interleaved, ratio
 
 from genreg_jax.config import from_config
 from genreg_jax.devices import replicate
@@ -64,7 +64,7 @@ def measure(name):
         "config": name,
         "batch_size": settings_of(name, 1).train.batch_size,
         "milliseconds": {count: 1e3 * statistics.median(s) for count, s in seconds.items()},
-        "ratio": statistics.median(b / a for a, b in zip(seconds[1], seconds[2])),
+        "ratio": ratio(seconds, 2, 1),
         "rounds": rounds,
     }
 

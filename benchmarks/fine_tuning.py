@@ -15,13 +15,13 @@ import importlib
 import importlib.util
 import pathlib
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import unflatten_dict
+from timing import ratio, rounds
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
@@ -102,21 +102,16 @@ def main():
     losses = {name: [step() for _ in range(3)] for name, step in steps.items()}
     print("losses", losses)
     np.testing.assert_allclose(losses["jax"], losses["torch"], rtol=1e-3)
-    seconds = {name: [] for name in steps}
-    for _ in range(args.repeats):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    ratio = statistics.median(t / j for t, j in zip(seconds["torch"], seconds["jax"]))
+    seconds = rounds(steps, args.repeats)
+    faster = ratio(seconds, "torch", "jax")
     speed = {k: args.batch / statistics.median(v) for k, v in seconds.items()}
     print(
         f"{args.size} x {args.size}, batch {args.batch}, {torch.get_num_threads()} threads: "
         + ", ".join(f"{name} {value:.1f} images/s" for name, value in speed.items())
-        + f"; this library does {ratio:.2f} times as many"
+        + f"; this library does {faster:.2f} times as many"
     )
     if args.output:
-        row = {"size": args.size, "batch": args.batch, "repeats": args.repeats, "ratio": ratio}
+        row = {"size": args.size, "batch": args.batch, "repeats": args.repeats, "ratio": faster}
         row |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "images": speed}
         write_json(args.output, {**row, **provenance()})
 

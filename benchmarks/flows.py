@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from timing import interleaved, ratio, rounds
 
 from genreg_jax import flows
 from genreg_jax.flows.chain import Chain, Level, Repeat
@@ -108,12 +109,6 @@ def compiled(function, *arguments):
     return jax.jit(function).lower(*arguments).compile()
 
 
-def seconds(program, *arguments):
-    start = time.perf_counter()
-    jax.block_until_ready(program(*arguments))
-    return time.perf_counter() - start
-
-
 def measure(name, size, repeats):
     """The row of one size."""
     kind, shape, batch, options = size
@@ -129,15 +124,12 @@ def measure(name, size, repeats):
     plain = compiled(functools.partial(encode_decode, flow), params, x)
     fast = compiled(lambda fast, x: fast.decode(fast.encode(x)), frozen_flow, x)
     floor = compiled(floor, frozen_flow, x)
-    times = []
-    for _ in range(repeats):  # interleaved, so that a slow moment of the machine hits all alike
-        times.append(
-            (
-                seconds(plain, params, x),
-                seconds(fast, frozen_flow, x),
-                seconds(floor, frozen_flow, x),
-            )
-        )
+    programs = {
+        "plain": (plain, (params, x)),
+        "frozen": (fast, (frozen_flow, x)),
+        "networks": (floor, (frozen_flow, x)),
+    }
+    seconds = interleaved(programs, repeats)
     error = float(jnp.abs(plain(params, x)[0] - fast(frozen_flow, x)).max())
     row = {
         "size": name,
@@ -145,9 +137,9 @@ def measure(name, size, repeats):
         "image_shape": shape,
         "batch": batch,
         **options,
-        "encode_decode_images_per_second": batch / statistics.median(t[1] for t in times),
-        "frozen_speedup": statistics.median(t[0] / t[1] for t in times),
-        "networks_share": statistics.median(t[2] / t[1] for t in times),
+        "encode_decode_images_per_second": batch / statistics.median(seconds["frozen"]),
+        "frozen_speedup": ratio(seconds, "plain", "frozen"),
+        "networks_share": ratio(seconds, "networks", "frozen"),
         "frozen_difference": error,
         "encode_decode_flops_per_image": flops(encode_decode, unrolled, params, x) / batch,
         "frozen_flops_per_image": flops(frozen_encode_decode, unrolled, params, x) / batch,
@@ -158,21 +150,25 @@ def measure(name, size, repeats):
 
 def measure_training(flow, unrolled, params, x, repeats):
     """Speed, FLOPs, memory and compile time of the update; the last bits per dimension."""
-    key, n, opt_state = jax.random.key(0), len(x), TX.init(params)
+    key, n, opt_state, bits = jax.random.key(0), len(x), TX.init(params), None
     count = flops(value_and_grad, unrolled, params, key, x)
     step = jax.jit(functools.partial(update, flow), donate_argnums=(0, 1))
     start = time.perf_counter()
     program = step.lower(params, opt_state, key, x).compile()
     compile_seconds = time.perf_counter() - start
     memory = program.memory_analysis()
-    times = []
-    for i in range(repeats + 1):
-        start = time.perf_counter()
-        params, opt_state, bits = program(params, opt_state, jax.random.key(i), x)
-        jax.block_until_ready(bits)
-        times.append(time.perf_counter() - start)
+    made = 0
+
+    def one():
+        nonlocal params, opt_state, bits, made
+        key = jax.random.key(made)
+        params, opt_state, bits = program(params, opt_state, key, x)
+        made += 1
+        return bits
+
+    seconds = rounds({"update": one}, repeats)["update"]
     return {
-        "training_images_per_second": n / statistics.median(times[1:]),
+        "training_images_per_second": n / statistics.median(seconds),
         "training_flops_per_image": count / n,
         "training_temporary_bytes": memory.temp_size_in_bytes,
         "training_compile_seconds": compile_seconds,

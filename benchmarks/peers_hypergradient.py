@@ -15,13 +15,13 @@ import pathlib
 import shlex
 import statistics
 import sys
-import time
 from importlib import metadata
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from timing import ratio, rounds
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
@@ -150,22 +150,16 @@ def measure(num_steps, repeats, threads):
     programs = {"genreg_jax": (hyper, plain)}
     programs |= {name: (run, torch_plain) for name, run in libraries.items()}
     errors = {}
-    for name, (run, base) in programs.items():  # warms up, too
+    for name, (run, _) in programs.items():
         errors[name] = np.linalg.norm(flat(run()) - exact) / np.linalg.norm(exact)
-        base()
-    seconds = {name: ([], []) for name in programs}
-    for _ in range(repeats):
-        for name, both in programs.items():
-            for run, spent in zip(both, seconds[name]):
-                start = time.perf_counter()
-                run()
-                spent.append(time.perf_counter() - start)
+    calls = {(name, i): run for name, both in programs.items() for i, run in enumerate(both)}
+    seconds = rounds(calls, repeats)
     return versions, [
         {
             "library": name,
             "num_steps": num_steps,
-            "plain_gradients": statistics.median(h / p for h, p in zip(*seconds[name])),
-            "milliseconds": 1e3 * statistics.median(seconds[name][0]),
+            "plain_gradients": ratio(seconds, (name, 0), (name, 1)),
+            "milliseconds": 1e3 * statistics.median(seconds[name, 0]),
             "relative_error": float(errors[name]),
             "repeats": repeats,
             "threads": threads,

@@ -13,11 +13,11 @@ its gradient on their own as a share of the plain step's, in which the noise of 
 import argparse
 import pathlib
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import optax
+from timing import compile_all, flops, interleaved, ratio, rounds
 
 import genreg_jax as gr
 from genreg_jax.logs import provenance, write_json
@@ -35,13 +35,8 @@ def alone(reading, batch_size, width):
     losses = phantom_term(reading, num_classes=10)
     loss = lambda outputs: jnp.mean(losses(keys[3], outputs, labels))
     term = jax.jit(jax.value_and_grad(loss))
-    outputs, seconds = gr.Outputs(logits, embedding), []
-    jax.block_until_ready(term(outputs))
-    for _ in range(50):
-        start = time.perf_counter()
-        jax.block_until_ready(term(outputs))
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    outputs = gr.Outputs(logits, embedding)
+    return statistics.median(rounds({"term": lambda: term(outputs)}, 50)["term"])
 
 
 def problem(batch_size, width, dtype, readings):
@@ -68,7 +63,7 @@ def problem(batch_size, width, dtype, readings):
             augment=gr.augment.make("flip+crop(4)", image_shape=SHAPE),
             embedding_term=term,
         )
-        return jax.jit(lambda state, batch: step(state, batch, None, ()))
+        return lambda state, batch: step(state, batch, None, ())
 
     programs = {"base": program(None), **{reading: program(reading) for reading in readings}}
     return programs, (state, batch)
@@ -77,23 +72,15 @@ def problem(batch_size, width, dtype, readings):
 def measure(batch_size, width, dtype, readings, repeats):
     """Rows of the table."""
     programs, arguments = problem(batch_size, width, dtype, readings)
-    compiled = {k: f.lower(*arguments).compile() for k, f in programs.items()}
-    for f in compiled.values():
-        jax.block_until_ready(f(*arguments))
-    seconds = {k: [] for k in compiled}
-    for _ in range(repeats):  # interleaved, so that a slow moment of the machine hits all alike
-        for k, f in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(f(*arguments))
-            seconds[k].append(time.perf_counter() - start)
-    flops = {k: f.cost_analysis()["flops"] for k, f in compiled.items()}
+    compiled = compile_all({k: (f, arguments) for k, f in programs.items()})
+    seconds, counts = interleaved(compiled, repeats), flops(compiled)
     base = statistics.median(seconds["base"])
     return [
         {
             "step": k,
             "seconds": statistics.median(seconds[k]),
-            "time": statistics.median(s / b for s, b in zip(seconds[k], seconds["base"])),
-            "flops": flops[k] / flops["base"],
+            "time": ratio(seconds, k, "base"),
+            "flops": counts[k] / counts["base"],
             "alone": alone(k, batch_size, width) / base if k in readings else 0.0,
         }
         for k in compiled

@@ -1,5 +1,6 @@
 """Times of programs beside each other: compiled first, in interleaved rounds, as ratios."""
 
+import functools
 import statistics
 import time
 
@@ -23,19 +24,29 @@ def flops(compiled):
     return {k: program.cost_analysis()["flops"] for k, (program, _) in compiled.items()}
 
 
-def interleaved(compiled, repeats):
-    """Name to seconds of each of so many rounds, in which each program runs once.
+def rounds(calls, repeats):
+    """Name to seconds of each of so many rounds, in which each call, `() -> result`, is made once.
 
-    The first round, which warms up, is not among them.
+    So a slow moment of the machine hits all alike. The first round, which warms up, is not counted.
     """
-    seconds = {k: [] for k in compiled}
+    seconds = {k: [] for k in calls}
     for repeat in range(repeats + 1):
-        for k, (program, args) in compiled.items():
+        for k, call in calls.items():
             start = time.perf_counter()
-            jax.block_until_ready(program(*args))
+            jax.block_until_ready(call())
             if repeat:
                 seconds[k].append(time.perf_counter() - start)
     return seconds
+
+
+def interleaved(compiled, repeats):
+    """`rounds` of compiled programs, from `compile_all`."""
+    return rounds({k: functools.partial(f, *args) for k, (f, args) in compiled.items()}, repeats)
+
+
+def ratio(seconds, name, other):
+    """How many times as long one takes as another, the median over the rounds."""
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[other]))
 
 
 def cost_rows(compiled, repeats):
@@ -46,7 +57,7 @@ def cost_rows(compiled, repeats):
     return [
         {
             "row": k,
-            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds[first])),
+            "time": ratio(seconds, k, first),
             "flops": counts[k] / counts[first],
             "memory": memory[k] / memory[first],
             "repeats": repeats,
@@ -71,7 +82,7 @@ def step_rows(programs, parts, repeats, floor_of):
         {
             "row": k,
             "milliseconds": 1e3 * statistics.median(seconds[k]),
-            "time": statistics.median(s / p for s, p in zip(seconds[k], seconds["plain"])),
+            "time": ratio(seconds, k, "plain"),
             "flops": counts[k] / counts["plain"],
             "floor": floor_of(k, counts) / counts["plain"],
             "over_floor": counts[k] / floor_of(k, counts) - 1,
