@@ -29,14 +29,15 @@ def parts_of(settings, shape, *, images, validation_fraction):
     x, y = np.ones((CLASSES, *flow.image_shape), np.float32), np.arange(CLASSES)
     params = jax.eval_shape(flow.init, jax.random.key(0), x, y if flow.num_classes else None)
     params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)
-    flow = flow if flow.image_shape == shape else flows.resized(flow, shape[0])
+    generator = flows.as_generator(flow, params)
+    frozen = flows.resized(generator.params, shape)
     plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
     parts = build.parts(
         settings,
         dataset,
         plan=plan,
         views=build.views_of(settings, shape),
-        generator=flows.as_generator(flow, params),
-        flow=flow.freeze(params) if settings.perturbs_latents else None,
+        generator=generator._replace(params=frozen),
+        flow=frozen,
     )
     return parts, plan.epoch(0)

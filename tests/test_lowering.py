@@ -5,19 +5,17 @@ Compiling the result needs the platform, and is not done here.
 """
 
 import importlib
+import os
 import re
 import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
-import genreg_jax as gr
 from genreg_jax import build, models
-from genreg_jax.batches import BatchPlan
 from genreg_jax.config import from_config
 from genreg_jax.contract import to_float
 from genreg_jax.epoch import loop_on_device
@@ -36,6 +34,8 @@ def accelerator(monkeypatch):
 
 
 equations = runpy.run_path(str(ROOT / "benchmarks" / "timing.py"))["equations"]
+parts_of = runpy.run_path(str(ROOT / "benchmarks" / "parts.py"))["parts_of"]
+SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
 def check(program, *args):
@@ -49,43 +49,24 @@ def check(program, *args):
     return equations(traced.jaxpr.jaxpr)
 
 
-def images_like(shape, classes, count=40):
-    rng = np.random.default_rng(0)
-    labels = np.arange(count) % classes
-    return rng.integers(0, 256, (count, *shape)).astype(np.uint8), labels.astype(np.int32)
-
-
-def epoch_of(method, **changes):
-    """A method's epoch on digits as accelerators run it, and its arguments."""
-    config = importlib.import_module(f"configs.{method}_digits").get_config()
+def epoch_of(method, data="digits", **changes):
+    """A method's epoch as accelerators run it, with a flow as it is made, and its arguments."""
+    module = importlib.import_module(f"configs.{method}_{data}")
+    config = module.get_config("folder,small") if data == "photographs" else module.get_config()
+    config.model.pretrained = ""
     config.update_from_flattened_dict(changes)
-    parts, indices = parts_of(config, (8, 8, 1))
+    parts, indices = few(config)
     args = (parts.state, parts.train_data, indices, parts.frozen, jnp.int32(2))
     return loop_on_device(parts.step, steps=2), *args
 
 
-def parts_of(config, shape, classes=10):
-    """The parts of a run, with an untrained flow, and the indices of an epoch of two updates."""
+def few(config):
+    """The parts of a run on 30 random images and the indices of an epoch of two updates."""
     config.train.batch_size = config.synthetic.batch_size = 20
     config.train.steps_per_epoch, config.train.epochs = 2, 1
-    settings = from_config(config)
-    dataset = gr.data.from_arrays(
-        *images_like(shape, classes), *images_like(shape, classes), validation_fraction=0.25
-    )
-    plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
-    flow = build.flow_of(settings.flow, shape, classes)
-    x, y = np.ones((10, *shape), np.float32), np.arange(10) if flow.num_classes else None
-    params = jax.eval_shape(flow.init, jax.random.key(0), x, y)
-    params = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
-    parts = build.parts(
-        settings,
-        dataset,
-        plan=plan,
-        views=build.views_of(settings, shape),
-        generator=gr.flows.as_generator(flow, params),
-        flow=flow.freeze(params),
-    )
-    return parts, plan.epoch(0)
+    side = config.data.image_size
+    shape = SHAPES.get(config.data.name, (side, side, 3))
+    return parts_of(from_config(config), shape, images=40, validation_fraction=0.25)
 
 
 # Of an epoch with one body for the steps of a level and for those of an attack: the time to
@@ -104,6 +85,21 @@ def test_an_epoch_of_every_method_lowers(method, accelerator):
 
 def test_every_method_is_among_them():
     assert {*EQUATIONS, *PAIRS, "glow", "realnvp"} == set(METHODS)
+
+
+OTHERS = [
+    (method, data)
+    for data in ("fashion_mnist", "cifar10", "photographs")
+    for method in [*EQUATIONS, *PAIRS]
+    if (ROOT / "configs" / f"{method}_{data}.py").exists()
+]
+
+
+@pytest.mark.parametrize(("method", "data"), OTHERS)
+def test_an_epoch_of_every_shipped_config_lowers(method, data, accelerator):
+    if method != "combined" and not os.environ.get("GENREG_LOWER_ALL"):
+        pytest.skip("its parts are those of combined; GENREG_LOWER_ALL=1 lowers every config")
+    check(*epoch_of(method, data))
 
 
 def test_neither_the_depth_of_a_flow_nor_the_steps_of_an_attack_make_a_program_larger(accelerator):
@@ -141,7 +137,7 @@ def test_a_gradient_of_every_classifier_lowers(name, accelerator):
 
 def test_predictions_lower(accelerator):
     config = importlib.import_module("configs.base_digits").get_config()
-    parts, _ = parts_of(config, (8, 8, 1))
+    parts, _ = few(config)
     predict = lambda params, model_state, x: parts.model.apply(
         params, model_state, to_float(x), rng=None, train=False
     )[0]
