@@ -50,6 +50,10 @@ class Study:
       tuning_size: labels per class in tuning.
       tuning_seeds: seeds of tuning, apart from those of the table.
       tuned_as: the study of the same folder whose choices this one takes; empty for its own.
+      on_first: whether the other rows take the first row's choice, in tuning and in the table.
+      halving: shares of the epochs; the first row's candidates run for the first share, the better
+        half of them for the second, and so on. Empty where all run for all epochs.
+      best: name to rows; the one that is best in tuning is a choice by that name, for `inherits`.
     """
 
     config: Callable[[], Any]
@@ -62,20 +66,30 @@ class Study:
     inherits: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
     tuned_as: str = ""
+    on_first: bool = False
+    halving: Sequence[float] = ()
+    best: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        """The reference."""
+        return next(iter(self.rows))
 
     def sources(self, row: str) -> Sequence[str]:
-        """The tuned rows whose choices a row takes; itself where it is tuned."""
-        return self.inherits.get(row, (row,) if self.candidates else ())
+        """The choices that a row takes, by the names of tuned rows; its own where it is tuned."""
+        own = self.inherits.get(row, (row,) if self.candidates else ())
+        return (self.first, *own) if self.on_first and self.first not in own else own
 
     def changes(self, tuned: Mapping[str, Changes]) -> dict[str, Changes]:
         """Row name to its settings with the choices of tuning, for the rows that have theirs."""
-        return {
-            row: {**{k: v for s in self.sources(row) for k, v in tuned[s].items()}, **fixed}
-            if row in self.inherits
-            else {**fixed, **tuned.get(row, {})}
-            for row, fixed in self.rows.items()
-            if all(source in tuned for source in self.sources(row))
-        }
+        found = {}
+        for row, fixed in self.rows.items():
+            if all(source in tuned for source in self.sources(row)):
+                taken = [tuned[s] for s in self.sources(row) if s != row]
+                own = tuned.get(row, {}) if row not in self.inherits else {}
+                parts = [*taken, fixed, own]
+                found[row] = {k: v for part in parts for k, v in part.items()}
+        return found
 
 
 def shipped(method: str, dataset: str) -> Any:
@@ -173,7 +187,7 @@ def with_error(values: Sequence[float]) -> str:
 
 def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: accuracy, paired difference to the first row with its p-value, seconds."""
-    reference = next(iter(study.rows))
+    reference = study.first
     lines = [
         f"| labels per class | row | n | test accuracy, % | paired difference to {reference} | "
         "p (paired t) | median seconds |",
@@ -265,6 +279,11 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
         if args.seeds is not None or args.sizes:
             parser.error("--seeds and --sizes are of the table; tuning runs as a whole")
         rows = [row for row in study.candidates if row in (args.rows or study.rows)]
+        tuned = results / "tuned.json"
+        if study.on_first and study.first not in rows:
+            chosen(study, tuned, [study.first], parser.error)
+        if study.halving and study.first in rows and parts > 1:
+            parser.error(f"{study.first} is tuned by halving, in one process; leave out --shard")
         tune(study, rows, folder, results, args.data_dir, part, parts)
         return
     sizes, rows = args.sizes or study.sizes, args.rows or list(study.rows)
@@ -459,7 +478,7 @@ def chosen(
     tuned = {
         row: choice
         for row, choice in tuned.items()
-        if choice in as_read(list(study.candidates.get(row, ())))
+        if row in study.best or choice in as_read(list(study.candidates.get(row, ())))
     }
     missing = {source: row for row in rows for source in study.sources(row) if source not in tuned}
     if missing:
@@ -497,11 +516,19 @@ def tune(
     Job `k` belongs to shard `k % parts`, and only that shard's file is read for it: what another
     sharding left does not count twice. The shard whose file completes the jobs chooses.
     """
+    path = results / "tuned.json"
+    tuned = json.loads(path.read_text()) if path.exists() else {}
+    if study.halving and study.first in rows:
+        tuned[study.first] = halve(study, folder, results, data_dir)
+        path.write_text(json.dumps(tuned, indent=2) + "\n")
+        rows = [row for row in rows if row != study.first]
+    basis = tuned[study.first] if study.on_first and rows and rows != [study.first] else {}
     jobs = []
     for row in rows:
         for candidate in study.candidates[row]:
             for seed in study.tuning_seeds:
                 changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
+                changes = {**basis, **changes} if row != study.first else changes
                 settings = settings_of(study, changes, study.tuning_size, seed, data_dir)
                 jobs.append((row, candidate, seed, settings))
     files = [results / f"tuning-{i}.jsonl" for i in range(parts)]
@@ -535,8 +562,6 @@ def tune(
     if len(lines) < len(jobs):
         print(f"{len(lines)} of {len(jobs)} runs are there; the last shard to finish chooses.")
         return
-    path = results / "tuned.json"
-    tuned = json.loads(path.read_text()) if path.exists() else {}
     tuned = {row: choice for row, choice in tuned.items() if row in study.candidates}
     print("| row | candidate | n | validation accuracy, % |\n|---|---|---|---|")
     for row in rows:
@@ -550,4 +575,56 @@ def tune(
             means.append(statistics.fmean(values))
             print(f"| {row} | {candidate} | {len(values)} | {with_error(values)} |")
         tuned[row] = study.candidates[row][means.index(max(means))]
+    every = [line for file in files for line in read_lines(file)]
+    for name, group in study.best.items():
+        scores = {row: _score(every, row, tuned[row]) for row in group if row in tuned}
+        if len(scores) == len(group):
+            row = max(scores, key=lambda row: scores[row])
+            tuned[name] = {**study.rows[row], **tuned[row]}
+            print(f"{name}: {row}")
     path.write_text(json.dumps(tuned, indent=2) + "\n")
+
+
+def _score(lines: Sequence[Mapping[str, Any]], row: str, choice: Changes) -> float:
+    """Mean validation accuracy of a row's choice in tuning."""
+    found = [
+        line["validation_accuracy"]
+        for line in lines
+        if line["row"] == row and line["changes"] == as_read(choice)
+    ]
+    return statistics.fmean(found)
+
+
+def halve(
+    study: Study, folder: pathlib.Path, results: pathlib.Path, data_dir: str
+) -> dict[str, Any]:
+    """The choice of the first row by successive halving on validation; resumes.
+
+    Jamieson and Talwalkar, 2016, arXiv:1502.07943: all candidates with few epochs, the better half
+    with more. The lines go to `halving.jsonl`, each with its share of the epochs.
+    """
+    row, path = study.first, results / "halving.jsonl"
+    records = read_lines(path)
+    left, epochs = list(study.candidates[row]), study.config().train.epochs
+    for share in study.halving:
+        scores = []
+        for candidate in left:
+            found = []
+            for seed in study.tuning_seeds:
+                changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
+                changes["train.epochs"] = max(1, round(share * epochs))
+                settings = settings_of(study, changes, study.tuning_size, seed, data_dir)
+                key = config_hash(settings)
+                line = next((r for r in records if r["settings_hash"] == key), None)
+                if line is None:
+                    summary = run(folder / "tuning", settings)
+                    line = record(row, study.tuning_size, candidate, summary, settings)
+                    line["share"] = share
+                    records.append(line)
+                    write_lines(path, records)
+                found.append(line["validation_accuracy"])
+            scores.append(statistics.fmean(found))
+            print(row, share, candidate, scores[-1], flush=True)
+        order = sorted(range(len(left)), key=lambda i: -scores[i])
+        left = [left[i] for i in order[: max(len(left) // 2, 1)]]
+    return dict(left[0])

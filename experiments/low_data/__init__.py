@@ -1,0 +1,1 @@
+"""What to turn on with few labels, and what it costs."""

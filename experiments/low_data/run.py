@@ -1,0 +1,234 @@
+"""With few labels and a tuned baseline, what should one turn on, and what does it cost?
+
+python -m experiments.low_data.run --study=fashion_mnist --data_dir=DIR --stage=tune  # validation
+python -m experiments.low_data.run --study=fashion_mnist --data_dir=DIR --stage=plan  # the hours
+python -m experiments.low_data.run --study=fashion_mnist --data_dir=DIR               # the table
+python -m experiments.low_data.report --study=fashion_mnist                           # the page
+
+Of plain training the rate, the decay and the batch are searched at random and halved on validation
+images. All rows have that choice and the same number of updates, and each has four candidates of
+its own strengths; combinations have those of their parts, and what is best in tuning, of the
+augmentations and of the regularisers, goes on top. `--study`: fashion_mnist, cifar10, digits,
+textures.
+"""
+
+import math
+import pathlib
+
+import numpy as np
+
+from experiments.runner import Study, main, shipped
+
+SEARCH_SEED, DRAWS = 8_128_496, 16
+
+
+def draws(count):
+    """Random rates, decays and batches, as GEM's search has them (arXiv:2108.13122)."""
+    rng = np.random.default_rng(SEARCH_SEED)
+    log = lambda low, high: float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+    return [
+        {
+            "optimizer.learning_rate": log(3e-3, 0.3),
+            "optimizer.weight_decay": log(1e-4, 3e-2),
+            "train.batch_size": int(rng.choice([16, 32, 64])),
+        }
+        for _ in range(count)
+    ]
+
+
+def values(name, *choices):
+    return [{name: value} for value in choices]
+
+
+def attack(*radii):
+    """Three steps of half the radius."""
+    return [{"latent.epsilon": r, "latent.step_size": r / 2} for r in radii]
+
+
+def sampled(*weights):
+    return [
+        {"synthetic.source": source, "synthetic.weight": weight}
+        for source in ("renoised", "interpolated")
+        for weight in weights
+    ]
+
+
+PCR = {"synthetic.loss": "pcr"}
+META = {"meta.enabled": True, "meta.outer": "train", "meta.radius": 0.3}
+PARTS = ("best phantom", "latent adversarial", "mgr")
+AUGMENTATIONS = (
+    "randaugment", "trivialaugment", "cutout", "mixup", "cutmix", "label smoothing",
+)  # fmt: skip
+REGULARISERS = (
+    "gda", "pcr", "mgr", "phantom attraction", "phantom separation",
+    "latent random", "latent adversarial", "latent interpolation",
+)  # fmt: skip
+LEARNED = "phantom.weight,synthetic.weight,latent.epsilon"
+
+
+def study(config, view, *, side, radii, **options):
+    """The rows of one data set.
+
+    Args:
+      config: makes the config of plain training.
+      view: its augmentation.
+      side: of the images.
+      radii: of latent perturbations at random; an adversarial one has half of them.
+      **options: of the study.
+    """
+    rows = {
+        "base": {},
+        "randaugment": {},
+        "trivialaugment": {"augment.train": f"{view}+trivialaugment"},
+        "cutout": {},
+        "mixup": {"augment.mix": "mixup"},
+        "cutmix": {"augment.mix": "cutmix"},
+        "label smoothing": {},
+        "small batches, strong decay": {"train.batch_size": 10},
+        "gda": {"synthetic.loss": "cross_entropy"},
+        "pcr": PCR,
+        "mgr": {**PCR, **META},
+        "phantom attraction": {"phantom.loss": "attraction"},
+        "phantom separation": {"phantom.loss": "separation"},
+        "latent random": {"latent.kind": "random"},
+        "latent adversarial": {"latent.kind": "adversarial", "latent.num_steps": 3},
+        "latent interpolation": {"latent.kind": "interpolation"},
+        "pgd": {"latent.kind": "pgd", "latent.num_steps": 3},
+    }
+    candidates = {
+        "base": draws(DRAWS),
+        "randaugment": [
+            {"augment.train": f"{view}+randaugment({n},{m})"} for n in (1, 2) for m in (5, 9)
+        ],
+        # No strength of its own, so more or less decay.
+        "trivialaugment": [{}, *values("optimizer.weight_decay", 1e-3, 5e-3, 2e-2)],
+        "cutout": [{"augment.train": f"{view}+cutout({side * k // 8})"} for k in (1, 2, 3, 4)],
+        "mixup": values("augment.mix_alpha", 0.1, 0.2, 0.5, 1.0),
+        "cutmix": values("augment.mix_alpha", 0.1, 0.2, 0.5, 1.0),
+        "label smoothing": values("augment.label_smoothing", 0.05, 0.1, 0.2, 0.4),
+        "small batches, strong decay": [
+            {"optimizer.learning_rate": rate, "optimizer.weight_decay": decay}
+            for rate in (4.6e-3, 1.5e-2)
+            for decay in (5.3e-3, 2e-2)
+        ],
+        "gda": sampled(0.3, 1.0),
+        "pcr": sampled(1.0, 3.0),
+        "mgr": sampled(0.5, 2.0),
+        "phantom attraction": values("phantom.weight", 0.03, 0.3, 3.0, 30.0),
+        "phantom separation": values("phantom.weight", 0.01, 0.1, 0.5, 2.0),
+        "latent random": values("latent.epsilon", *radii),
+        "latent adversarial": attack(*(r / 2 for r in radii)),
+        "latent interpolation": values("latent.epsilon", 0.1, 0.25, 0.5, 1.0),
+        "pgd": attack(0.12, 0.25, 0.5, 1.0),
+    }
+    # Taken from a choice as a whole, where a row's own settings would be lost.
+    whole = {"mgr": {**PCR, **META}, "latent adversarial": rows["latent adversarial"]}
+    of = lambda *parts: {k: v for part in parts for k, v in whole.get(part, {}).items()}
+    combined = {
+        "phantom + latent": PARTS[:2],
+        "phantom + mgr": (PARTS[0], PARTS[2]),
+        "latent + mgr": PARTS[1:],
+        "all three": PARTS,
+    }
+    for row, parts in combined.items():
+        rows[row] = of(*parts)
+    inherits = {
+        **combined,
+        "best single + best augmentation": ("best augmentation", "best single"),
+        "all three + best augmentation": ("best augmentation", *PARTS),
+        "all three, self-tuned": PARTS,
+        **{f"base, {n} times the updates": ("base",) for n in (2, 4, 8)},
+    }
+    epochs = config().train.epochs
+    rows |= {
+        "best single + best augmentation": {},
+        "all three + best augmentation": of(*PARTS),
+        "all three, self-tuned": {**of(*PARTS), "tune.learn": LEARNED},
+        **{f"base, {n} times the updates": {"train.epochs": n * epochs} for n in (2, 4, 8)},
+    }
+    best = {
+        "best augmentation": AUGMENTATIONS,
+        "best phantom": ("phantom attraction", "phantom separation"),
+        "best single": REGULARISERS,
+    }
+    return Study(
+        config=config,
+        rows=rows,
+        candidates=candidates,
+        inherits=inherits,
+        best=best,
+        on_first=True,
+        halving=(0.25, 0.5, 1.0),
+        pairs=[
+            *(("all three", row) for row in ("phantom + latent", "phantom + mgr", "latent + mgr")),
+            *(("all three", part) for part in ("mgr", "latent adversarial")),
+            ("mgr", "pcr"),
+            ("best single + best augmentation", "all three + best augmentation"),
+            *((f"{row} + best augmentation", a) for row in ("all three",) for a in AUGMENTATIONS),
+        ],
+        tuning_seeds=(100, 101),
+        **options,
+    )
+
+
+def fashion_mnist():
+    """0.2 million parameters, 500 updates."""
+    config = shipped("base", "fashion_mnist")
+    config.model.widths = (48, 96, 160)
+    return config
+
+
+def cifar10():
+    """0.2 million parameters, 1,000 updates."""
+    config = shipped("base", "cifar10")
+    config.data.validation_fraction = 0.02  # 1,000 images
+    config.model.name, config.model.widths = "convnet", (48, 96, 160)
+    config.model.pooling = "max"
+    config.augment.train = "flip+crop(4)"
+    config.optimizer.schedule = "cosine"
+    config.train.epochs, config.train.steps_per_epoch = 5, 200
+    config.synthetic.strong = "flip+crop(4)+randaugment(2,5)"
+    config.synthetic.temperature, config.synthetic.batch_size = 0.7, 32
+    config.flow.levels, config.flow.steps, config.flow.width = 3, 6, 48
+    config.flow.dropout, config.flow.augment = 0.2, "flip+shift(2)"
+    config.flow.batch_size = 64
+    config.flow.updates, config.flow.eval_every, config.flow.warmup = 800, 100, 50
+    config.flow.learning_rate, config.flow.weight_decay = 2e-3, 1e-4
+    config.flow.ema_decay = 0.99
+    return config
+
+
+def digits():
+    """0.06 million parameters, 600 updates."""
+    return shipped("base", "digits")
+
+
+def textures():
+    """A folder of photographs at 32 x 32; 0.2 million parameters, 500 updates."""
+    config = shipped("base", "folder")
+    config.model.widths = (48, 96, 160)
+    config.train.epochs, config.train.steps_per_epoch = 5, 100
+    return config
+
+
+STUDIES = {
+    "fashion_mnist": study(
+        fashion_mnist, "flip+crop(2)", side=28, radii=(1.5, 3.0, 7.0, 14.0),
+        sizes=(50, 10, 100, 500), seeds=range(10), tuning_size=50,
+    ),
+    "cifar10": study(
+        cifar10, "flip+crop(4)", side=32, radii=(3.0, 6.0, 12.0, 24.0),
+        sizes=(50, 10, 100, 500), seeds=range(5), tuning_size=50,
+    ),
+    "digits": study(
+        digits, "shift(1)", side=8, radii=(0.5, 1.0, 2.0, 4.0),
+        sizes=(10, 5, 20), seeds=range(10), tuning_size=10,
+    ),
+    "textures": study(
+        textures, "flip+crop(4)", side=32, radii=(3.0, 6.0, 12.0, 24.0),
+        sizes=(40, 10), seeds=range(5), tuning_size=40,
+    ),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main(STUDIES, pathlib.Path(__file__).parent)
