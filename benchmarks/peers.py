@@ -10,7 +10,8 @@ training update and encode + decode; a training step of a ResNet-18, and that of
 the stem for small images; ten steps of PGD in the l2 ball on it, and those of `torchattacks`; and a
 hypergradient through one step on digits, and those of `higher` and `torchopt`. Printed is the time
 of ours in that of the other, the median over interleaved rounds, on one core and on two; then the
-bits per dimension of both flows after the same number of updates on the same batches.
+bits per dimension of both flows after the same number of updates on the same batches, by Adam with
+the same rate, warm-up and clipping.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import sys
 from importlib import metadata
 
 SHAPE, BATCH, CLASSES = (32, 32, 3), 32, 10
-LEVELS, STEPS, WIDTH, RATE = 3, 8, 64, 1e-3
+LEVELS, STEPS, WIDTH, RATE, WARMUP = 3, 8, 64, 1e-3, 50
 PROGRAMS = ("flow", "classifier", "attack", "hypergradient")
 PEERS = "torch torchvision normflows torchattacks higher torchopt".split()
 
@@ -57,7 +58,8 @@ def our_flow(images):
     flow = gr.flows.glow(SHAPE, levels=LEVELS, steps=STEPS, width=WIDTH)
     as_floats = lambda i: jnp.asarray(images[i * BATCH : (i + 1) * BATCH], jnp.float32) / 255
     params = flow.init(jax.random.key(0), as_floats(0))
-    tx = optax.adam(RATE)
+    rate = optax.schedules.linear_schedule(RATE / WARMUP, RATE, WARMUP)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     held = [params, tx.init(params)]
 
     @jax.jit
@@ -105,6 +107,7 @@ def their_flow(images):
         bases.append(nf.distributions.DiagGaussian((depth, side, side)))
     model = nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
     tx = torch.optim.Adam(model.parameters(), lr=RATE)
+    rate = torch.optim.lr_scheduler.LambdaLR(tx, lambda i: min((i + 1) / WARMUP, 1.0))
     pixels = float(np.prod(SHAPE))
 
     def batch(i):
@@ -121,7 +124,9 @@ def their_flow(images):
         tx.zero_grad()
         loss = loss_of(i)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         tx.step()
+        rate.step()
         return loss.item()
 
     first = batch(0) / 255

@@ -554,8 +554,8 @@ def tune(
         write_lines(files[part], [*others, *(own[k] for k in sorted(own))])
         print(row, candidate, seed, summary["validation_accuracy"], flush=True)
     lines = {k: line for i in range(parts) for k, line in found(i).items()}
-    for path in sorted(set(results.glob("tuning-*.jsonl")) - set(files)):
-        print(f"{path.name} is of another sharding and is not read.")
+    for other in sorted(set(results.glob("tuning-*.jsonl")) - set(files)):
+        print(f"{other.name} is of another sharding and is not read.")
     commits = {line["commit"] for line in lines.values()}
     if len(commits) > 1:
         print(f"The runs are of {len(commits)} commits: {', '.join(sorted(map(str, commits)))}.")

@@ -253,6 +253,20 @@ def test_the_forms_of_repeat_agree():
     jax.tree.map(close, value_and_grad(scan=True, remat=True), plain)
 
 
+def test_a_likelihood_s_activations_are_recomputed_on_cpu_to_the_same_gradient(monkeypatch):
+    _, params, x, _ = make("repeat", "float32")
+    loss = lambda p: sum(jnp.sum(out**2) for out in Repeat(STEP, 3).forward_and_log_det(p, x))
+    stored_of = lambda: sum(
+        leaf.size for leaf in jax.tree.leaves(jax.vjp(loss, params)[1]) if hasattr(leaf, "size")
+    )
+    here, stored_here = jax.jit(jax.value_and_grad(loss))(params), stored_of()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = jax.jit(jax.value_and_grad(lambda p: loss(p)))(params)
+    assert stored_here < stored_of() / 2
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+    jax.tree.map(close, here, there)
+
+
 def test_dropout_needs_a_key_and_keeps_the_mean():
     # With a tiny scale the coupling adds what its network says, whose last layer is linear.
     layer, x = AffineCoupling(32, dropout=0.25, scale=1e-9), normal(0, 2, 2, 2, 4)

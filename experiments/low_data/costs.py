@@ -1,0 +1,106 @@
+"""What an update of each row computes, in multiples of plain training's.
+
+python -m experiments.low_data.costs --study=fashion_mnist
+
+Floating-point operations of the convolutions and matrix products of one update, counted in its
+jaxpr with the number of turns of every loop, which XLA's own count leaves out. Nothing is run on
+images; the flow has its shape and no training. Writes `results/STUDY/costs.json`.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import genreg_jax as gr
+from experiments.low_data.run import STUDIES
+from experiments.runner import chosen, settings_of
+from genreg_jax import build
+from genreg_jax.batches import BatchPlan
+from genreg_jax.epoch import update_of
+from genreg_jax.logs import write_json
+
+SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def flops(jaxpr) -> float:
+    """Of the convolutions and matrix products of a jaxpr, a multiplication and an addition each.
+
+    The larger branch of a `cond` counts, and a `while_loop`, whose turns are not known, once.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        shapes = [getattr(v.aval, "shape", ()) for v in (*equation.invars, *equation.outvars)]
+        params = equation.params
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            total += 2 * math.prod(shapes[-1]) * math.prod(shapes[0][i] for i in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            spec = params["dimension_numbers"].rhs_spec
+            kernel = shapes[1]
+            each = math.prod(kernel) / kernel[spec[0]]  # inputs of one output
+            total += 2 * math.prod(shapes[-1]) * each
+        inner = [
+            flops(getattr(part, "jaxpr", part))
+            for value in params.values()
+            for part in (value if isinstance(value, (tuple, list)) else [value])
+            if hasattr(getattr(part, "jaxpr", part), "eqns")
+        ]
+        if inner:
+            turns = params.get("length", 1) if equation.primitive.name == "scan" else 1
+            total += turns * (max(inner) if equation.primitive.name == "cond" else sum(inner))
+    return total
+
+
+def of_update(settings) -> float:
+    """`flops` of an update of a run on random images."""
+    side = settings.data.image_size
+    shape = SHAPES.get(settings.data.name, (side, side, 3))
+    rng = np.random.default_rng(0)
+    count = 3 * settings.train.batch_size + 40
+    images = rng.integers(0, 256, (count, *shape)).astype(np.uint8)
+    labels = (np.arange(count) % 10).astype(np.int32)
+    dataset = gr.data.from_arrays(images, labels, images, labels, validation_fraction=0.2)
+    flow = build.flow_of(settings.flow, shape, 10)
+    x, y = np.ones((10, *shape), np.float32), np.arange(10) if flow.num_classes else None
+    like = jax.eval_shape(flow.init, jax.random.key(0), x, y)
+    params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), like)
+    plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
+    parts = build.parts(
+        settings,
+        dataset,
+        plan=plan,
+        views=build.views_of(settings, shape),
+        generator=gr.flows.as_generator(flow, params),
+        flow=flow.freeze(params),
+    )
+    indices = plan.epoch(0)
+    update = update_of(parts.step, len(indices.inner))
+    args = (parts.state, parts.train_data, indices, parts.frozen)
+    return flops(jax.make_jaxpr(update)(*args).jaxpr)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m experiments.low_data.costs")
+    parser.add_argument("--study", choices=STUDIES, required=True)
+    args = parser.parse_args()
+    study = STUDIES[args.study]
+    results = pathlib.Path(__file__).parent / "results" / args.study
+    changes = study.changes(chosen(study, results / "tuned.json", study.rows, parser.error))
+    found = {}
+    for row, change in changes.items():
+        settings = settings_of(study, change, study.sizes[0], 0, "")
+        updates = settings.train.epochs / study.config().train.epochs
+        found[row] = updates * of_update(settings)
+        print(f"{row}: {found[row]:.4g}, {found[row] / found[study.first]:.2f}", flush=True)
+    multiples = {row: count / found[study.first] for row, count in found.items()}
+    write_json(results / "costs.json", {"flops_an_update": found, "multiples": multiples})
+    print(json.dumps(multiples, indent=2))
+
+
+if __name__ == "__main__":
+    main()

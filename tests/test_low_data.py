@@ -1,0 +1,229 @@
+"""The low-data study: its statistics, its count of operations, and what its page says."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from test_runner import command, study  # noqa: F401  # a fixture
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+costs = importlib.import_module("experiments.low_data.costs")
+report = importlib.import_module("experiments.low_data.report")
+low_data = importlib.import_module("experiments.low_data.run")
+runner = importlib.import_module("experiments.runner")
+
+
+# -------------------------------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_rejects_what_its_definition_rejects(seed):
+    rng = np.random.default_rng(seed)
+    values = dict(enumerate(rng.random(9) ** 4))
+    corrected = report.holm(values)
+    for alpha in (0.01, 0.05, 0.2, 0.5, 0.9):
+        rejected = set()
+        for rank, key in enumerate(sorted(values, key=values.get)):
+            if values[key] > alpha / (len(values) - rank):
+                break
+            rejected.add(key)
+        assert {key for key, p in corrected.items() if p <= alpha} == rejected
+
+
+def test_a_paired_difference_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    a, b = ({i: float(v) for i, v in enumerate(rng.normal(size=n))} for n in (7, 9))
+    mean, error, p, n = report.paired(a, b)
+    gains = np.array([a[i] - b[i] for i in range(7)])
+    assert n == 7 and mean == pytest.approx(gains.mean())
+    assert error == pytest.approx(scipy.stats.sem(gains))
+    assert p == pytest.approx(scipy.stats.ttest_1samp(gains, 0).pvalue)
+    assert math.isnan(report.paired({0: 1.0}, b)[1])
+    assert report.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})[2] == 1.0
+
+
+# -------------------------------------------------------------------------------------- operations
+
+
+def test_products_and_convolutions_are_counted_in_closed_form():
+    a, b = jnp.zeros((3, 5, 7)), jnp.zeros((3, 7, 11))
+    count = lambda f, *args: costs.flops(jax.make_jaxpr(f)(*args).jaxpr)
+    assert count(jnp.matmul, a, b) == 2 * 3 * 5 * 7 * 11
+    x, w = jnp.zeros((2, 8, 8, 6)), jnp.zeros((3, 3, 2, 12))
+    conv = lambda x, w: jax.lax.conv_general_dilated(
+        x, w, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=3
+    )
+    assert count(conv, x, w) == 2 * (2 * 4 * 4 * 12) * (3 * 3 * 2)
+
+
+def test_a_loop_counts_its_turns_and_a_branch_the_larger_one():
+    a = jnp.ones((4, 4))
+    count = lambda f: costs.flops(jax.make_jaxpr(f)(a).jaxpr)
+    one = 2 * 4**3
+    assert count(lambda a: jax.lax.fori_loop(0, 5, lambda i, c: c @ a, a)) == 5 * one
+    assert count(lambda a: jax.lax.scan(lambda c, _: (c @ a @ a, None), a, length=3)[0]) == 6 * one
+    branches = [lambda a: a, lambda a: a @ a @ a]
+    assert count(lambda a: jax.lax.switch(jnp.int32(a[0, 0]), branches, a)) == 2 * one
+    assert count(jax.jit(lambda a: a @ a)) == one
+
+
+def test_the_count_of_a_plain_update_is_that_of_xla():
+    study = low_data.STUDIES["digits"]
+    changes = low_data.draws(1)[0] | {"train.batch_size": 16}
+    settings = runner.settings_of(study, changes, 10, 0, "")
+    ours = costs.of_update(settings)
+    x, w = jnp.zeros((16, 8, 8, 32)), jnp.zeros((3, 3, 32, 64))
+    conv = lambda x, w: jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    theirs = jax.jit(conv).lower(x, w).cost_analysis()["flops"]
+    mine = costs.flops(jax.make_jaxpr(conv)(x, w).jaxpr)
+    assert 0.75 * mine < theirs <= mine  # XLA leaves out what falls on the padding
+    adversarial = {"latent.kind": "adversarial", "latent.epsilon": 1.0}
+    few, many = (
+        costs.of_update(
+            runner.settings_of(study, {**changes, **adversarial, "latent.num_steps": n}, 10, 0, "")
+        )
+        for n in (1, 4)
+    )
+    assert ours < few < many and (many - few) / 3 > 0.5 * ours
+
+
+# ------------------------------------------------------------------------------------------ tuning
+
+
+def test_half_of_the_candidates_go_on_with_more_epochs_and_the_others_take_the_choice(command):  # noqa: F811
+    import dataclasses
+
+    seen = []
+
+    def accuracy(settings):
+        rate, smoothing = settings.optimizer.learning_rate, settings.augment.label_smoothing
+        seen.append((rate, settings.train.epochs, smoothing))
+        # With few epochs the largest rate looks best, with many the second.
+        best = 0.4 if settings.train.epochs < 8 else 0.3
+        return 1 - abs(rate - best) - smoothing
+
+    command.accuracy = accuracy
+    small = dataclasses.replace(
+        study(rates=(0.1, 0.2, 0.3, 0.4), **{"train.epochs": 8}),
+        candidates={
+            "base": [{"optimizer.learning_rate": r} for r in (0.1, 0.2, 0.3, 0.4)],
+            "other": [{"train.batch_size": b} for b in (16, 32)],
+        },
+        halving=(0.25, 0.5, 1.0),
+        on_first=True,
+        best={"best of all": ("other",)},
+    )
+    results = command(small, "--stage=tune")
+    choice = json.loads((results / "tuned.json").read_text())
+    assert choice["base"] == {"optimizer.learning_rate": 0.4}  # 0.3 fell out at half the epochs
+    halving = [(rate, epochs) for rate, epochs, smoothing in seen if not smoothing]
+    assert (
+        halving
+        == [(r, 2) for r in (0.1, 0.2, 0.3, 0.4) for _ in range(2)]
+        + [(r, 4) for r in (0.4, 0.3) for _ in range(2)]
+        + [(0.4, 8)] * 2
+    )
+    # The other row was tried with base's choice, and so is the table.
+    assert {rate for rate, _, smoothing in seen if smoothing} == {0.4}
+    assert small.changes(choice)["other"]["optimizer.learning_rate"] == 0.4
+    assert choice["best of all"] == {"augment.label_smoothing": 0.1, **choice["other"]}
+    seen.clear()
+    command(small, "--stage=tune", "--rows", "base")
+    assert not seen  # every line was there
+    with pytest.raises(SystemExit):
+        command(small, "--stage=tune", "--shard=0/2")
+
+
+def test_the_other_rows_are_not_tuned_before_the_first(command, capsys):  # noqa: F811
+    import dataclasses
+
+    first = dataclasses.replace(study(), on_first=True)
+    with pytest.raises(SystemExit):
+        command(first, "--stage=tune", "--rows", "other")
+    assert "run --stage=tune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", low_data.STUDIES)
+def test_every_row_has_its_settings_whatever_tuning_chooses(name):
+    study = low_data.STUDIES[name]
+    budgets = {len(c) for row, c in study.candidates.items() if row != "base"}
+    assert budgets == {4}
+    for pick in (0, -1):
+        tuned = {row: choices[pick] for row, choices in study.candidates.items()}
+        for best, group in study.best.items():
+            tuned[best] = {**study.rows[group[pick]], **tuned[group[pick]]}
+        changes = study.changes(tuned)
+        assert changes.keys() == study.rows.keys()
+        settings = {
+            r: runner.settings_of(study, c, study.sizes[0], 0, "") for r, c in changes.items()
+        }
+        everything = settings["all three"]
+        assert everything.uses_meta and everything.uses_phantom and everything.uses_latent
+        assert settings["all three + best augmentation"].uses_meta
+        assert settings["all three, self-tuned"].tune.learn
+        updates = {s.train.epochs for r, s in settings.items() if not r.startswith("base, ")}
+        assert len(updates) == 1
+        base = changes["base"]
+        for row in study.rows:
+            if row not in ("trivialaugment", "small batches, strong decay"):
+                assert changes[row]["optimizer.learning_rate"] == base["optimizer.learning_rate"]
+
+
+# ------------------------------------------------------------------------------------------ the page
+
+
+def records(gains, seconds, sizes=(10, 50), seeds=6):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "row": row, "labels_per_class": size, "seed": seed, "seconds": seconds[row],
+            "test_accuracy": 0.7 + 0.01 * gains[row] + 0.003 * rng.normal() + 0.01 * seed,
+        }
+        for size in sizes
+        for row in gains
+        for seed in range(seeds)
+    ]  # fmt: skip
+
+
+def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
+    gains = {
+        "base": 0.0, "base, 2 times the updates": 1.0, "base, 4 times the updates": 1.5,
+        "mgr": 3.0, "pgd": -2.0, "cutout": 0.0,
+    }  # fmt: skip
+    seconds = {
+        "base": 10.0, "base, 2 times the updates": 20.0, "base, 4 times the updates": 40.0,
+        "mgr": 35.0, "pgd": 90.0, "cutout": 10.0,
+    }  # fmt: skip
+    study = low_data.STUDIES["digits"]
+    study = __import__("dataclasses").replace(study, sizes=(10, 50))
+    rows = report.rows_of(study, records(gains, seconds), {"mgr": 9.5})
+    of = {(r["size"], r["row"]): r for r in rows}
+    assert len(rows) == 12 and of[10, "mgr"]["time"] == 3.5 and of[10, "mgr"]["flops"] == 9.5
+    assert of[10, "mgr"]["gain"] == pytest.approx(3.0, abs=0.6)
+    assert of[10, "mgr"]["over"] == "base, 4 times the updates"  # 35 s fit into 40
+    assert of[10, "mgr"]["over_gain"] == pytest.approx(1.5, abs=0.6)
+    assert of[10, "pgd"]["over"] == "base, 4 times the updates"  # the longest there is
+    assert of[10, "cutout"]["over"] == "base"
+    assert of[10, "base"]["holm"] is None and of[10, "base, 2 times the updates"]["holm"] is None
+    tested = [r for r in rows if r["holm"] is not None]
+    assert len(tested) == 6 and all(r["holm"] >= r["p"] for r in tested)
+    text = report.what_to_turn_on(rows, 10)
+    assert "mgr gains most" in text and "Of the 1 rows that are surely above base, mgr" in text
+    assert "| 10 | mgr | 6 |" in report.table(rows) and "(4 times)" in report.table(rows)
+    report.draw(rows, tmp_path / "gain.png", "digits")
+    assert (tmp_path / "gain.png").stat().st_size > 5000
+
+
+def test_a_row_without_lines_leaves_the_page_whole():
+    assert report.rows_of(low_data.STUDIES["digits"], [], {}) == []
+    assert report.what_to_turn_on([], 10) == ""
