@@ -1,5 +1,6 @@
 """The low-data study: its statistics, its count of operations, and what its page says."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -101,8 +102,6 @@ def test_the_count_of_a_plain_update_is_that_of_xla():
 
 
 def test_half_of_the_candidates_go_on_with_more_epochs_and_the_others_take_the_choice(command):  # noqa: F811
-    import dataclasses
-
     seen = []
 
     def accuracy(settings):
@@ -145,8 +144,6 @@ def test_half_of_the_candidates_go_on_with_more_epochs_and_the_others_take_the_c
 
 
 def test_the_other_rows_are_not_tuned_before_the_first(command, capsys):  # noqa: F811
-    import dataclasses
-
     first = dataclasses.replace(study(), on_first=True)
     with pytest.raises(SystemExit):
         command(first, "--stage=tune", "--rows", "other")
@@ -179,7 +176,7 @@ def test_every_row_has_its_settings_whatever_tuning_chooses(name):
                 assert changes[row]["optimizer.learning_rate"] == base["optimizer.learning_rate"]
 
 
-# ------------------------------------------------------------------------------------------ the page
+# ---------------------------------------------------------------------------------------- the page
 
 
 def records(gains, seconds, sizes=(10, 50), seeds=6):
@@ -204,8 +201,7 @@ def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
         "base": 10.0, "base, 2 times the updates": 20.0, "base, 4 times the updates": 40.0,
         "mgr": 35.0, "pgd": 90.0, "cutout": 10.0,
     }  # fmt: skip
-    study = low_data.STUDIES["digits"]
-    study = __import__("dataclasses").replace(study, sizes=(10, 50))
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10, 50))
     rows = report.rows_of(study, records(gains, seconds), {"mgr": 9.5})
     of = {(r["size"], r["row"]): r for r in rows}
     assert len(rows) == 12 and of[10, "mgr"]["time"] == 3.5 and of[10, "mgr"]["flops"] == 9.5
