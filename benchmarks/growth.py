@@ -199,6 +199,9 @@ def draw(rows, path):
                 label=label,
                 markersize=4,
             )
+        sizes = sorted({row["size"] for lines in programs.values() for row in lines})
+        plot.set_xticks(sizes, [str(size) for size in sizes], fontsize=7)
+        plot.set_xticks([], minor=True)
         plot.set(xlabel=axis, title=f"{axis}: ms a call, power")
         plot.legend(fontsize=7)
         plot.grid(alpha=0.3)
