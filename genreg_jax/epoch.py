@@ -106,12 +106,14 @@ def _fed(
     def run_epoch(state, feed, indices, frozen, *, tick, history, stop):
         done, fresh = int(state.step), []
         with contextlib.closing(feed.batches(indices, len(history))) as batches:
-            while len(history) + len(fresh) < len(indices.inner) and not stop():
-                state, metrics = program(state, *next(batches), frozen)
+            batch = next(batches, None)
+            while batch is not None and not stop():
+                state, metrics = program(state, *batch, frozen)
                 fresh.append(metrics)
-                # Not more than one update ahead of the device, so that batches do not pile up.
-                jax.block_until_ready(fresh[-2:][0])
+                batch = next(batches, None)  # while the device is at the update
                 tick(done + len(fresh), metrics)
+                if metrics["train/nonfinite"] and int(state.step) < done + len(fresh):
+                    break  # the update was not made, and none after it is
         return state, [*history, *_floats(fresh)]
 
     return run_epoch

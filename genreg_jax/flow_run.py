@@ -22,7 +22,7 @@ from genreg_jax.checkpoint import CheckpointReader, Checkpoints
 from genreg_jax.config import config_hash, differences
 from genreg_jax.contract import Augment, Generator, Model
 from genreg_jax.costs import flow_cost, in_words
-from genreg_jax.data import Dataset, Split
+from genreg_jax.data import Dataset, Split, Stored
 from genreg_jax.data.pictures import resized
 from genreg_jax.devices import data_mesh, is_first, largest
 from genreg_jax.errors import UserError
@@ -206,7 +206,11 @@ def trained_flow(
     with open_folder(folder, shape=FLOW) as checkpoints:
         found, restored = checkpoints.extra(), None
         if found is not None:
-            _same(found["trained_with"], wanted, folder)
+            made = found["trained_with"]
+            if s.workdir and isinstance(dataset.train.images, Stored):
+                # Trained in memory, so on a part of these images.
+                made = made | {"subset_hash": dataset.subset_hash}
+            _same(made, wanted, folder)
             restored = checkpoints.restore(like)
         if restored is not None:
             _, params, extra = restored

@@ -197,7 +197,7 @@ class Run:
         return make_evaluate(self.model, batch_size=size, probabilities=True)
 
     def _as_batch(self, images: Any) -> Any:
-        if isinstance(images, data.Stored):
+        if isinstance(images, data.Stored) and len(images):
             return fitted(images, self.image_shape, self.config.data.resize)
         if isinstance(images, (list, tuple)):
             many = list(images)

@@ -79,7 +79,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
 }
 # Imported by `genreg_jax` only for a user who already has them: an adapter, a notebook.
-OPTIONAL = {"dm-haiku", "equinox", "ipython"}
+OPTIONAL = {"dm-haiku", "equinox", "grain", "ipython"}
 
 
 def imported(folder):

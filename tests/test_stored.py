@@ -467,3 +467,140 @@ def test_a_run_on_stored_images_reads_them_again_to_be_evaluated(folder, tmp_pat
     np.testing.assert_array_equal(
         run.evaluate(larger)["probabilities"], run.evaluate(smaller)["probabilities"]
     )
+
+
+# ------------------------------------------------------------------------- what an attack has found
+
+
+def test_rows_may_be_a_mask_and_are_part_of_the_key():
+    array = noise(20, 4, 4, 1)
+    mask = np.arange(20) % 4 == 1
+    np.testing.assert_array_equal(Stored(array, rows=mask)[:], array[mask])
+    a, b = (Stored(array, rows=range(k, k + 10), key="mine") for k in (0, 10))
+    assert a.key != b.key != Stored(array, key="mine").key
+    assert Stored(array, key="mine").take(range(10, 20)).key == b.key
+    for rows in ([0, 20], [0.5], np.ones(3, bool)):
+        with pytest.raises(UserError, match="rows must be places in the source, or a mask"):
+            Stored(array, rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (noise(2, 3, 32, 32), r"which is \[C, H, W\]"),
+        ([(noise(4, 4, 1), 1)] * 2, r"must be uint8 \[H, W, C\]"),
+    ],
+)
+def test_a_source_of_something_else_is_refused_in_words(source, message):
+    with pytest.raises(UserError, match=message):
+        Stored(source)
+
+
+def test_too_few_labels_are_refused_as_of_arrays():
+    for kind in (Stored, np.asarray):
+        with pytest.raises(UserError, match="every image needs one label"):
+            data.from_arrays(kind(noise(20, 4, 4, 1)), np.arange(12) % 2)
+
+
+def test_a_source_that_reads_stored_images_itself_ends():
+    class Means:
+        inner = Stored(noise(30, 4, 4, 1))
+
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, i):
+            return self.inner[[i, (i + 1) % 30]].mean(axis=0).astype(np.uint8)
+
+    found = []
+    reader = threading.Thread(target=lambda: found.append(Stored(Means())[:]), daemon=True)
+    reader.start()
+    reader.join(30)
+    assert found and found[0].shape == (30, 4, 4, 1)
+
+
+def test_an_error_that_has_passed_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "a", count=6)
+    opened, calls = Image.open, []
+
+    def flaky(*args, **kwargs):
+        calls.append(1)
+        if len(calls) in (5, 19):  # 18 pictures; the second look at the fifth fails as well
+            raise OSError("Input/output error")
+        return opened(*args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", flaky)
+    with pytest.raises(UserError, match="1 of 18 pictures cannot be read"):
+        data.from_folder(folder, image_size=8, stream=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
+    same_dataset(
+        data.from_folder(folder, image_size=8, stream=True), data.from_folder(folder, image_size=8)
+    )
+
+
+def test_a_name_with_a_nul_is_said_or_skipped(tmp_path):
+    write_folder(tmp_path / "a", count=4)
+    rows = [
+        f"{p.relative_to(tmp_path / 'a')},{p.parent.name}" for p in (tmp_path / "a").rglob("*.png")
+    ]
+    (tmp_path / "a" / "t.csv").write_text("file,label\n" + "\n".join([*rows, "x\0.png,ant"]) + "\n")
+    with pytest.raises(UserError, match="1 of 13 pictures cannot be read"):
+        data.from_folder(tmp_path / "a" / "t.csv", image_size=8, stream=True)
+    skipped = data.from_folder(
+        tmp_path / "a" / "t.csv", image_size=8, stream=True, unreadable="skip"
+    )
+    assert len(skipped.train) + len(skipped.validation) + len(skipped.test) == 12
+
+
+def test_no_update_is_made_after_one_that_is_not_finite(tmp_path):
+    from genreg_jax.batches import BatchPlan
+    from genreg_jax.config import from_config
+
+    images, labels = noise(64, 8, 8, 1), np.arange(64) % 2
+    config = {
+        "model": {"widths": [4, 8]},
+        "train": {"epochs": 1, "steps_per_epoch": 6, "batch_size": 8, "progress": False},
+    }
+    for kind in (np.asarray, Stored):
+        dataset = data.from_arrays(kind(images), labels, images[:8], labels[:8])
+        plan = BatchPlan(from_config(config), dataset.train.labels, ())
+        bad = jax.numpy.asarray(dataset.train.labels[plan.epoch(0).inner[1]])
+
+        def term(key, outputs, labels, step):
+            spoiled = jax.numpy.where((labels == bad).all(), jax.numpy.nan, 0.0)  # noqa: B023
+            return spoiled * jax.numpy.ones(8)
+
+        workdir = tmp_path / kind.__name__
+        with pytest.raises(UserError, match="Update 2 was not made"):
+            gr.train_and_evaluate(config, workdir, dataset=dataset, embedding_term=term)
+        assert (workdir / "postmortem" / "1").is_dir()
+
+
+def test_a_flow_of_a_part_of_the_images_serves_all_of_them(folder, tmp_path):
+    flow = {"levels": 1, "steps": 1, "width": 4, "updates": 4, "eval_every": 2}
+    part = config(folder, False, model={"name": "none"}, flow=flow)
+    part["data"]["per_class"] = 4
+    gr.train_and_evaluate(part, tmp_path / "flow")
+    groups = {
+        "flow": {**flow, "workdir": str(tmp_path / "flow")},
+        "latent": {"kind": "random", "epsilon": 0.5},
+    }
+    summary = gr.train_and_evaluate(config(folder, True, **groups), tmp_path / "run")
+    assert summary["steps"] == 12
+    with pytest.raises(UserError, match="other training images"):
+        gr.train_and_evaluate(config(folder, False, **groups), tmp_path / "in memory")
+
+
+def test_tfds_files_that_vanish_end_in_words(tfds_dir, tmp_path):
+    import shutil
+
+    shutil.copytree(tfds_dir, tmp_path / "copy")
+    dataset = data.load("cifar10", data_dir=tmp_path / "copy", stream=True)
+    for file in (tmp_path / "copy").rglob("*array_record*"):
+        file.write_bytes(b"x" * file.stat().st_size)
+    with pytest.raises(UserError, match="cannot be read|cannot be decoded any more"):
+        data.load("cifar10", data_dir=tmp_path / "copy", stream=True)
+    with pytest.raises(UserError, match="cannot be read|cannot be decoded any more"):
+        dataset.train.images[:]

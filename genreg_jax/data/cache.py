@@ -78,7 +78,7 @@ def key_of(files: Sequence[Path], policy: dict[str, Any]) -> str | None:
     for file in files:
         try:
             status = file.stat()
-        except OSError:
+        except (OSError, ValueError):  # the latter for a name with a NUL
             return None
         line = [os.path.abspath(file), status.st_size, status.st_mtime_ns]
         digest.update(json.dumps(line).encode())

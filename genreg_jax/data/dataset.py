@@ -113,6 +113,11 @@ class Dataset:
 
 def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     """A training and a test split of one, stratified and the same for every seed."""
+    if len(whole.images) != len(whole.labels):
+        raise UserError(
+            f"There are {len(whole.images)} images but {len(whole.labels)} labels; every image "
+            "needs one label."
+        )
     count = round(fraction * len(whole)) if 0 < fraction < 1 else 0
     if not 0 < count < len(whole):
         raise UserError(

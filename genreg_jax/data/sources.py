@@ -158,6 +158,8 @@ def load(
     subsets.check_subset_arguments(per_class, fraction, validation_fraction, seed)
     if not isinstance(name, str):
         raise UserError(f"name is {short(name)}; it must be the name of a dataset, such as digits.")
+    if not isinstance(stream, bool):
+        raise UserError(f"stream is {short(stream)}; it must be True or False.")
     if unreadable not in ("refuse", "skip"):
         raise UserError(f"unreadable is {unreadable!r}; it must be 'refuse' or 'skip'.")
     try:

@@ -7,6 +7,7 @@ several images at a time and by several processes together, and remembered in th
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,7 @@ from genreg_jax.logs import Progress
 
 _BLOCK = 256  # images
 _MANY = 2000  # images that are not looked at in no time
+_THREADS = "images"
 
 
 class Stored:
@@ -36,12 +38,12 @@ class Stored:
         `decode` makes that of; such as a data source of `grain` or TFDS. It is read by several
         threads.
       decode: of what the source has.
-      rows: which of the source's images, `[N]`; None for all.
+      rows: which of the source's images, `[N]`, or a mask of them; None for all.
       key: names the content, so that what is found out about it is remembered; empty to forget.
       shape: of an image; None to read the first one for it.
 
     Raises:
-      UserError: the first image is not uint8 `[H, W, C]`, or there is none.
+      UserError: the first image is not uint8 `[H, W, C]`, there is none, or `rows` are not there.
 
     Example:
       >>> images = Stored([np.full((2, 2, 1), i, np.uint8) for i in range(4)])
@@ -61,19 +63,34 @@ class Stored:
         key: str = "",
         shape: tuple[int, ...] | None = None,
     ):
-        self._source, self._decode, self.key = source, decode, key
-        self._rows = np.arange(len(source)) if rows is None else np.asarray(rows, np.int64)
-        if shape is None:
-            if not len(self._rows):
-                raise UserError("There is no image to be read.")
-            first = np.asarray(decode(source[int(self._rows[0])]))
-            if first.ndim != 3 or first.dtype != np.uint8 or not first.size:
-                raise UserError(
-                    f"The first image has the shape {first.shape} and the type {first.dtype}; "
-                    "images that are read as they are needed must be uint8 [H, W, C]."
-                )
-            shape = first.shape
-        self.shape = (len(self._rows), *shape)
+        self._source, self._decode, self._base = source, decode, key
+        self._rows = np.arange(len(source))
+        if rows is not None:
+            try:
+                self._rows = self._rows[np.asarray(rows) if len(rows) else []]
+            except (IndexError, ValueError) as error:
+                raise UserError(f"rows must be places in the source, or a mask: {error}.") from None
+        self.key = _named(key, self._rows)
+        self.shape = (len(self._rows), *(shape or self._first_shape()))
+
+    def _first_shape(self) -> tuple[int, ...]:
+        if not len(self._rows):
+            raise UserError("There is no image to be read.")
+        try:
+            first = np.asarray(self._decode(self._source[int(self._rows[0])]))
+        except ValueError:  # of an image and its label, say
+            first = np.empty(0, object)
+        if first.ndim != 3 or first.dtype != np.uint8 or not first.size:
+            raise UserError(
+                f"The first image has the shape {first.shape} and the type {first.dtype}; "
+                "images that are read as they are needed must be uint8 [H, W, C]."
+            )
+        if first.shape[0] in (1, 3) and min(first.shape[1:]) > 4:
+            raise UserError(
+                f"The first image has the shape {first.shape}, which is [C, H, W]; images must be "
+                "[H, W, C]: give decode=lambda image: image.transpose(1, 2, 0)."
+            )
+        return first.shape
 
     def __len__(self) -> int:
         """The number of images."""
@@ -94,6 +111,8 @@ class Stored:
         rows = self._rows[index]
         if np.ndim(rows) == 0:
             return self._read(int(rows))
+        if threading.current_thread().name.startswith(_THREADS):  # a source that has one inside
+            return self._stacked([self._read(i) for i in rows.tolist()])
         return self._stacked(list(_pool().map(self._read, rows.tolist())))
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
@@ -118,31 +137,21 @@ class Stored:
         if image.shape != self.shape[1:] or image.dtype != np.uint8:
             raise UserError(
                 f"Image {row} has the shape {image.shape} and the type {image.dtype}, where the "
-                f"others have {self.shape[1:]} and uint8. Set config.data.image_size to bring "
-                "them to one size, or give images that are alike."
+                f"others have {self.shape[1:]} and uint8; images that are read as they are needed "
+                "must be of one size."
             )
         return image
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Stored":
         """The images at some indices, not read yet."""
         rows = self._rows[rows]
-        return Stored(
-            self._source, self._decode, rows=rows, key=self._named(rows), shape=self.shape[1:]
-        )
+        return Stored(self._source, self._decode, rows=rows, key=self._base, shape=self.shape[1:])
 
     def map(self, function: Callable[[np.ndarray], np.ndarray], shape: Any, name: str) -> "Stored":
         """The images as `function` makes them, of another shape; `name` says what it does."""
         decode = lambda image: function(self._decode(image))
-        key = self._named(self.shape[1:], name)
+        key = _named(self._base, self.shape[1:], name)
         return Stored(self._source, decode, rows=self._rows, key=key, shape=tuple(shape))
-
-    def _named(self, *what: Any) -> str:
-        if not self.key:
-            return ""
-        digest = hashlib.blake2b(self.key.encode(), digest_size=16)
-        for part in what:
-            digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-        return digest.hexdigest()
 
     def of_each(self, what: str, function: Callable[[int, np.ndarray], bytes]) -> np.ndarray:
         """What `function(i, image)` makes of each, bytes of one length: uint8 `[N, length]`.
@@ -150,10 +159,25 @@ class Stored:
         Remembered as `what`; several processes read a share of the images each.
         """
         read = lambda i: function(i, self._read(int(self._rows[i])))
-        return looked_at(len(self), read, self._named(what))
+        return looked_at(len(self), read, _named(self.key, what))
 
 
-def looked_at(count: int, look: Callable[[int], bytes], key: str) -> np.ndarray:
+def _named(key: str, *what: Any) -> str:
+    """A key of what is made of something with a key."""
+    if not key:
+        return ""
+    digest = hashlib.blake2b(key.encode(), digest_size=16)
+    for part in what:
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return digest.hexdigest()
+
+
+def looked_at(
+    count: int,
+    look: Callable[[int], bytes],
+    key: str,
+    whole: Callable[[np.ndarray], bool] = lambda found: True,
+) -> np.ndarray:
     """What `look` finds at each of `count` places, bytes of one length: uint8 `[count, length]`.
 
     Several threads look, and several processes at a share of the places each.
@@ -162,6 +186,10 @@ def looked_at(count: int, look: Callable[[int], bytes], key: str) -> np.ndarray:
       count: of the places.
       look: place to bytes.
       key: to remember what was found under; empty to forget.
+      whole: whether that is to be remembered.
+
+    Raises:
+      UserError: what `look` raised, here or in another process.
     """
     found = recall(key)
     if _everywhere(found is not None):
@@ -170,17 +198,25 @@ def looked_at(count: int, look: Callable[[int], bytes], key: str) -> np.ndarray:
     # Every process looks at equally many, the last ones maybe at the last place again.
     processes = jax.process_count()
     rows = np.arange(-(-count // processes)) * processes + jax.process_index()
-    rows, own = np.minimum(rows, count - 1), []
+    rows, own, error = np.minimum(rows, count - 1), [], None
     show = is_first() and count >= _MANY
     with Progress(len(rows), label="looking at images", enabled=show) as progress:
         for start in range(0, len(rows), _BLOCK):
-            own += _pool().map(look, rows[start : start + _BLOCK].tolist())
+            try:
+                own += _pool().map(look, rows[start : start + _BLOCK].tolist())
+            except UserError as raised:
+                error = raised
+                break
             progress.update(len(own))
+    # All processes stop where one does, or the others would wait for it.
+    if not _everywhere(error is None):
+        raise error or UserError("Another process could not read an image; see what it says.")
     found = np.frombuffer(b"".join(own), np.uint8).reshape(len(rows), -1)
     if processes > 1:
         every = np.asarray(multihost_utils.process_allgather(found))  # [processes, rows, bytes]
         found = every.transpose(1, 0, 2).reshape(-1, found.shape[1])[:count]
-    keep(key, found)
+    if whole(found):
+        keep(key, found)
     return found
 
 
@@ -193,7 +229,7 @@ def _everywhere(value: bool) -> bool:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="images")
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix=_THREADS)
 
 
 def rows_of(images: Any, rows: np.ndarray) -> Any:

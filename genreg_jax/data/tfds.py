@@ -6,6 +6,7 @@ network for minutes and then blame the format.
 
 import contextlib
 import difflib
+import functools
 import io
 import os
 import re
@@ -313,7 +314,9 @@ def _read_split(
         files = [Path(os.fspath(p)) for p in builder.info.splits[split].filepaths]
         key = key_of(files, {"split": split, "stored": True}) or ""
         decode = lambda record: _decode(record[image_key], channels)
-        images, labels = _stored(source, decode, label_key, key)
+        images, labels = _stored(
+            _Guarded(source, name, Path(builder.data_path)), decode, label_key, key
+        )
         skipped = np.flatnonzero(labels < 0).tolist()
         if skipped and unreadable == "refuse":
             _refuse(name, builder, split, skipped[0], "its encoding is damaged")
@@ -367,6 +370,20 @@ def _without(name: str, split: str, images: Any, labels: np.ndarray, skipped: li
     return Split(images, labels)
 
 
+class _Guarded:
+    """A data source, whose errors are paragraphs."""
+
+    def __init__(self, source: Any, name: str, directory: Path):
+        self._source, self._damage = source, functools.partial(_damage, name, directory)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i: int) -> Any:
+        with self._damage():
+            return self._source[i]
+
+
 def _stored(
     source: Any, decode: Callable[[Any], np.ndarray], label_key: str, key: str
 ) -> tuple[Stored | None, np.ndarray]:
@@ -380,12 +397,20 @@ def _stored(
             found = [-1, 0, 0, 0]
         return np.array(found, np.int32).tobytes()
 
-    found = looked_at(len(source), look, key).copy().view(np.int32)
+    everything = lambda found: bool(np.all(found.copy().view(np.int32)[:, 0] >= 0))
+    found = looked_at(len(source), look, key, everything).copy().view(np.int32)
     whole = np.flatnonzero(found[:, 0] >= 0)
     if not len(whole):
         return None, found[:, 0]
     shape = tuple(found[whole[0], 1:].tolist())
-    return Stored(source, decode, key=key, shape=shape), found[:, 0]
+
+    def read(record: Any) -> np.ndarray:
+        try:
+            return decode(record)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"An image cannot be decoded any more ({error}).") from error
+
+    return Stored(source, read, key=key, shape=shape), found[:, 0]
 
 
 def _decode(encoded: bytes, channels: int | None) -> np.ndarray:
