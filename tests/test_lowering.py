@@ -90,7 +90,7 @@ def test_every_method_is_among_them():
 OTHERS = [
     (method, data)
     for data in ("fashion_mnist", "cifar10", "photographs")
-    for method in [*EQUATIONS, *PAIRS]
+    for method in [*EQUATIONS, *sorted(PAIRS)]
     if (ROOT / "configs" / f"{method}_{data}.py").exists()
 ]
 
