@@ -161,7 +161,7 @@ class Repeat(Bijector):
       scan: False to unroll the loop; the values are the same up to rounding.
       remat: whether to recompute the activations of a step in the backward pass and keep only its
         input, which trades a third of an accelerator's speed for memory. On CPU a loop recomputes a
-        likelihood's in any case: the gradient is the same bit for bit, and storing them takes as
+        likelihood's in any case: the gradient is the same up to rounding, and storing them takes as
         long or longer (0.7 to 1.04 of the time for the flows of the shipped configs).
     """
 
