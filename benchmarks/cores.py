@@ -16,9 +16,9 @@ import time
 
 import jax
 import numpy as np
-from parts import parts_of
 from timing import interleaved, ratio
 
+from experiments.parts import parts_of
 from genreg_jax.config import from_config
 from genreg_jax.devices import replicate
 from genreg_jax.epoch import update_of

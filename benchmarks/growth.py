@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from parts import parts_of
 from timing import rounds
 
 import genreg_jax as gr
+from experiments.parts import parts_of
 from genreg_jax.config import from_config
 from genreg_jax.devices import replicate
 from genreg_jax.epoch import update_of

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from parts import CLASSES, parts_of
 
+from experiments.parts import CLASSES, parts_of
 from genreg_jax import build
 from genreg_jax.config import from_config
 from genreg_jax.devices import data_mesh

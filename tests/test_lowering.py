@@ -34,7 +34,7 @@ def accelerator(monkeypatch):
 
 
 equations = runpy.run_path(str(ROOT / "benchmarks" / "timing.py"))["equations"]
-parts_of = runpy.run_path(str(ROOT / "benchmarks" / "parts.py"))["parts_of"]
+parts_of = importlib.import_module("experiments.parts").parts_of
 SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 

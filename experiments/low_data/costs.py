@@ -13,14 +13,10 @@ import math
 import pathlib
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-import genreg_jax as gr
 from experiments.low_data.run import STUDIES
+from experiments.parts import parts_of
 from experiments.runner import chosen, settings_of
-from genreg_jax import build
-from genreg_jax.batches import BatchPlan
 from genreg_jax.epoch import update_of
 from genreg_jax.logs import write_json
 
@@ -60,25 +56,8 @@ def of_update(settings) -> float:
     """`flops` of an update of a run on random images."""
     side = settings.data.image_size
     shape = SHAPES.get(settings.data.name, (side, side, 3))
-    rng = np.random.default_rng(0)
     count = 3 * settings.train.batch_size + 40
-    images = rng.integers(0, 256, (count, *shape)).astype(np.uint8)
-    labels = (np.arange(count) % 10).astype(np.int32)
-    dataset = gr.data.from_arrays(images, labels, images, labels, validation_fraction=0.2)
-    flow = build.flow_of(settings.flow, shape, 10)
-    x, y = np.ones((10, *shape), np.float32), np.arange(10) if flow.num_classes else None
-    like = jax.eval_shape(flow.init, jax.random.key(0), x, y)
-    params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), like)
-    plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
-    parts = build.parts(
-        settings,
-        dataset,
-        plan=plan,
-        views=build.views_of(settings, shape),
-        generator=gr.flows.as_generator(flow, params),
-        flow=flow.freeze(params),
-    )
-    indices = plan.epoch(0)
+    parts, indices = parts_of(settings, shape, images=count, validation_fraction=0.2)
     update = update_of(parts.step, len(indices.inner))
     args = (parts.state, parts.train_data, indices, parts.frozen)
     return flops(jax.make_jaxpr(update)(*args).jaxpr)

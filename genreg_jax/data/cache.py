@@ -42,17 +42,14 @@ def cached(
       >>> cached([path], {"size": 8}, lambda: (np.zeros(2), [0]))
       (array([0., 0.]), [0])
     """
-    home = cache_home()
-    key = key_of(files, policy) if home and len(files) >= LEAST_PICTURES else None
-    if home is None or key is None:
-        return read()
-    path = home / "pictures" / f"{key}.npy"
-    array, everything = _load(path), list(range(len(files)))
+    many = cache_home() is not None and len(files) >= LEAST_PICTURES
+    key = (key_of(files, policy) if many else None) or ""
+    array, everything = recall(key), list(range(len(files)))
     if array is not None and len(array) == len(files):
         return array, everything
     array, kept = read()
     if kept == everything and array.nbytes <= MOST_BYTES:
-        _save(path, array)
+        keep(key, array)
     return array, kept
 
 
