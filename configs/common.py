@@ -226,10 +226,15 @@ def at64(config):
 
 
 def small(config):
-    """Photographs at 64x64 with a flow of 32x32 and few updates, for two CPU cores."""
+    """Photographs at 64x64 with a flow of 32x32 and few updates, for two CPU cores.
+
+    The rate rises over the first quarter of the updates: without it a second loss throws the fresh head
+    over (experiments/fine_tuning).
+    """
     config.data.image_size = 64
     config.augment.train = "flip+random_resized_crop(0.25)"
     config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 1.0
     config.train.epochs, config.train.steps_per_epoch = 4, 25
     config.train.batch_size = 32
     config.synthetic.strong = "flip+random_resized_crop(0.25)+randaugment(2,5)"

@@ -5,8 +5,7 @@ python -m experiments.fine_tuning.limits --data_dir=DIR   # validation images on
 CIFAR-10, 10 labels per class, EfficientNet-Lite0 at 64x64, at the settings that tuning chose for
 `pcr`. One part after another is replaced by a perfect one, which nobody has in practice: in `pcr,
 real` the samples are 4,900 real images that the run does not have; `gda, labelled real` has their
-labels too; `outer of 4,900 other images` lets the finder's outer loss see them. Rows with a warm-up
-raise the rate over the first quarter of the updates, which the configs do not. Writes
+labels too; `outer of 4,900 other images` lets the finder's outer loss see them. Writes
 `results/limits.jsonl` and `results/limits.md`. Uses ImageNet's labels.
 """
 
@@ -18,7 +17,7 @@ from experiments.sources.limits import main
 PCR = {"synthetic.loss": "pcr", "synthetic.source": "interpolated", "synthetic.weight": 1.0}
 MGR = {**PCR, "meta.enabled": True, "meta.radius": 0.3}
 DRAWN = {"synthetic.source": "prior", "synthetic.temperature": 1.0}
-REAL = {
+ROWS = {
     "base": ("", {}),
     "pcr": ("", PCR),
     "pcr, real": ("labelled", {**PCR, **DRAWN}),
@@ -26,13 +25,6 @@ REAL = {
         "labelled",
         {"synthetic.loss": "cross_entropy", "synthetic.weight": 1.0, **DRAWN},
     ),
-}
-ROWS = {
-    **REAL,
-    **{
-        f"{row}, warm-up": (part, {**changes, "optimizer.warmup_epochs": 1.0})
-        for row, (part, changes) in REAL.items()
-    },
     "mgr, outer of the training images": ("", {**MGR, "meta.outer": "train"}),
     "mgr, outer of 4,900 other images": ("outer", {**MGR, "meta.outer": "holdout"}),
 }
