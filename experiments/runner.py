@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import scipy.stats
 
-from genreg_jax import data, train
+from genreg_jax import data, predict, train
 from genreg_jax.augment import make as make_augment
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash, from_config
@@ -32,6 +32,7 @@ from genreg_jax.flow_run import trained_flow_generator
 from genreg_jax.settings import Settings
 
 Changes = Mapping[str, Any]
+MEMBER_SEED = 1000  # between the members of an ensemble
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Study:
       halving: shares of the epochs; the first row's candidates run for the first share, the better
         half of them for the second, and so on. Empty where all run for all epochs.
       best: name to rows; the one that is best in tuning is a choice by that name, for `inherits`.
+      members: row name to the number of networks whose probabilities it averages, where not one.
     """
 
     config: Callable[[], Any]
@@ -69,6 +71,7 @@ class Study:
     on_first: bool = False
     halving: Sequence[float] = ()
     best: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    members: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -139,6 +142,28 @@ def run(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
     if (workdir / "summary.json").exists():
         return train.train_and_evaluate(settings, workdir)
     return train.train_and_evaluate(settings, workdir, dataset=load(settings))
+
+
+def ensemble(folder: pathlib.Path, settings: Settings, members: int) -> dict[str, Any]:
+    """The summary of a run, with the accuracies of several networks' mean probabilities.
+
+    The others differ in the seed of all but the data. `seconds` are of all of them.
+    """
+    summary, dataset = dict(run(folder, settings)), load(settings)
+    settings = with_flow(folder, settings)
+    workdirs = [folder / config_hash(settings)]
+    for k in range(1, members):
+        workdirs.append(folder / f"{config_hash(settings)}-member-{k}")
+        other = dataclasses.replace(settings, seed=settings.seed + MEMBER_SEED * k)
+        summary["seconds"] += train.train_and_evaluate(other, workdirs[-1], dataset=dataset)[
+            "seconds"
+        ]
+    runs = [predict.load(workdir) for workdir in workdirs]
+    for name in ("validation", "test"):
+        split = getattr(dataset, name)
+        mean = sum(run.predict(split.images).probabilities for run in runs)
+        summary[f"{name}_accuracy"] = float((mean.argmax(1) == split.labels).mean())
+    return summary
 
 
 _read = functools.lru_cache(maxsize=2)(data.from_settings)
@@ -311,7 +336,11 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
         return
     for seed, size, row in jobs:
         settings = settings_of(study, changes[row], size, seed, args.data_dir)
-        line = record(row, size, changes[row], run(folder, settings), settings)
+        members = study.members.get(row, 1)
+        found = run(folder, settings) if members == 1 else ensemble(folder, settings, members)
+        line = record(row, size, changes[row], found, settings)
+        if members > 1:
+            line["members"] = members
         print(json.dumps(line), flush=True)
         lines = add_lines(study, changes, path, [line])
     print(table(study, lines))
@@ -350,6 +379,7 @@ def plan(
             + stages.get("validation", 0) / FEW["train.epochs"] * settings.train.epochs
             + sum(stages.get(name, 0) for name in ("data", "checkpoints", "pictures"))
         )
+        a_run *= study.members.get(row, 1)
         spent = (a_run * len(seeds) + stages.get("compilation", 0)) / 3600
         hours += spent
         print(f"| {size} | {row} | {a_run:.0f} | {len(seeds)} | {spent:.1f} |", flush=True)
@@ -495,6 +525,8 @@ def is_current(study: Study, changes: Mapping[str, Changes], line: Mapping[str, 
     """
     row = line["row"]
     if row not in changes or line["changes"] != as_read(changes[row]):
+        return False
+    if line.get("members", 1) != study.members.get(row, 1):
         return False
     settings = settings_of(study, changes[row], line["labels_per_class"], line["seed"], "")
     return line.get("settings_hash") in (None, config_hash(settings))

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import scipy.stats
 
+import genreg_jax as gr
 from genreg_jax.config import default_config, from_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -409,3 +411,42 @@ def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
             tuned = runner.chosen(study, folder / "tuned.json", rows, pytest.fail)
             changes = study.changes(tuned)
             assert found and all(runner.is_current(study, changes, line) for line in found)
+
+
+def test_an_ensemble_is_the_mean_of_its_members_probabilities(tmp_path):
+    small = study(
+        **{
+            "model.widths": (4, 8),
+            "train.epochs": 1,
+            "train.steps_per_epoch": 5,
+            "data.validation_fraction": 0.1,
+        }  # fmt: skip
+    )
+    settings = runner.settings_of(small, {}, 10, 3, "")
+    found = runner.ensemble(tmp_path, settings, 3)
+    runs = {path.parent: gr.load(path.parent) for path in tmp_path.glob("*/summary.json")}
+    seeds = sorted(run.config.seed for run in runs.values())
+    assert seeds == [3, 1003, 2003]
+    dataset = runner.load(settings)
+    for name in ("validation", "test"):
+        split = getattr(dataset, name)
+        each = [run.predict(split.images).probabilities for run in runs.values()]
+        assert not np.allclose(each[0], each[1], atol=1e-3)
+        predicted = np.mean(each, 0).argmax(-1)
+        assert found[f"{name}_accuracy"] == pytest.approx(np.mean(predicted == split.labels))
+    summaries = [json.loads((path / "summary.json").read_text()) for path in runs]
+    assert found["seconds"] == pytest.approx(sum(s["seconds"] for s in summaries))
+    assert {s["subset_hash"] for s in summaries} == {found["subset_hash"]}
+
+
+def test_a_line_of_another_number_of_members_does_not_count(command, monkeypatch):
+    calls = []
+    one = lambda folder, settings, members: calls.append(members) or runner.run(folder, settings)
+    monkeypatch.setattr(runner, "ensemble", one)
+    two = dataclasses.replace(study(), candidates={}, members={"other": 2})
+    results = command(two)
+    assert [r.get("members") for r in lines(results, "table.jsonl")] == [None, 2] * 3
+    command(two)
+    assert calls == [2] * 3
+    results = command(dataclasses.replace(two, members={"other": 3}))
+    assert calls == [2] * 3 + [3] * 3

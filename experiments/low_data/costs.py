@@ -73,8 +73,8 @@ def main():
     found = {}
     for row, change in changes.items():
         settings = settings_of(study, change, study.sizes[0], 0, "")
-        updates = settings.train.epochs / study.config().train.epochs
-        found[row] = updates * of_update(settings)
+        times = settings.train.epochs / study.config().train.epochs * study.members.get(row, 1)
+        found[row] = times * of_update(settings)
         print(f"{row}: {found[row]:.4g}, {found[row] / found[study.first]:.2f}", flush=True)
     multiples = {row: count / found[study.first] for row, count in found.items()}
     write_json(results / "costs.json", {"flops_an_update": found, "multiples": multiples})

@@ -63,6 +63,7 @@ REGULARISERS = (
     "gda", "pcr", "mgr", "phantom attraction", "phantom separation",
     "latent random", "latent adversarial", "latent interpolation",
 )  # fmt: skip
+ENSEMBLE = "base, ensemble of 2"
 LEARNED = "phantom.weight,synthetic.weight,latent.epsilon"
 
 
@@ -138,6 +139,7 @@ def study(config, view, *, side, radii, **options):
         "all three + best augmentation": ("best augmentation", *PARTS),
         "all three, self-tuned": PARTS,
         **{f"base, {n} times the updates": ("base",) for n in (2, 4, 8)},
+        ENSEMBLE: ("base",),
     }
     epochs = config().train.epochs
     rows |= {
@@ -145,6 +147,7 @@ def study(config, view, *, side, radii, **options):
         "all three + best augmentation": of(*PARTS),
         "all three, self-tuned": {**of(*PARTS), "tune.learn": LEARNED},
         **{f"base, {n} times the updates": {"train.epochs": n * epochs} for n in (2, 4, 8)},
+        ENSEMBLE: {},
     }
     best = {
         "best augmentation": AUGMENTATIONS,
@@ -157,6 +160,7 @@ def study(config, view, *, side, radii, **options):
         candidates=candidates,
         inherits=inherits,
         best=best,
+        members={ENSEMBLE: 2},
         on_first=True,
         halving=(0.25, 0.5, 1.0),
         pairs=[
