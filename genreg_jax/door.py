@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
@@ -74,6 +75,28 @@ def through(command: Callable[[], Any], *, compiles: bool = False, product: bool
         except KeyboardInterrupt:
             say("Interrupted.")
             return 130
+        except SystemExit as stopped:  # of absl's app, whatever the command ended with
+            if not isinstance(stopped.code, int | None):
+                raise
+            return stopped.code or 0
+        except Exception as error:
+            if not _one_of_several():
+                raise
+            if re.search("Gloo|NCCL", str(error)):
+                reason = str(error).strip().splitlines()[0]
+                say(
+                    f"Another process has ended or is out of reach ({reason[:200]}); its own "
+                    "output says why. The same commands continue from the last checkpoint."
+                )
+            else:
+                traceback.print_exc()
+            return 1
+
+
+def _one_of_several() -> bool:
+    """Whether this process is connected with others."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _raised_in(error: BaseException) -> str:
@@ -83,7 +106,17 @@ def _raised_in(error: BaseException) -> str:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process of a command; a Ctrl-C while its threads end is silent."""
+    """Ends the process of a command; a Ctrl-C while its threads end is silent.
+
+    One of several processes that fails ends at once: at its usual end it would wait minutes for the
+    others, and they for it. With the first JAX aborts the others, so it lets them say theirs.
+    """
+    if status and _one_of_several():
+        time.sleep(2 if sys.modules["jax"].process_index() == 0 else 0)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)

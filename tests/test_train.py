@@ -488,6 +488,34 @@ gr.train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
     same_losses(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.parametrize("error", ["UserError", "ValueError"])
+def test_a_process_that_fails_does_not_wait_for_the_others_nor_they_for_it(error, tmp_path):
+    program = f"""
+import os
+import jax
+import numpy as np
+from genreg_jax.devices import agreed, connect
+from genreg_jax.door import leave, through
+from genreg_jax.errors import UserError
+
+def command():
+    me = int(os.environ["JAX_PROCESS_ID"])
+    connect(os.environ["JAX_COORDINATOR_ADDRESS"], 2, me)
+    agreed("ready")
+    if me == 1:
+        raise {error}("its own reason")
+    agreed("never")
+
+leave(through(command))
+"""
+    two = processes(2, tmp_path, "-c", program)
+    outputs = [process.communicate(timeout=100)[0] for process in two]  # JAX itself waits 300 s
+    assert [process.returncode for process in two] == [1, 1], outputs
+    assert "its own reason" in outputs[1]
+    assert ("Traceback" in outputs[1]) == (error == "ValueError")
+    assert "Another process has ended" in outputs[0] and "Traceback" not in outputs[0]
+
+
 def test_processes_that_cannot_connect_are_told_how():
     with pytest.raises(gr.UserError, match="counted from 0 to --num_processes - 1"):
         connect("localhost:1", 2, 2)

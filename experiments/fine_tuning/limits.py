@@ -5,7 +5,7 @@ python -m experiments.fine_tuning.limits --data_dir=DIR   # validation images on
 CIFAR-10, 10 labels per class, EfficientNet-Lite0 at 64x64, at the settings that tuning chose for
 `pcr`. One part after another is replaced by a perfect one, which nobody has in practice: in `pcr,
 real` the samples are 4,900 real images that the run does not have; `gda, labelled real` has their
-labels too; `outer of 4,900 other images` lets the finder's outer loss see them. Writes
+labels too; other weights, distance and view as they say; `outer of 4,900 other images` lets the finder's outer loss see them. Writes
 `results/limits.jsonl` and `results/limits.md`. Uses ImageNet's labels.
 """
 
@@ -21,6 +21,15 @@ ROWS = {
     "base": ("", {}),
     "pcr": ("", PCR),
     "pcr, real": ("labelled", {**PCR, **DRAWN}),
+    **{
+        f"pcr, real, weight {weight}": ("labelled", {**PCR, **DRAWN, "synthetic.weight": weight})
+        for weight in (0.1, 0.3)
+    },
+    "pcr, real, l2": ("labelled", {**PCR, **DRAWN, "synthetic.distance": "l2"}),
+    "pcr, real, no boxes": (
+        "labelled",
+        {**PCR, **DRAWN, "synthetic.strong": "flip+randaugment(2,5)"},
+    ),
     "gda, labelled real": (
         "labelled",
         {"synthetic.loss": "cross_entropy", "synthetic.weight": 1.0, **DRAWN},

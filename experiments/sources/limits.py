@@ -135,13 +135,16 @@ def main(study, rows, seeds, here):
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.limits")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
+    parser.add_argument("--rows", nargs="+", choices=rows, help="only these rows")
+    parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     args = parser.parse_args()
     folder = args.runs / f"{here.name}_limits"
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     path, size = here / "results" / "limits.jsonl", study.tuning_size
     records = read_lines(path)
     there = {(r["row"], r["seed"]) for r in records}
-    jobs = [(row, seed) for seed in seeds for row in rows if (row, seed) not in there]
+    some = [(row, seed) for seed in seeds[: args.seeds] for row in args.rows or rows]
+    jobs = [job for job in some if job not in there]
     for row, seed in sorted(jobs, key=lambda job: "meta.enabled" in rows[job[0]][1]):
         substitute, changes = rows[row]
         changes = {**changes, "train.evaluate_test": False}
