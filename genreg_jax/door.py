@@ -48,27 +48,6 @@ def through(command: Callable[[], Any], *, compiles: bool = False, product: bool
                     "Make room, or write it elsewhere, and run the command again."
                 )
             return status
-        except UserError as error:
-            say(error)
-            return 1
-        except OSError as error:
-            if not isinstance(error.filename, str | bytes):
-                raise
-            name = os.fsdecode(error.filename)
-            name = f"{name[:100]}..." if len(name) > 100 else name
-            say(f"{name!r} cannot be read or written ({error.strerror}); name another one.")
-            return 1
-        except (RuntimeError, AssertionError) as error:
-            # JAX asserts that there is a device where CUDA alone was asked for and there is none.
-            asserted = isinstance(error, AssertionError) and _raised_in(error) == "xla_bridge.py"
-            if not asserted and "Unable to initialize backend" not in str(error):
-                raise
-            reason = "it has no device." if asserted else error
-            say(
-                f"JAX cannot start on the platform that was asked for: {reason} Unset "
-                "JAX_PLATFORMS, or set it to one that is installed, such as cpu."
-            )
-            return 1
         except Interrupted as stopped:
             say(stopped)
             return 128 + stopped.signum
@@ -80,17 +59,38 @@ def through(command: Callable[[], Any], *, compiles: bool = False, product: bool
                 raise
             return stopped.code or 0
         except Exception as error:
-            if not _one_of_several():
-                raise
-            if re.search("Gloo|NCCL", str(error)):
-                reason = str(error).strip().splitlines()[0]
-                say(
-                    f"Another process has ended or is out of reach ({reason[:200]}); its own "
-                    "output says why. The same commands continue from the last checkpoint."
-                )
-            else:
+            if words := _in_words(error):
+                say(words)
+            elif _one_of_several():
                 traceback.print_exc()
+            else:
+                raise
             return 1
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says that a user or a machine caused; empty for one of the code's own."""
+    text = str(error).strip()
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes):
+        name = os.fsdecode(error.filename)
+        name = f"{name[:100]}..." if len(name) > 100 else name
+        return f"{name!r} cannot be read or written ({error.strerror}); name another one."
+    # JAX asserts that there is a device where CUDA alone was asked for and there is none.
+    asserted = isinstance(error, AssertionError) and _raised_in(error) == "xla_bridge.py"
+    if asserted or (isinstance(error, RuntimeError) and "Unable to initialize backend" in text):
+        return (
+            f"JAX cannot start on the platform that was asked for: "
+            f"{'it has no device.' if asserted else text} Unset JAX_PLATFORMS, or set it to one "
+            "that is installed, such as cpu."
+        )
+    if _one_of_several() and re.search("Gloo|NCCL", text):
+        return (
+            f"Another process has ended or is out of reach ({text.splitlines()[0][:200]}); its own "
+            "output says why. The same commands continue from the last checkpoint."
+        )
+    return ""
 
 
 def _one_of_several() -> bool:
