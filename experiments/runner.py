@@ -245,17 +245,24 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines + ["", *pairs] * (len(pairs) > 2)) + "\n"
 
 
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float, float, int]:
+    """Mean difference over the seeds that both have, its standard error, p, and their number."""
+    seeds = sorted(a.keys() & b.keys())
+    gains = [a[s] - b[s] for s in seeds]
+    if len(seeds) < 2:
+        return statistics.fmean(gains) if gains else math.nan, math.nan, math.nan, len(seeds)
+    mean, error = mean_and_error(gains)
+    p = float(scipy.stats.ttest_1samp(gains, 0).pvalue) if any(gains) else 1.0
+    return mean, error, p, len(seeds)
+
+
 def difference(
     runs: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]
 ) -> tuple[str, str, int]:
     """Paired difference in test accuracy, its p-value, and the number of seeds; "" below two."""
-    seeds = sorted(set(runs) & set(others))
-    if len(seeds) < 2:
-        return "", "", len(seeds)
-    a, b = ([100 * r[seed]["test_accuracy"] for seed in seeds] for r in (runs, others))
-    mean, error = mean_and_error([x - y for x, y in zip(a, b)])
-    p = scipy.stats.ttest_rel(a, b).pvalue
-    return f"{mean:+.2f} ± {error:.2f}", f"{p:.3f}", len(seeds)
+    a, b = ({s: 100 * r["test_accuracy"] for s, r in of.items()} for of in (runs, others))
+    mean, error, p, n = paired(a, b)
+    return (f"{mean:+.2f} ± {error:.2f}", f"{p:.3f}", n) if n > 1 else ("", "", n)
 
 
 def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:

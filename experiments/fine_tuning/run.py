@@ -57,6 +57,19 @@ def samples(*weights):
     ]
 
 
+def consistency(*choices):
+    """Sources, weights, and whether the strong view has a box of the image, as it is shipped."""
+    boxes = shipped("base", "folder").synthetic.strong
+    return [
+        {
+            "synthetic.source": source,
+            "synthetic.weight": weight,
+            "synthetic.strong": boxes if box else "flip+randaugment(2,5)",
+        }
+        for source, weight, box in choices
+    ]
+
+
 CANDIDATES = {
     "base": rates((0.0003, 30.0), (0.0003, 100.0), (0.001, 10.0), (0.001, 30.0)),
     "randaugment": [
@@ -66,7 +79,12 @@ CANDIDATES = {
     ],
     "phantom": [{"phantom.weight": w} for w in (0.03, 0.1, 0.3, 1.0)],
     "gda": samples(0.3, 1.0),
-    "pcr": samples(1.0, 5.0),
+    "pcr": consistency(
+        ("interpolated", 1.0, True),
+        ("interpolated", 1.0, False),
+        ("interpolated", 3.0, False),
+        ("renoised", 1.0, False),
+    ),
     "latent adversarial": radii(0.1, 0.25, 0.5, 1.0),
 }
 TUNED = {key for choices in CANDIDATES.values() for choice in choices for key in choice}

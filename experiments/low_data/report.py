@@ -17,10 +17,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import scipy.stats
-
 from experiments.low_data.run import ENSEMBLE, STUDIES
-from experiments.runner import Study, mean_and_error, read_lines, with_error
+from experiments.runner import Study, paired, read_lines, with_error
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -40,17 +38,6 @@ def holm(values: Mapping[Any, float]) -> dict[Any, float]:
         largest = max(largest, min((len(order) - rank) * values[key], 1.0))
         corrected[key] = largest
     return corrected
-
-
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float, float, int]:
-    """Mean difference over the seeds that both have, its standard error, p, and their number."""
-    seeds = sorted(a.keys() & b.keys())
-    gains = [a[s] - b[s] for s in seeds]
-    if len(seeds) < 2:
-        return statistics.fmean(gains) if gains else math.nan, math.nan, math.nan, len(seeds)
-    mean, error = mean_and_error(gains)
-    p = 1.0 if error == 0 else scipy.stats.ttest_rel([a[s] for s in seeds], [b[s] for s in seeds])
-    return mean, error, p if isinstance(p, float) else float(p.pvalue), len(seeds)
 
 
 def rows_of(
