@@ -123,13 +123,15 @@ def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
         }
         digest = hashlib.sha256(json.dumps(flow_key, sort_keys=True).encode()).hexdigest()[:12]
         home = folder / f"flow-{digest}"
-        if not (home / "done").exists():
-            dataset = load(settings)
-            shape = settings.flow.shape_of(dataset.image_shape)
-            view = make_augment(settings.flow.augment, image_shape=shape)
-            home.mkdir(parents=True, exist_ok=True)
-            _, flow = trained_flow_generator(settings, dataset, home, augment=view)
-            (home / "done").write_text(json.dumps(flow))
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be training it
+            if not (home / "done").exists():
+                dataset = load(settings)
+                shape = settings.flow.shape_of(dataset.image_shape)
+                view = make_augment(settings.flow.augment, image_shape=shape)
+                _, flow = trained_flow_generator(settings, dataset, home, augment=view)
+                (home / "done").write_text(json.dumps(flow))
         flow = dataclasses.replace(settings.flow, workdir=str(home))
         settings = dataclasses.replace(settings, flow=flow)
     return settings

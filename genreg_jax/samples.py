@@ -60,26 +60,29 @@ def draw_samples(key: jax.Array, parts: Parts, dataset: Dataset, finder_params: 
     each = _TOTAL // len(classes)
     labels = np.repeat(classes.astype(np.int32), each)
     if synthetic.source == "prior":
-        z = jax.random.normal(key, (len(labels), *generator.latent_shape))
-        z = synthetic.temperature * z
+        shape = (len(labels), *generator.latent_shape)
+        z = jax.jit(lambda key: synthetic.temperature * jax.random.normal(key, shape))(key)
     else:
         rows = [np.flatnonzero(dataset.train.labels == c) for c in classes]
         rows = np.concatenate([r[np.arange(each) % len(r)] for r in rows])
         data: Any = parts.train_data
-        encodings = on_one_device(data.encodings)[rows]
-        z, _ = source_latents(key, synthetic, encodings, jnp.asarray(labels), len(labels))
+        source = lambda key, encodings, rows, y: source_latents(
+            key, synthetic, encodings[rows], y, len(y)
+        )
+        z, _ = jax.jit(source)(key, on_one_device(data.encodings), rows, labels)
     y = jnp.asarray(labels)
     generator = generator._replace(params=on_one_device(generator.params))
     if parts.meta is None:
         return Samples(labels, decode_all(generator, z, y))
-    found = parts.find(finder_params, z, y)
-    search = {name: float(value) for name, value in latent_diagnostics(z, found, y).items()}
+    found = jax.jit(parts.find)(finder_params, z, y)
+    search = jax.jit(latent_diagnostics)(z, found, y)
+    search = {name: float(value) for name, value in search.items()}
     return Samples(labels, decode_all(generator, z, y), decode_all(generator, found, y), search)
 
 
-def decode_all(generator: Generator, z: jax.Array, y: jax.Array) -> np.ndarray:
+def decode_all(generator: Generator, z: Any, y: Any) -> np.ndarray:
     """What a generator makes of latents `[N, ...]` and labels `[N]`, uint8 `[N, H, W, C]`."""
-    images = []
+    z, y, images = np.asarray(z), np.asarray(y), []
     for first in range(0, len(y), _BATCH):
         # The last batch repeats the last row, so that one program serves all of them.
         rows = np.minimum(np.arange(first, first + _BATCH), len(y) - 1)

@@ -5,6 +5,9 @@ import importlib
 import json
 import re
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -450,3 +453,25 @@ def test_a_line_of_another_number_of_members_does_not_count(command, monkeypatch
     assert calls == [2] * 3
     results = command(dataclasses.replace(two, members={"other": 3}))
     assert calls == [2] * 3 + [3] * 3
+
+
+def test_two_processes_train_a_shared_flow_once(tmp_path, monkeypatch):
+    trained, both = [], threading.Barrier(2)
+
+    def train(settings, dataset, home, augment):
+        trained.append(home)
+        time.sleep(0.3)
+        return None, {"bits": 1.0}
+
+    monkeypatch.setattr(runner, "trained_flow_generator", train)
+    settings = runner.settings_of(
+        study(), {"synthetic.loss": "pcr", "synthetic.weight": 1.0}, 10, 3, ""
+    )
+
+    def one(_):
+        both.wait()
+        return runner.with_flow(tmp_path, settings).flow.workdir
+
+    with ThreadPoolExecutor(2) as pool:  # a lock is of an open file: threads stand for processes
+        folders = set(pool.map(one, range(2)))
+    assert len(trained) == 1 and folders == {str(trained[0])}

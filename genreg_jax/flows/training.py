@@ -91,7 +91,7 @@ def _decay_mask(params) -> jax.Array:
     Kernels and class tables shrink towards "no coupling" and "no class". Scales, biases and the
     factors of a rotation have no such zero to shrink to.
     """
-    decays = lambda path, leaf: jnp.full_like(leaf, path[-1].key.startswith(("w", "class_")))
+    decays = lambda path, leaf: np.full_like(leaf, path[-1].key.startswith(("w", "class_")))
     return ravel_pytree(jax.tree_util.tree_map_with_path(decays, params))[0]
 
 
@@ -109,8 +109,8 @@ def _compiled(flow: Flow, settings: tuple, augment, mesh: Mesh | None):
             None if flow.num_classes is None else jnp.zeros(1, jnp.int32),
         )[0]
     )
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dummy)
-    unravel, decays = ravel_pytree(zeros)[1], _decay_mask(zeros)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dummy)
+    unravel, decays = jax.jit(ravel_pytree(zeros)[1]), _decay_mask(zeros)
     tx = optax.chain(
         optax.clip_by_global_norm(grad_clip),
         {"adam": optax.scale_by_adam, "adamax": optax.scale_by_adamax}[optimizer](),
@@ -330,7 +330,7 @@ def fit(
     rows = np.concatenate([batches(i) for i in range(-(-256 // batch_size))])[:256]
     x = _as_unit_floats(images[rows])
     if augment is not None:
-        x = augment(jax.random.fold_in(init_key, 1), x)
+        x = jax.jit(augment)(jax.random.fold_in(init_key, 1), x)
     params, _ = ravel_pytree(flow.init(init_key, x, None if labels is None else labels[rows]))
     state = _State(
         params=params,

@@ -47,7 +47,7 @@ def from_linen(module: nn.Module) -> Model:
         )
 
     def init(key, x):
-        model_state = dict(module.init(key, x, train=False))
+        model_state = dict(jax.jit(functools.partial(module.init, train=False))(key, x))
         params = model_state.pop("params", {})
         return params, model_state
 

@@ -98,7 +98,7 @@ def write_samples(
     if views is not None:
         images = jnp.asarray(samples.used[rows[: 2 * _COLUMNS]] / np.float32(255))
         pairs = zip(jax.random.split(key), views)
-        weak, strong = (view(key, images) for key, view in pairs)
+        weak, strong = (jax.jit(view)(key, images) for key, view in pairs)
         pairs = np.stack([weak, strong], axis=1).reshape(-1, *images.shape[1:])
         save("4_views", pairs, f"The two views of synthetic samples, side by side.{_VIEWS}")
 
