@@ -557,8 +557,10 @@ def uninterrupted(request, tmp_path_factory):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         watch(patch, seen)
+        start = len(compilations)
         seen.summary = gr.train_and_evaluate(seen.config, workdir)
         seen.compiled.append(len(compilations))
+        seen.programs = seen.compiled[-1] - start
     return seen
 
 
@@ -603,6 +605,11 @@ def test_nothing_is_compiled_after_the_first_epoch(uninterrupted):
     # a generator there are none, and all that came after the first epoch compiled nothing.
     if uninterrupted.method == "base":
         assert end == second
+
+
+def test_a_run_compiles_few_programs(uninterrupted):
+    # An operation outside of a program is a program of its own, a tenth of a second of a user's.
+    assert uninterrupted.programs <= {"base": 65, "mgr": 155}[uninterrupted.method]
 
 
 def test_the_step_neither_calls_back_nor_moves_data_to_the_host(uninterrupted):
