@@ -399,6 +399,7 @@ def test_a_row_that_has_not_been_tuned_is_refused(command, capsys):
         ("pooling", ["STUDIES"]),
         ("self_tuned", ["STUDIES"]),
         ("sources", ["FASHION_MNIST", "CIFAR10"]),
+        ("fine_tuning", ["CIFAR10"]),
     ],
 )
 def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
