@@ -70,14 +70,14 @@ def draw_samples(key: jax.Array, parts: Parts, dataset: Dataset, finder_params: 
             key, synthetic, encodings[rows], y, len(y)
         )
         z, _ = jax.jit(source)(key, on_one_device(data.encodings), rows, labels)
-    y = jnp.asarray(labels)
     generator = generator._replace(params=on_one_device(generator.params))
     if parts.meta is None:
-        return Samples(labels, decode_all(generator, z, y))
-    found = jax.jit(parts.find)(finder_params, z, y)
-    search = jax.jit(latent_diagnostics)(z, found, y)
+        return Samples(labels, decode_all(generator, z, labels))
+    found = jax.jit(parts.find)(finder_params, z, labels)
+    search = jax.jit(latent_diagnostics)(z, found, labels)
     search = {name: float(value) for name, value in search.items()}
-    return Samples(labels, decode_all(generator, z, y), decode_all(generator, found, y), search)
+    drawn, moved = (decode_all(generator, latents, labels) for latents in (z, found))
+    return Samples(labels, drawn, moved, search)
 
 
 def decode_all(generator: Generator, z: Any, y: Any) -> np.ndarray:
@@ -138,7 +138,7 @@ def about_prior(
     """
     y = np.arange(_TOTAL) % dataset.num_classes
     z = jax.random.normal(key, (_TOTAL, *generator.latent_shape))
-    images, labels, predictions = decode_all(generator, z, jnp.asarray(y)), None, None
+    images, labels, predictions = decode_all(generator, z, y), None, None
     if settings.flow.conditional:
         labels, predictions = y, classify(images) if classify else None
     return compare(images, labels, dataset, settings, held_out, predictions=predictions)

@@ -492,8 +492,6 @@ gr.train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
 def test_a_process_that_fails_does_not_wait_for_the_others_nor_they_for_it(error, tmp_path):
     program = f"""
 import os
-import jax
-import numpy as np
 from genreg_jax.devices import agreed, connect
 from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
