@@ -5,10 +5,10 @@ python -m experiments.fine_tuning.limits --data_dir=DIR   # validation images on
 CIFAR-10, 10 labels per class, EfficientNet-Lite0 at 64x64. One part after another is replaced by a
 perfect one, which nobody has in practice. `pcr, tuned` and `mgr` have what tuning chose for `pcr`;
 `pcr` and its rows of real images have boxes in the strong view where they do not say otherwise. In
-`pcr, real` the samples are 4,900 real images that the run does not have; `gda, labelled real` has their
-labels too; other weights, distances and views as they say; `outer of 4,900 other images` lets the
-finder's outer loss see them. Writes `results/limits.jsonl` and `results/limits.md`. Uses ImageNet's
-labels.
+`pcr, real` the samples are 4,900 real images that the run does not have; `gda, labelled real` has
+their labels too; other weights, distances and views as they say; `outer of 4,900 other images` lets
+the finder's outer loss see them. Writes `results/limits.jsonl` and `results/limits.md`. Uses
+ImageNet's labels.
 """
 
 import pathlib
