@@ -27,7 +27,7 @@ import scipy.stats
 from genreg_jax import data, predict, train
 from genreg_jax.augment import make as make_augment
 from genreg_jax.batches import BatchPlan
-from genreg_jax.config import config_hash, from_config
+from genreg_jax.config import config_hash, from_config, identity
 from genreg_jax.flow_run import trained_flow_generator
 from genreg_jax.settings import Settings
 
@@ -114,12 +114,9 @@ def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
     if settings.uses_flow:
         flow_key = {
             "flow": dataclasses.asdict(settings.flow),
-            "data": [
-                settings.data.name,
-                settings.data.image_size,
-                settings.data.per_class,
-                settings.seed,
-            ],
+            "data": identity(settings)["data"],
+            "folder": settings.data.dir if settings.data.name == "folder" else "",
+            "seed": settings.seed,
         }
         digest = hashlib.sha256(json.dumps(flow_key, sort_keys=True).encode()).hexdigest()[:12]
         home = folder / f"flow-{digest}"
@@ -179,7 +176,8 @@ def load(settings: Settings) -> data.Dataset:
 KEPT = (
     "test_accuracy validation_accuracy best_step steps train_examples seconds images_per_second "
     "test_intra_class_similarity test_inter_class_similarity parameters seed flow finder_spread "
-    "finder_distance finder_share strengths subset_hash config_hash versions device commit"
+    "finder_distance finder_share strengths stages skipped_updates subset_hash config_hash "
+    "versions device commit"
 ).split()
 
 
@@ -293,9 +291,7 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these labels per class")
     parser.add_argument("--rows", nargs="+", choices=study.rows, help="only these rows")
-    parser.add_argument(
-        "--again", action="store_true", help="repeat runs whose lines are in the table"
-    )
+    parser.add_argument("--again", action="store_true", help="repeat runs whose lines are there")
     parser.add_argument(
         "--merge", type=pathlib.Path, nargs="+", help="run nothing; add the lines of these files"
     )
@@ -318,7 +314,7 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
             chosen(study, tuned, [study.first], parser.error)
         if study.halving and study.first in rows and parts > 1:
             parser.error(f"{study.first} is tuned by halving, in one process; leave out --shard")
-        tune(study, rows, folder, results, args.data_dir, part, parts)
+        tune(study, rows, folder, results, args.data_dir, part, parts, args.again)
         return
     sizes, rows = args.sizes or study.sizes, args.rows or list(study.rows)
     home = results.parent / study.tuned_as if study.tuned_as else results
@@ -388,7 +384,7 @@ def plan(
             + stages.get("validation", 0) / FEW["train.epochs"] * settings.train.epochs
             + sum(stages.get(name, 0) for name in ("data", "checkpoints", "pictures"))
         )
-        a_run *= study.members.get(row, 1)
+        a_run *= max(study.members.get(row, 1) - 1, 1)  # the first member is another row's run
         spent = (a_run * len(seeds) + stages.get("compilation", 0)) / 3600
         hours += spent
         print(f"| {size} | {row} | {a_run:.0f} | {len(seeds)} | {spent:.1f} |", flush=True)
@@ -549,10 +545,12 @@ def tune(
     data_dir: str,
     part: int,
     parts: int,
+    again: bool = False,
 ) -> None:
     """Tries every candidate of these rows on the tuning seeds and keeps the best on validation.
 
-    The other rows keep what was chosen for them, and their lines.
+    Runs whose lines are there are not repeated. The other rows keep what was chosen for them, and
+    their lines; not where they were tuned on another choice of the first row than it has now.
 
     Job `k` belongs to shard `k % parts`, and only that shard's file is read for it: what another
     sharding left does not count twice. The shard whose file completes the jobs chooses.
@@ -560,18 +558,28 @@ def tune(
     path = results / "tuned.json"
     tuned = json.loads(path.read_text()) if path.exists() else {}
     if study.halving and study.first in rows:
-        tuned[study.first] = halve(study, folder, results, data_dir)
+        choice = halve(study, folder, results, data_dir)
+        if as_read(choice) != tuned.get(study.first):
+            tuned = {study.first: choice}
         path.write_text(json.dumps(tuned, indent=2) + "\n")
         rows = [row for row in rows if row != study.first]
     basis = tuned[study.first] if study.on_first and rows and rows != [study.first] else {}
-    jobs = []
-    for row in rows:
-        for candidate in study.candidates[row]:
-            for seed in study.tuning_seeds:
-                changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
-                changes = {**basis, **changes} if row != study.first else changes
-                settings = settings_of(study, changes, study.tuning_size, seed, data_dir)
-                jobs.append((row, candidate, seed, settings))
+
+    def settings_in_tuning(row, candidate):
+        """Of each seed."""
+        changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
+        changes = {**basis, **changes} if row != study.first else changes
+        return [
+            settings_of(study, changes, study.tuning_size, seed, data_dir)
+            for seed in study.tuning_seeds
+        ]
+
+    jobs = [
+        (row, candidate, seed, settings)
+        for row in rows
+        for candidate in study.candidates[row]
+        for seed, settings in zip(study.tuning_seeds, settings_in_tuning(row, candidate))
+    ]
     files = [results / f"tuning-{i}.jsonl" for i in range(parts)]
 
     def found(shard):
@@ -589,6 +597,8 @@ def tune(
         if line["row"] in study.candidates and line["row"] not in rows
     ]
     for k in range(part, len(jobs), parts):
+        if k in own and not again:
+            continue
         row, candidate, seed, settings = jobs[k]
         summary = run(folder / "tuning", settings)
         own[k] = record(row, study.tuning_size, candidate, summary, settings)
@@ -616,24 +626,22 @@ def tune(
             means.append(statistics.fmean(values))
             print(f"| {row} | {candidate} | {len(values)} | {with_error(values)} |")
         tuned[row] = study.candidates[row][means.index(max(means))]
-    every = [line for file in files for line in read_lines(file)]
+    every = {
+        (line["row"], line.get("settings_hash")): line["validation_accuracy"]
+        for file in sorted(results.glob("tuning-*.jsonl"))
+        for line in read_lines(file)
+    }
     for name, group in study.best.items():
-        scores = {row: _score(every, row, tuned[row]) for row in group if row in tuned}
+        scores = {}
+        for row in group:
+            keys = [(row, config_hash(s)) for s in settings_in_tuning(row, tuned.get(row, {}))]
+            if row in tuned and all(key in every for key in keys):
+                scores[row] = statistics.fmean(every[key] for key in keys)
         if len(scores) == len(group):
             row = max(scores, key=lambda row: scores[row])
             tuned[name] = {**study.rows[row], **tuned[row]}
             print(f"{name}: {row}")
     path.write_text(json.dumps(tuned, indent=2) + "\n")
-
-
-def _score(lines: Sequence[Mapping[str, Any]], row: str, choice: Changes) -> float:
-    """Mean validation accuracy of a row's choice in tuning."""
-    found = [
-        line["validation_accuracy"]
-        for line in lines
-        if line["row"] == row and line["changes"] == as_read(choice)
-    ]
-    return statistics.fmean(found)
 
 
 def halve(

@@ -14,6 +14,8 @@ import pytest
 import scipy.stats
 from test_runner import command, study  # noqa: F401  # a fixture
 
+from genreg_jax.batches import BatchPlan
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 costs = importlib.import_module("experiments.low_data.costs")
@@ -78,7 +80,7 @@ def test_a_loop_counts_its_turns_and_a_branch_the_larger_one():
 
 def test_the_count_of_a_plain_update_is_that_of_xla():
     study = low_data.STUDIES["digits"]
-    changes = low_data.draws(1)[0] | {"train.batch_size": 16}
+    changes = low_data.draws(1, (16,))[0]
     settings = runner.settings_of(study, changes, 10, 0, "")
     ours = costs.of_update(settings)
     x, w = jnp.zeros((16, 8, 8, 32)), jnp.zeros((3, 3, 32, 64))
@@ -168,6 +170,7 @@ def test_every_row_has_its_settings_whatever_tuning_chooses(name):
         assert everything.uses_meta and everything.uses_phantom and everything.uses_latent
         assert settings["all three + best augmentation"].uses_meta
         assert settings["all three, self-tuned"].tune.learn
+        assert {s.train.nonfinite for s in settings.values()} == {"skip"}
         updates = {s.train.epochs for r, s in settings.items() if not r.startswith("base, ")}
         assert len(updates) == 1
         base = changes["base"]
@@ -176,15 +179,27 @@ def test_every_row_has_its_settings_whatever_tuning_chooses(name):
                 assert changes[row]["optimizer.learning_rate"] == base["optimizer.learning_rate"]
 
 
+@pytest.mark.parametrize("name", low_data.STUDIES)
+def test_every_batch_fits_into_the_smallest_subset(name):
+    study = low_data.STUDIES[name]
+    images = 10 * min(study.sizes)
+    for candidate in (*study.candidates["base"], {"train.batch_size": 10}):
+        settings = runner.settings_of(study, candidate, min(study.sizes), 0, "")
+        assert BatchPlan(settings, np.arange(images) % 10).steps_per_epoch > 0
+
+
 # ---------------------------------------------------------------------------------------- the page
 
 
 def records(gains, seconds, sizes=(10, 50), seeds=6):
+    """Runs whose accuracies are 70 % and their gains, on validation images too; flows take 15 s."""
     rng = np.random.default_rng(0)
     return [
         {
             "row": row, "labels_per_class": size, "seed": seed, "seconds": seconds[row],
             "test_accuracy": 0.7 + 0.01 * gains[row] + 0.003 * rng.normal() + 0.01 * seed,
+            "validation_accuracy": 0.7 + 0.01 * gains[row],
+            "flow": {"seconds": 15.0} if row in ("mgr", "gda") else None,
         }
         for size in sizes
         for row in gains
@@ -192,32 +207,73 @@ def records(gains, seconds, sizes=(10, 50), seeds=6):
     ]  # fmt: skip
 
 
+TIMES = {"base": 10.0} | {f"base, {n} times the updates": 10.0 * n for n in (2, 4)}
+GAINS = {"base": 0.0, "base, 2 times the updates": 1.0, "base, 4 times the updates": 1.5}
+
+
 def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
-    gains = {
-        "base": 0.0, "base, 2 times the updates": 1.0, "base, 4 times the updates": 1.5,
-        "mgr": 3.0, "pgd": -2.0, "cutout": 0.0,
-    }  # fmt: skip
-    seconds = {
-        "base": 10.0, "base, 2 times the updates": 20.0, "base, 4 times the updates": 40.0,
-        "mgr": 35.0, "pgd": 90.0, "cutout": 10.0,
-    }  # fmt: skip
+    gains = GAINS | {"mgr": 3.0, "pgd": -2.0, "cutout": 0.0}
+    seconds = TIMES | {"mgr": 28.0, "pgd": 90.0, "cutout": 10.5}
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10, 50))
-    rows = report.rows_of(study, records(gains, seconds), {"mgr": 9.5})
+    lines = records(gains, seconds)
+    rows = report.rows_of(study, lines, {"mgr": 9.5})
     of = {(r["size"], r["row"]): r for r in rows}
-    assert len(rows) == 12 and of[10, "mgr"]["time"] == 3.5 and of[10, "mgr"]["flops"] == 9.5
+    assert len(rows) == 12 and of[10, "mgr"]["flops"] == 9.5
+    assert of[10, "mgr"]["seconds"] == 43.0 and of[10, "mgr"]["time"] == 4.3  # with its flow
     assert of[10, "mgr"]["gain"] == pytest.approx(3.0, abs=0.6)
-    assert of[10, "mgr"]["over"] == "base, 4 times the updates"  # 35 s fit into 40
+    assert of[10, "mgr"]["over"] == "base, 4 times the updates"  # 40 s are nine tenths of 43
+    assert not of[10, "mgr"]["less"]
     assert of[10, "mgr"]["over_gain"] == pytest.approx(1.5, abs=0.6)
     assert of[10, "pgd"]["over"] == "base, 4 times the updates"  # the longest there is
-    assert of[10, "cutout"]["over"] == "base"
+    assert of[10, "pgd"]["less"]
+    assert of[10, "cutout"]["over"] == "base" and not of[10, "cutout"]["less"]
     assert of[10, "base"]["holm"] is None and of[10, "base, 2 times the updates"]["holm"] is None
-    tested = [r for r in rows if r["holm"] is not None]
-    assert len(tested) == 6 and all(r["holm"] >= r["p"] for r in tested)
+    assert "over" not in of[10, "base, 2 times the updates"]
+    for size in (10, 50):  # corrected among the three rows of a size
+        p = {row: of[size, row]["p"] for row in ("mgr", "pgd", "cutout")}
+        assert {row: of[size, row]["holm"] for row in p} == report.holm(p)
     text = report.what_to_turn_on(rows, 10)
-    assert "mgr gains most" in text and "Of the 1 rows that are surely above base, mgr" in text
-    assert "| 10 | mgr | 6 |" in report.table(rows) and "(4 times)" in report.table(rows)
+    assert (
+        "mgr gains most" in text and "Surely above base: 1 of 3 rows; the cheapest is mgr" in text
+    )
+    assert "there being no longer run" not in text and "p below 0.001" in text
+    page = report.table(rows)
+    assert "| 10 | mgr | 6 |" in page and "(4 times)" in page and "(4 times, less)" in page
+    assert "nan" not in page
     report.draw(rows, tmp_path / "gain.png", "digits")
     assert (tmp_path / "gain.png").stat().st_size > 5000
+
+
+def test_of_the_longer_trainings_the_best_on_validation_images_counts():
+    """Four times the updates take as long as the method, and are worse than twice."""
+    gains = GAINS | {"base, 4 times the updates": 0.5, "gda": 3.0, "cutmix": 0.0}
+    seconds = TIMES | {"gda": 20.0, "cutmix": 15.0}
+    lines = records(gains, seconds)
+    rows = report.rows_of(dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,)), lines, {})
+    of = {r["row"]: r for r in rows}
+    assert of["gda"]["seconds"] == 35.0
+    assert of["gda"]["over"] == of["cutmix"]["over"] == "base, 2 times the updates"
+    alone = [line for line in lines if line["row"] in ("base", "cutmix")][:7]
+    assert "nan" not in report.table(report.rows_of(low_data.STUDIES["digits"], alone, {}))
+
+
+def test_further_comparisons_are_corrected_among_themselves():
+    gains = {"all three": 3.0, "mgr": 0.0, "pcr": 0.0, "latent adversarial": 2.9}
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    lines = records(gains, dict.fromkeys(gains, 1.0))
+    text = report.further(study, [line for line in lines if line["labels_per_class"] == 10])
+    found = [cells.split(" | ") for cells in text.splitlines()[2:]]
+    assert [cells[1:3] for cells in found] == [
+        ["all three", "mgr"], ["all three", "latent adversarial"], ["mgr", "pcr"],
+    ]  # fmt: skip
+    assert found[0][5].startswith("< 0.001")
+    a, b = (
+        [100 * r["test_accuracy"] for r in lines if (r["row"], r["labels_per_class"]) == (row, 10)]
+        for row in ("mgr", "pcr")
+    )
+    p = scipy.stats.ttest_rel(a, b).pvalue
+    assert float(found[2][5].removesuffix(" |")) >= round(p, 3)
+    assert report.further(study, []) == ""
 
 
 def test_a_row_without_lines_leaves_the_page_whole():

@@ -1,6 +1,7 @@
 """The runner of studies: which lines count, in tuning and in the table. `run` is a fake."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import re
@@ -102,7 +103,7 @@ def test_shards_of_an_earlier_sharding_are_not_averaged_in(command, capsys):
     command(study(), "--stage=tune", "--shard=1/2")
     command.accuracy = worse
     capsys.readouterr()
-    results = command(study(), "--stage=tune", "--shard=0/1")
+    results = command(study(), "--stage=tune", "--shard=0/1", "--again")
     assert tuned(results) == {"base": 0.1, "other": 0.1}
     out = capsys.readouterr().out
     assert out.count("| 2 |") == 6  # two seeds a candidate
@@ -114,6 +115,48 @@ def test_shards_of_an_earlier_sharding_are_not_averaged_in(command, capsys):
     assert not (results / "tuned.json").exists()
     command(study(), "--stage=tune", "--shard=1/2")
     assert tuned(results) == {"base": 0.1, "other": 0.1}
+
+
+def test_tuning_repeats_no_run_whose_line_is_there(command, capsys):
+    """Runs may have been made on another machine, whose folders are not here."""
+    results = command(study(), "--stage=tune")
+    before = tuned(results)
+
+    def never(settings):
+        raise AssertionError("its line is there")
+
+    command.accuracy = never
+    (results / "tuned.json").unlink()
+    command(study(), "--stage=tune")
+    assert tuned(results) == before
+
+
+def test_a_new_choice_of_the_first_row_drops_what_was_tuned_on_the_old(command):
+    on_first = functools.partial(dataclasses.replace, on_first=True, halving=(0.5, 1.0))
+    results = command(on_first(study(rates=(0.1, 0.2))), "--stage=tune")
+    assert set(json.loads((results / "tuned.json").read_text())) == {"base", "other"}
+    command(on_first(study(rates=(0.1, 0.2))), "--stage=tune", "--rows", "base")
+    assert set(json.loads((results / "tuned.json").read_text())) == {"base", "other"}
+    command(on_first(study(rates=(0.1, 0.2, 0.9))), "--stage=tune", "--rows", "base")
+    choice = json.loads((results / "tuned.json").read_text())
+    assert choice == {"base": {"optimizer.learning_rate": 0.9}}
+
+
+def test_what_is_best_counts_the_lines_of_every_sharding(command):
+    rows = ("base", "other", "third")
+    best = dataclasses.replace(study(rows=rows), best={"better": ("other", "third")})
+    command.accuracy = lambda s: s.augment.label_smoothing + 0.1 * s.optimizer.learning_rate
+    for part in range(4):
+        results = command(best, "--stage=tune", f"--shard={part}/4")
+    assert json.loads((results / "tuned.json").read_text())["better"] == {
+        "augment.label_smoothing": 0.2, "optimizer.learning_rate": 0.3,
+    }  # fmt: skip
+    command.accuracy = worse
+    changed = dataclasses.replace(best, candidates={**best.candidates, "third": [{}]})
+    results = command(changed, "--stage=tune", "--rows", "third")
+    # `third` is at 0.9 with its own rate now, `other` at 0.13 by the lines of four shards.
+    choice = json.loads((results / "tuned.json").read_text())
+    assert choice["third"] == {} and choice["better"] == {"augment.label_smoothing": 0.2}
 
 
 def test_a_candidate_that_is_gone_and_one_that_is_new(command, capsys):
@@ -153,7 +196,7 @@ def test_a_tuning_run_that_is_stopped_keeps_the_lines_it_had(command, capsys):
 
     command.accuracy = stop
     with pytest.raises(KeyboardInterrupt):
-        command(study(), "--stage=tune")
+        command(study(), "--stage=tune", "--again")
     assert (results / "tuning-0.jsonl").read_text() == before
 
 
@@ -173,7 +216,7 @@ def test_the_table_does_not_mix_old_settings_with_new(command, capsys):
     command(study(), "--stage=tune")
     results = command(study())
     command.accuracy = worse
-    command(study(), "--stage=tune")  # chooses 0.1 in place of 0.3
+    command(study(), "--stage=tune", "--again")  # chooses 0.1 in place of 0.3
     command(study(), "--seeds=1")
     found = lines(results, "table.jsonl")
     assert [line["seed"] for line in found] == [0, 0]

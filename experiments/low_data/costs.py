@@ -1,10 +1,11 @@
-"""What an update of each row computes, in multiples of plain training's.
+"""What each row computes, in multiples of plain training.
 
 python -m experiments.low_data.costs --study=fashion_mnist
 
 Floating-point operations of the convolutions and matrix products of one update, counted in its
-jaxpr with the number of turns of every loop, which XLA's own count leaves out. Nothing is run on
-images; the flow has its shape and no training. Writes `results/STUDY/costs.json`.
+jaxpr with the number of turns of every loop, which XLA's own count leaves out; times two, four and
+so on for the rows that make more updates than `base`. Nothing is run on images; the flow has its
+shape, and its training is not counted. Writes `results/STUDY/costs.json`.
 """
 
 import argparse
@@ -77,7 +78,9 @@ def main():
         found[row] = times * of_update(settings)
         print(f"{row}: {found[row]:.4g}, {found[row] / found[study.first]:.2f}", flush=True)
     multiples = {row: count / found[study.first] for row, count in found.items()}
-    write_json(results / "costs.json", {"flops_an_update": found, "multiples": multiples})
+    write_json(
+        results / "costs.json", {"flops_for_an_update_of_base": found, "multiples": multiples}
+    )
     print(json.dumps(multiples, indent=2))
 
 

@@ -22,7 +22,7 @@ from experiments.runner import Study, main, shipped
 SEARCH_SEED, DRAWS = 8_128_496, 16
 
 
-def draws(count):
+def draws(count, batches):
     """Random rates, decays and batches, as GEM's search has them (arXiv:2108.13122)."""
     rng = np.random.default_rng(SEARCH_SEED)
     log = lambda low, high: float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
@@ -30,7 +30,7 @@ def draws(count):
         {
             "optimizer.learning_rate": log(3e-3, 0.3),
             "optimizer.weight_decay": log(1e-4, 3e-2),
-            "train.batch_size": int(rng.choice([16, 32, 64])),
+            "train.batch_size": int(rng.choice(batches)),
         }
         for _ in range(count)
     ]
@@ -65,16 +65,25 @@ REGULARISERS = (
 )  # fmt: skip
 ENSEMBLE = "base, ensemble of 2"
 LEARNED = "phantom.weight,synthetic.weight,latent.epsilon"
+TIMES = (2, 4, 8, 16)  # base's updates
 
 
-def study(config, view, *, side, radii, **options):
+def robust(config):
+    """With updates that are not finite left out and counted, so that one ends no study."""
+    config.train.nonfinite = "skip"
+    return config
+
+
+def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options):
     """The rows of one data set.
 
     Args:
       config: makes the config of plain training.
       view: its augmentation.
       side: of the images.
-      radii: of latent perturbations at random; an adversarial one has half of them.
+      radii: of latent perturbations at random.
+      attacks: radii of adversarial ones.
+      batches: among which base's is drawn; the smallest subset has as many images.
       **options: of the study.
     """
     rows = {
@@ -97,7 +106,7 @@ def study(config, view, *, side, radii, **options):
         "pgd": {"latent.kind": "pgd", "latent.num_steps": 3},
     }
     candidates = {
-        "base": draws(DRAWS),
+        "base": draws(DRAWS, batches),
         "randaugment": [
             {"augment.train": f"{view}+randaugment({n},{m})"} for n in (1, 2) for m in (5, 9)
         ],
@@ -113,12 +122,15 @@ def study(config, view, *, side, radii, **options):
             for decay in (5.3e-3, 2e-2)
         ],
         "gda": sampled(0.3, 1.0),
-        "pcr": sampled(1.0, 3.0),
+        "pcr": sampled(1.0, 5.0),
         "mgr": sampled(0.5, 2.0),
         "phantom attraction": values("phantom.weight", 0.03, 0.3, 3.0, 30.0),
-        "phantom separation": values("phantom.weight", 0.01, 0.1, 0.5, 2.0),
+        "phantom separation": [
+            {"phantom.weight": weight, "phantom.temperature": temperature}
+            for weight, temperature in ((0.1, 1.0), (0.5, 1.0), (0.3, 0.1), (1.0, 0.1))
+        ],
         "latent random": values("latent.epsilon", *radii),
-        "latent adversarial": attack(*(r / 2 for r in radii)),
+        "latent adversarial": attack(*attacks),
         "latent interpolation": values("latent.epsilon", 0.1, 0.25, 0.5, 1.0),
         "pgd": attack(0.12, 0.25, 0.5, 1.0),
     }
@@ -138,7 +150,7 @@ def study(config, view, *, side, radii, **options):
         "best single + best augmentation": ("best augmentation", "best single"),
         "all three + best augmentation": ("best augmentation", *PARTS),
         "all three, self-tuned": PARTS,
-        **{f"base, {n} times the updates": ("base",) for n in (2, 4, 8)},
+        **{f"base, {n} times the updates": ("base",) for n in TIMES},
         ENSEMBLE: ("base",),
     }
     epochs = config().train.epochs
@@ -146,7 +158,7 @@ def study(config, view, *, side, radii, **options):
         "best single + best augmentation": {},
         "all three + best augmentation": of(*PARTS),
         "all three, self-tuned": {**of(*PARTS), "tune.learn": LEARNED},
-        **{f"base, {n} times the updates": {"train.epochs": n * epochs} for n in (2, 4, 8)},
+        **{f"base, {n} times the updates": {"train.epochs": n * epochs} for n in TIMES},
         ENSEMBLE: {},
     }
     best = {
@@ -155,7 +167,7 @@ def study(config, view, *, side, radii, **options):
         "best single": REGULARISERS,
     }
     return Study(
-        config=config,
+        config=lambda: robust(config()),
         rows=rows,
         candidates=candidates,
         inherits=inherits,
@@ -167,8 +179,13 @@ def study(config, view, *, side, radii, **options):
             *(("all three", row) for row in ("phantom + latent", "phantom + mgr", "latent + mgr")),
             *(("all three", part) for part in ("mgr", "latent adversarial")),
             ("mgr", "pcr"),
-            ("best single + best augmentation", "all three + best augmentation"),
-            *((f"{row} + best augmentation", a) for row in ("all three",) for a in AUGMENTATIONS),
+            ("all three, self-tuned", "all three"),
+            ("all three + best augmentation", "best single + best augmentation"),
+            *(
+                (f"{row} + best augmentation", a)
+                for row in ("best single", "all three")
+                for a in AUGMENTATIONS
+            ),
         ],
         tuning_seeds=(100, 101),
         **options,
@@ -217,20 +234,24 @@ def textures():
 
 STUDIES = {
     "fashion_mnist": study(
-        fashion_mnist, "flip+crop(2)", side=28, radii=(1.5, 3.0, 7.0, 14.0),
+        fashion_mnist, "flip+crop(2)", side=28,
+        radii=(1.5, 3.0, 7.0, 14.0), attacks=(0.15, 0.5, 1.5, 4.0),
         sizes=(50, 10, 100, 500), seeds=range(10), tuning_size=50,
     ),
     "cifar10": study(
-        cifar10, "flip+crop(4)", side=32, radii=(3.0, 6.0, 12.0, 24.0),
-        sizes=(50, 10, 100, 500), seeds=range(5), tuning_size=50,
+        cifar10, "flip+crop(4)", side=32,
+        radii=(3.0, 6.0, 12.0, 24.0), attacks=(0.5, 1.5, 4.0, 10.0),
+        sizes=(50, 10, 100, 500), seeds=range(10), tuning_size=50,
     ),
     "digits": study(
-        digits, "shift(1)", side=8, radii=(0.5, 1.0, 2.0, 4.0),
+        digits, "shift(1)", side=8,
+        radii=(0.5, 1.0, 2.0, 4.0), attacks=(0.25, 0.5, 1.0, 2.0), batches=(16, 32),
         sizes=(10, 5, 20), seeds=range(10), tuning_size=10,
     ),
     "textures": study(
-        textures, "flip+crop(4)", side=32, radii=(3.0, 6.0, 12.0, 24.0),
-        sizes=(40, 10), seeds=range(5), tuning_size=40,
+        textures, "flip+crop(4)", side=32,
+        radii=(3.0, 6.0, 12.0, 24.0), attacks=(0.5, 1.5, 4.0, 10.0),
+        sizes=(40, 10), seeds=range(10), tuning_size=40,
     ),
 }  # fmt: skip
 
