@@ -442,7 +442,7 @@ def test_a_row_that_has_not_been_tuned_is_refused(command, capsys):
         ("pooling", ["STUDIES"]),
         ("self_tuned", ["STUDIES"]),
         ("sources", ["FASHION_MNIST", "CIFAR10"]),
-        ("fine_tuning", ["CIFAR10"]),
+        ("fine_tuning", ["STUDIES"]),
     ],
 )
 def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
@@ -455,7 +455,8 @@ def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
             folder = results if name == "STUDY" else results / folder
             found = runner.read_lines(folder / "table.jsonl")
             rows = {line["row"] for line in found}
-            tuned = runner.chosen(study, folder / "tuned.json", rows, pytest.fail)
+            home = results / study.tuned_as if study.tuned_as else folder
+            tuned = runner.chosen(study, home / "tuned.json", rows, pytest.fail)
             changes = study.changes(tuned)
             assert found and all(runner.is_current(study, changes, line) for line in found)
 
