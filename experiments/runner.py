@@ -111,7 +111,7 @@ def settings_of(study: Study, changes: Changes, size: int, seed: int, data_dir: 
 
 def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
     """The settings with the trained flow of their subset, which all runs on it share."""
-    if settings.uses_flow:
+    if settings.uses_flow and not settings.flow.workdir:
         flow_key = {
             "flow": dataclasses.asdict(settings.flow),
             "data": identity(settings)["data"],
@@ -148,8 +148,8 @@ def ensemble(folder: pathlib.Path, settings: Settings, members: int) -> dict[str
 
     The others differ in the seed of all but the data. `seconds` are of all of them.
     """
-    summary, dataset = dict(run(folder, settings)), load(settings)
     settings = with_flow(folder, settings)
+    summary, dataset = dict(run(folder, settings)), load(settings)
     workdirs = [folder / config_hash(settings)]
     for k in range(1, members):
         workdirs.append(folder / f"{config_hash(settings)}-member-{k}")

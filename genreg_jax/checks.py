@@ -101,6 +101,28 @@ def split(key: Any) -> jax.Array:
     return jax.random.split(key)
 
 
+def check_optimizer(tx: Any, name: str = "tx") -> None:
+    """Checks that it is an optimiser of optax."""
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise ValueError(
+            f"{name} is {short(tx)}; allowed: an optax.GradientTransformation, such as "
+            "optax.sgd(0.1)."
+        )
+
+
+def check_opt_state(tx: Any, opt_state: Any, params: Any, name: str, tx_name: str = "tx") -> None:
+    """Checks that it is a state of this optimiser, for these parameters."""
+    check_optimizer(tx, tx_name)
+    like = jax.eval_shape(tx.init, params)
+    wanted, given = (jax.tree.structure(tree) for tree in (like, opt_state))
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (like, opt_state)]
+    if wanted != given or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name} is {short(opt_state)}, which is no state of {tx_name} for these parameters; "
+            f"make it with {tx_name}.init, of the same optimiser and the same parameters."
+        )
+
+
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Checks that it is one of some names."""
     if not isinstance(value, str) or value not in allowed:

@@ -171,6 +171,13 @@ def _check(s: Settings) -> None:
         need(s.latent.norm != "none", "latent.norm", "l2 or linf for an attack")
     if s.latent.kind == "interpolation":
         need(s.latent.epsilon <= 1, "latent.epsilon", "a share of the way, at most 1")
+    if s.uses_flow or s.flow_only:
+        factor = 2**s.flow.levels
+        need(
+            s.flow.image_size % factor == 0,
+            "flow.image_size",
+            f"a multiple of {factor}, which is 2 ** config.flow.levels, or 0",
+        )
     if s.flow.images == "all" and s.flow.conditional:
         raise ConfigError(
             "config.flow.images = 'all' trains the flow on images without labels, but "

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import check_number, short
+from genreg_jax.checks import check_number, check_opt_state, short
 
 MODES = ("forward_over_reverse", "reverse_over_forward", "reverse", "finite_difference")
 
@@ -173,6 +173,7 @@ def hypergradient(
     learned = callable(tx) and not hasattr(tx, "update")
     optimizer: Any = tx if learned else lambda meta_params: tx
     _check_optimizer(optimizer(meta_params), opt_state, num_steps, learned)
+    check_opt_state(optimizer(meta_params), opt_state, params, "opt_state")
 
     def inner_step(grads, params, opt_state, meta_params):
         if constant_grads is not None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import check_batch, short
+from genreg_jax.checks import check_batch, check_number, check_opt_state, short
 from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.regularizers.latent_training import Latent, make_perturb
 from genreg_jax.regularizers.mgr import Meta, Regularizer, Synthetic, make_regularizer
@@ -33,6 +33,32 @@ CHECKED = (
     "the gradient of the synthetic term",
     "the updated parameters",
 )
+
+
+def _check_arguments(state, batch, outer, generator, generator_params):
+    """Refuses arguments of a step that are of another kind."""
+    if not isinstance(state, TrainState):
+        raise ValueError(f"state is {short(state)}; allowed: what TrainState.create returns.")
+    for name, value in (("batch", batch), ("outer", outer)):
+        if not (isinstance(value, Batch) or (value is None and name == "outer")):
+            raise ValueError(f"{name} is {short(value)}; allowed: a gr.Batch(images, labels).")
+    forgotten = generator is not None and not jax.tree.leaves(generator_params)
+    if forgotten and jax.tree.leaves(generator.params):
+        raise ValueError(
+            f"generator_params is {short(generator_params)}; allowed: those of the generator, "
+            "step(state, batch, outer, generator.params)."
+        )
+
+
+def _check_optimisers(state, tx, meta, tune):
+    """Refuses states of other optimisers than those of a step."""
+    check_opt_state(tx, state.opt_state, state.params, "state.opt_state")
+    if meta is not None:
+        own = state.finder_opt_state, state.finder_params
+        check_opt_state(meta.tx, *own, "state.finder_opt_state", "meta.tx")
+    if tune is not None:
+        own = state.strengths_opt_state, state.strengths
+        check_opt_state(tune.tx, *own, "state.strengths_opt_state", "tune.tx")
 
 
 def make_train_step(
@@ -104,6 +130,19 @@ def make_train_step(
       >>> int(state.step), sorted(metrics)[:2]
       (1, ['train/accuracy', 'train/cross_entropy'])
     """
+    check_number("num_classes", num_classes, minimum=1, integer=True)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model is {short(model)}; allowed: a gr.Model(init, apply), such as "
+            "gr.from_linen(module) makes of a Flax module, and from_nnx, from_equinox and "
+            "from_haiku of others."
+        )
+    functions = {"augment": augment, "mix": mix, "embedding_term": embedding_term}
+    for name, function in functions.items():
+        if not (callable(function) or (function is None and name != "augment")):
+            raise ValueError(
+                f"{name} is {short(function)}; allowed: a function, see the docstring."
+            )
     if synthetic is not None and generator is None:
         raise ValueError("generator is required when synthetic is given, got None.")
     if meta is not None and synthetic is None:
@@ -140,12 +179,22 @@ def make_train_step(
             if smooths:
                 targets = optax.losses.smooth_labels(targets, label_smoothing)
             outputs, new_model_state = forward(params, model_state, images, key_model)
+            if outputs.logits.shape != targets.shape:
+                raise ValueError(
+                    f"num_classes is {num_classes}, but the model returns logits of shape "
+                    f"{outputs.logits.shape} for {len(images)} images; allowed: {targets.shape}."
+                )
             loss = jnp.mean(optax.losses.softmax_cross_entropy(outputs.logits, targets))
             labels = jnp.argmax(targets, -1)
             accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == labels)
             metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}
             if embedding_term is not None:
                 term = embedding_term(jax.random.fold_in(key, 4), outputs, labels, step)
+                if term is None or jnp.shape(term) != labels.shape:
+                    raise ValueError(
+                        f"embedding_term returned {short(term)}; allowed: losses of shape "
+                        f"{labels.shape}, one for each image, their weight included."
+                    )
                 metrics["train/embedding_loss"] = jnp.mean(term)
                 loss = loss + jnp.mean(term)
             return loss, (new_model_state, metrics)
@@ -195,6 +244,7 @@ def make_train_step(
         generator_params: Any = (),
         flow: Any = None,
     ):
+        _check_arguments(state, batch, outer, generator, generator_params)
         check_batch(batch.images, batch.labels, num_classes, "batch")
         if outer is not None:
             check_batch(outer.images, outer.labels, num_classes, "outer")
@@ -205,6 +255,7 @@ def make_train_step(
         # What a step with these strengths is made of, and which of it depends on them.
         changed = changed_by(state.strengths)
         parts = build(**{**given, **changed})
+        _check_optimisers(state, parts.tx, meta, tune)
         real = key_real, batch, flow, state.step
         (loss, (model_state, metrics)), grads = jax.value_and_grad(parts.supervised, has_aux=True)(
             state.params, state.model_state, *real

@@ -5,9 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from genreg_jax.checks import short
 from genreg_jax.contract import Generator, Model, Outputs
 from genreg_jax.data import Dataset
 from genreg_jax.errors import ConfigError, UserError
+from genreg_jax.flows.flow import Flow
 from genreg_jax.settings import Settings
 
 
@@ -15,13 +17,25 @@ def check_own(settings: Settings, own: dict[str, Any], dataset: Dataset) -> None
     """Refuses parts of the caller's own that do not fit the run; `own` has None for the others."""
     check_model(settings, own["model"], dataset)
     check_flow(own["flow"], dataset)
-    check_generator(settings, own["generator"])
+    check_generator(settings, own["generator"], dataset)
+    term = own["embedding_term"]
+    if not (term is None or callable(term)):
+        raise UserError(
+            f"embedding_term is {short(term)}; it must be a function "
+            "(key, outputs, labels, step) -> losses [B]."
+        )
 
 
 def check_model(settings: Settings, model: Model | None, dataset: Dataset) -> None:
     """Refuses a classifier of the caller's own that does not return what the contract says."""
     if model is None:
         return
+    if not isinstance(model, Model):
+        raise UserError(
+            f"model is {short(model)}; it must be a gr.Model(init, apply), such as "
+            "gr.from_linen(module) makes of a Flax module, and from_nnx, from_equinox and "
+            "from_haiku of others."
+        )
     for name, value, unset in (
         ("config.model.pretrained", settings.model.pretrained, ""),
         ("config.model.freeze", settings.model.freeze, "none"),
@@ -58,6 +72,13 @@ def check_flow(flow: Any, dataset: Dataset) -> None:
     """Refuses a flow of the caller's own that is for other images."""
     if flow is None:
         return
+    if isinstance(flow, Flow) or not all(
+        hasattr(flow, name) for name in ("encode", "decode", "image_shape", "num_classes")
+    ):
+        raise UserError(
+            f"flow is {short(flow)}; it must be a frozen one, flow.freeze(params) with the "
+            "parameters that flows.fit has found."
+        )
     if tuple(flow.image_shape) != dataset.image_shape:
         raise UserError(
             f"The flow is for images of shape {tuple(flow.image_shape)}, but those of "
@@ -71,11 +92,24 @@ def check_flow(flow: Any, dataset: Dataset) -> None:
         )
 
 
-def check_generator(settings: Settings, generator: Generator | None) -> None:
+def check_generator(settings: Settings, generator: Generator | None, dataset: Dataset) -> None:
     """Refuses a generator of the caller's own that cannot do what the config asks of it."""
-    if generator is None or not settings.uses_synthetic or generator.encode is not None:
+    if generator is None or not settings.uses_synthetic:
         return
-    if settings.synthetic.source != "prior":
+    if not isinstance(generator, Generator):
+        raise UserError(
+            f"generator is {short(generator)}; it must be a gr.Generator, such as "
+            "gr.flows.as_generator(flow, params) makes of a flow."
+        )
+    z = jax.ShapeDtypeStruct((2, *generator.latent_shape), jnp.float32)
+    y = jax.ShapeDtypeStruct((2,), jnp.int32)
+    found = jax.eval_shape(generator.apply, generator.params, z, y)
+    if getattr(found, "shape", None) != (2, *dataset.image_shape):
+        raise UserError(
+            f"For two latents the generator returns {found}; needed are images of shape "
+            f"{(2, *dataset.image_shape)}, as those of {dataset.name}."
+        )
+    if generator.encode is None and settings.synthetic.source != "prior":
         raise UserError(
             f"config.synthetic.source = {settings.synthetic.source!r} starts from encodings of "
             "real images, and the generator that was given has no `encode`. Without one it "

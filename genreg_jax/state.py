@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.checks import check_key, check_optimizer
 from genreg_jax.strengths import Tune
 
 
@@ -67,7 +68,14 @@ class TrainState:
           finder_params: the finder's parameters, for MGR.
           finder_tx: the finder's optimiser, for MGR.
           tune: the strengths that are learned.
+
+        Raises:
+          ValueError: `tx` or `finder_tx` is no optimiser, or `key` no PRNG key.
         """
+        check_key(key)
+        check_optimizer(tx)
+        if finder_tx is not None:
+            check_optimizer(finder_tx, "finder_tx")
         strengths = tune.init() if tune else ()
         return cls(
             step=jnp.int32(0),

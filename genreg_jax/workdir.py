@@ -237,9 +237,10 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
                 if not (workdir / "summary.json").exists():  # of fewer epochs; see `extend`
                     write_json(workdir / "config.json", to_dict(settings))
             except OSError as error:
+                name = workdir if error.filename is None else os.fsdecode(error.filename)
                 raise UserError(
-                    f"The workdir {workdir} cannot be written ({error.strerror}); choose another "
-                    "one."
+                    f"The workdir {workdir} cannot be written: {name}: {error.strerror or error}. "
+                    "Make room or mend that, or choose another one."
                 ) from None
 
         shared(prepare)
@@ -291,12 +292,17 @@ def _lock(workdir: Path) -> Iterator[None]:
                 pass  # a file system without locks
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         who = f"process {os.getpid()} on {socket.gethostname()}, since {now}"
-        os.truncate(opened, 0)
-        os.write(opened, who.encode("utf-8", "replace"))
+        try:
+            os.truncate(opened, 0)
+            os.write(opened, who.encode("utf-8", "replace"))
+        except OSError as error:  # of a file that is open, which names none
+            raise OSError(error.errno, error.strerror, str(path)) from None
         try:
             yield
         finally:
-            os.truncate(opened, 0)
+            # The lock is what is let go of; whose it was is for people, and no reason to fail.
+            with contextlib.suppress(OSError):
+                os.truncate(opened, 0)
 
 
 def finish(

@@ -1,5 +1,7 @@
 """A regulariser, a data set and a model of one's own, added from the outside."""
 
+import errno
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import pytest
 
 import genreg_jax as gr
 from genreg_jax.build import _both
+from genreg_jax.data import sources
+from genreg_jax.errors import UserError
 from genreg_jax.logs import read_metrics
 from genreg_jax.restore import restore_classifier
 
@@ -112,3 +116,14 @@ def test_a_loop_of_ones_own_imports_nothing_but_the_package(added):
         state, metrics = step(state, batch)
         losses.append(float(metrics["train/loss"]))
     assert int(state.step) == 20 and losses[-1] < 0.5 * losses[0]
+
+
+def test_a_data_set_of_ones_own_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def read(**options):
+        raise PermissionError(errno.EACCES, "Permission denied", "/net/images.npz")
+
+    monkeypatch.setitem(sources.SOURCES, "mine", read)
+    named = r"config\.data: .*'mine' cannot be read .*/net/images.npz"
+    with pytest.raises(UserError, match=named) as found:
+        gr.train_and_evaluate({"data": {"name": "mine"}}, tmp_path / "run")
+    assert "make room" not in str(found.value) and not (tmp_path / "run").exists()

@@ -429,3 +429,8 @@ def test_distrax_gives_the_density_of_its_own_samples_and_refuses_wrong_labels()
     for wrong in (3, -1, 1.5, None):
         with pytest.raises(ValueError, match="y"):
             flow.as_distrax(params, wrong)
+
+
+def test_the_advice_about_an_odd_side_fits_the_levels():
+    with pytest.raises(ValueError, match=r"has an odd side; with levels=2 .* multiples of 4"):
+        gr.flows.glow((33, 33, 1), levels=2, steps=1, width=4)

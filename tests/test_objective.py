@@ -1,5 +1,6 @@
 """The step without synthetic data against NumPy, the optimisers' settings, and what is refused."""
 
+import contextlib
 import dataclasses
 
 import chex
@@ -298,3 +299,95 @@ def test_a_batch_of_other_types_and_shapes_is_refused_when_the_step_is_traced(
 def test_values_out_of_range_are_refused_where_they_can_be_seen(change, message):
     with pytest.raises(ValueError, match=message):
         step_with(optax.sgd(0.1), make_state(optax.sgd(0.1)), make_batch()._replace(**change))
+
+
+# ------------------------------------------------------------------ parts that do not fit together
+
+OPTIMISERS = {"sgd": optax.sgd(0.1), "momentum": optax.sgd(0.1, 0.9), "adam": optax.adam(0.1)}
+SAME = lambda key, x: x
+FEW = Batch(jnp.ones((4, 2, 2, 1)), jnp.array([0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("other", [*OPTIMISERS, "another shape"])
+def test_a_state_of_another_optimiser_is_refused(name, other):
+    tx, state = OPTIMISERS[name], make_state(OPTIMISERS[name])
+    wrong = {"w": jnp.ones((5, CLASSES)), "b": jnp.ones(CLASSES)}
+    given = tx.init(wrong) if other not in OPTIMISERS else OPTIMISERS[other].init(state.params)
+    alike = other == name or (other, name) == ("another shape", "sgd")
+    refused = pytest.raises(ValueError, match="opt_state is .*no state of tx")
+    step = make_train_step(linear(), tx, num_classes=CLASSES, augment=SAME)
+    with contextlib.nullcontext() if alike else refused:
+        jax.eval_shape(step, dataclasses.replace(state, opt_state=given), FEW)
+    inner = lambda params, meta: meta * (params["w"].sum() + params["b"].sum())
+    outer = lambda params: params["w"].sum()
+    refused = pytest.raises(ValueError, match="opt_state is .*no state of tx")
+    with contextlib.nullcontext() if alike else refused:
+        gr.hypergradient(inner, outer, state.params, jnp.array(1.0), tx, given)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"loss": "cross-entropy"}, "synthetic.loss must be one of"),
+        ({"source": "real"}, "synthetic.source must be one of"),
+        ({"search": "finder"}, "synthetic.search must be one of"),
+    ],
+)
+def test_a_slip_in_a_name_is_not_another_regulariser(change, words):
+    right = dict(loss="pcr", weight=1.0, distance="l2", weak=SAME, strong=SAME)
+    generator = gr.Generator(lambda p, z, y: z, (), (5,))
+    synthetic = Synthetic(**{**right, "batch_size": 6, "temperature": 1.0, **change})
+    with pytest.raises(ValueError, match=words):
+        make_train_step(
+            linear(), optax.sgd(0.1), num_classes=CLASSES, augment=SAME, generator=generator,
+            synthetic=synthetic,
+        )  # fmt: skip
+
+
+def test_the_labels_of_an_attack_are_predicted_or_true():
+    pgd = gr.perturbation("pgd", epsilon=0.1)
+    for labels, mix, words in (("prediction", 0.0, "latent.labels"), ("true", 3.0, "latent.mix")):
+        latent = gr.Latent(pgd, labels, mix, SAME)
+        with pytest.raises(ValueError, match=words):
+            make_train_step(
+                linear(), optax.sgd(0.1), num_classes=CLASSES, augment=SAME, latent=latent
+            )
+
+
+@pytest.mark.parametrize("shape", [(), (4, 2), (3,)])
+def test_a_term_that_is_not_a_loss_of_each_image_is_refused(shape):
+    step = make_train_step(
+        linear(), optax.sgd(0.1), num_classes=CLASSES, augment=SAME,
+        embedding_term=lambda key, outputs, labels, step: jnp.ones(shape),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"embedding_term returned .* losses of shape \(4,\)"):
+        step(make_state(optax.sgd(0.1)), FEW)
+
+
+def test_parts_of_another_kind_are_named():
+    tx, state = optax.sgd(0.1), make_state(optax.sgd(0.1))
+    make = lambda **c: make_train_step(
+        **{"model": linear(), "tx": tx, "num_classes": CLASSES, "augment": SAME, **c}
+    )
+    for change, words in (
+        ({"model": "convnet"}, "model is 'convnet'; allowed: a gr.Model"),
+        ({"num_classes": None}, "num_classes"),
+        ({"augment": None}, "augment is None; allowed: a function"),
+        ({"mix": 0.5}, "mix is 0.5; allowed: a function"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make(**change)
+    with pytest.raises(ValueError, match=r"num_classes is 5, but .* logits of shape \(4, 3\)"):
+        make(num_classes=5)(state, FEW)
+    for args, words in (
+        ((state, (FEW.images, FEW.labels)), "batch is .*allowed: a gr.Batch"),
+        ((state, None), "batch is None"),
+        ((FEW, state), "batch is "),
+        (({}, FEW), r"state is \{\}; allowed: what TrainState.create returns"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()(*args)
+    for args, words in (((tx, 0), "key is 0; allowed: one PRNG key"), ((None, state.key), "tx is")):
+        with pytest.raises(ValueError, match=words):
+            TrainState.create({}, {}, *args)

@@ -330,3 +330,12 @@ def test_what_only_a_slip_can_have_meant_is_refused_with_its_limit(key, value, l
     group, name = key.split(".")
     with pytest.raises(ConfigError, match=rf"config.{key} must be at most {limit}, got {value}"):
         from_config({group: {name: value}})
+
+
+@pytest.mark.parametrize(("size", "levels"), [(33, 2), (34, 2), (7, 1)])
+def test_a_flow_of_a_size_that_it_cannot_halve_is_refused_with_the_rule(size, levels):
+    flow = {"image_size": size, "levels": levels}
+    rule = rf"config\.flow\.image_size must be a multiple of {2**levels}.* got {size}"
+    with pytest.raises(ConfigError, match=rule):
+        from_config({"flow": flow, "latent": {"kind": "random"}})
+    from_config({"flow": flow})  # no flow in use

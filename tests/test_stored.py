@@ -1,6 +1,7 @@
 """Images that stay where they lie: against the same images in memory, in reading and in runs."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import signal
@@ -604,3 +605,41 @@ def test_tfds_files_that_vanish_end_in_words(tfds_dir, tmp_path):
         data.load("cifar10", data_dir=tmp_path / "copy", stream=True)
     with pytest.raises(UserError, match="cannot be read|cannot be decoded any more"):
         dataset.train.images[:]
+
+
+class Lost:
+    """A source of 12 images of which the fifth is gone."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        if i == 4:
+            raise self.error
+        return np.full((4, 4, 1), i, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        OSError("bucket is gone"),
+        ConnectionResetError(104, "reset"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/pictures/4.png"),
+    ],
+)
+def test_a_source_that_fails_is_named_and_no_advice_is_given_about_the_disk(error):
+    images = Stored(Lost(error))
+    for read in (
+        lambda: images[:],
+        lambda: images.gather(np.arange(6)),
+        lambda: images[4],
+        lambda: data.from_arrays(images, np.arange(12) % 2),
+        lambda: Stored(Lost(error), rows=[4, 5]),
+    ):
+        with pytest.raises(UserError, match="Image 4 of the source, a Lost, cannot be") as found:
+            read()
+        assert "make room" not in str(found.value) and found.value.__cause__ is error

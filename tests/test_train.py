@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from genreg_jax.compare import compare
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.devices import connect, data_mesh
+from genreg_jax.errors import UserError
 from genreg_jax.evaluate import calibration_error, make_evaluate, reliability
 from genreg_jax.interrupt import Interrupted
 from genreg_jax.state import Best
@@ -1387,3 +1389,37 @@ def test_the_page_of_thousands_of_classes_stays_small(tmp_path, reported):
     run(tmp_path, small(train={"epochs": 1}), dataset=dataset)
     page = (tmp_path / "report.html").read_text()
     assert "With 300 classes there is no confusion matrix" in page and len(page) < 1_000_000
+
+
+def test_advice_about_the_disk_is_for_files_of_the_run_alone(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    mine = OSError(errno.ENOSPC, "No space", str(tmp_path / "run" / "metrics.jsonl"))
+    other = FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/weights.npz")
+    for error, words in ((full, "make room"), (mine, "make room"), (other, "not of the run")):
+        assert words in train._way_out(error, tmp_path / "run")
+
+
+UNFROZEN = gr.flows.glow((8, 8, 1), levels=1, steps=1, width=4)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"model": "convnet"}, "model is 'convnet'; it must be a gr.Model"),
+        ({"flow": UNFROZEN}, "flow is .* must be a frozen one"),
+        ({"embedding_term": "phantom"}, "embedding_term is 'phantom'; it must be a function"),
+        ({"generator": UNFROZEN}, "generator is .* must be a gr.Generator"),
+        (
+            {"generator": gr.Generator(lambda p, z, y: z.reshape(-1, 4, 4, 1), (), (16,))},
+            r"the generator returns .*; needed are images of shape \(2, 8, 8, 1\)",
+        ),
+    ],
+)
+def test_a_part_of_ones_own_of_another_kind_is_refused_before_anything_is_written(
+    tmp_path, part, words
+):
+    config = {"data": {"name": "digits"}}
+    config |= {"latent": {"kind": "random"}} if "flow" in part else {"synthetic": {"loss": "pcr"}}
+    with pytest.raises(UserError, match=words):
+        gr.train_and_evaluate(config, tmp_path / "run", **part)
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """A workdir has one writer at a time."""
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -153,3 +154,30 @@ def test_what_is_no_name_of_a_folder_is_refused(name):
     if name:
         with pytest.raises(UserError, match=r"config\.flow\.workdir must be text without NUL"):
             from_config({"flow": {"workdir": name}})
+
+
+@pytest.mark.parametrize("call", ["truncate", "write"])
+def test_a_lock_that_cannot_be_written_names_its_file(tmp_path, monkeypatch, call):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(UserError, match=r"\.lock: No space left on device"):
+        workdirs.start(tmp_path / "run", SETTINGS)
+
+
+def test_letting_go_of_a_lock_hides_nothing_that_came_before(tmp_path, monkeypatch):
+    real, calls = os.truncate, []
+
+    def truncate(*args):
+        calls.append(args)
+        if len(calls) % 2 == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        real(*args)
+
+    monkeypatch.setattr(os, "truncate", truncate)
+    with workdirs.start(tmp_path / "a", SETTINGS):
+        pass
+    with pytest.raises(KeyError, match="first"), workdirs.start(tmp_path / "b", SETTINGS):
+        raise KeyError("first")
+    assert len(calls) == 4

@@ -168,16 +168,22 @@ def load(
     except ValueError as error:
         raise UserError(str(error)) from None
     read = SOURCES.get(name) or functools.partial(tfds.read, known=list(SOURCES))
-    train, test, class_names, *validation = read(
-        name=name,
-        data_dir=data_dir,
-        download=download,
-        unreadable=unreadable,
-        image_size=image_size,
-        resize=resize,
-        test_fraction=test_fraction,
-        stream=stream,
-    )
+    try:
+        train, test, class_names, *validation = read(
+            name=name,
+            data_dir=data_dir,
+            download=download,
+            unreadable=unreadable,
+            image_size=image_size,
+            resize=resize,
+            test_fraction=test_fraction,
+            stream=stream,
+        )
+    except OSError as error:
+        raise UserError(
+            f"The dataset {name!r} cannot be read ({error}). See that what it reads is there and "
+            "can be reached; nothing was changed."
+        ) from error
     if stream and not isinstance(train.images, Stored):
         raise UserError(
             f"stream is True, and {name!r} is read into memory as a whole; only folders and tables "

@@ -77,7 +77,9 @@ class Stored:
         if not len(self._rows):
             raise UserError("There is no image to be read.")
         try:
-            first = np.asarray(self._decode(self._source[int(self._rows[0])]))
+            first = np.asarray(self._found(int(self._rows[0])))
+        except UserError:
+            raise
         except ValueError:  # of an image and its label, say
             first = np.empty(0, object)
         if first.ndim != 3 or first.dtype != np.uint8 or not first.size:
@@ -132,8 +134,19 @@ class Stored:
         for start in range(0, len(self), _BLOCK):
             yield self[start : start + _BLOCK]
 
+    def _found(self, row: int) -> Any:
+        """What the source and `decode` make of a row; in words where they cannot be reached."""
+        try:
+            return self._decode(self._source[row])
+        except OSError as error:
+            raise UserError(
+                f"Image {row} of the source, a {type(self._source).__name__}, cannot be read "
+                f"({error}). See that it can be reached, and run the same again; nothing that is "
+                "saved was changed."
+            ) from error
+
     def _read(self, row: int) -> np.ndarray:
-        image = np.asarray(self._decode(self._source[row]))
+        image = np.asarray(self._found(row))
         if image.shape != self.shape[1:] or image.dtype != np.uint8:
             raise UserError(
                 f"Image {row} has the shape {image.shape} and the type {image.dtype}, where the "

@@ -22,12 +22,12 @@ def check_image_shape(image_shape, levels: int, *, squeezes: int) -> tuple[int, 
     height, width, channels = int(height), int(width), int(channels)
     check_positive(levels=levels)
     squeezes = min(squeezes, 64)  # more are refused below, whatever their number
+    factor = 2**squeezes
     if height % 2 or width % 2:
         raise ValueError(
-            f"image_shape={image_shape!r} has an odd side; a flow needs even ones. Pad the images "
-            f"to {(height + height % 2, width + width % 2, channels)}."
+            f"image_shape={image_shape!r} has an odd side; with levels={levels} the sides must be "
+            f"multiples of {factor}. Resize or pad the images."
         )
-    factor = 2**squeezes
     if height % factor or width % factor:
         sides = np.gcd(height, width)
         most = int(sides & -sides).bit_length() - 1

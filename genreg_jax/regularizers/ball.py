@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax.checks import check_choice, check_number, check_strength, is_concrete
+from genreg_jax.checks import check_choice, check_number, check_strength, is_concrete, short
 from genreg_jax.conv_layout import canonical
 
 NORMS = ("l2", "linf")
@@ -90,12 +90,15 @@ def repeated(step, delta, num_steps):
 def loss_gradient(loss_fn, images):
     """Gradient of each image's loss, in the images."""
 
+    if not callable(loss_fn):
+        raise ValueError(f"loss_fn is {short(loss_fn)}; allowed: a function, images -> losses [B].")
+
     def total(images):
         losses = loss_fn(images)
-        if losses.shape != images.shape[:1]:
+        if jnp.shape(losses) != images.shape[:1]:
             raise ValueError(
-                f"loss_fn returned losses of shape {losses.shape}; allowed: one for each image, "
-                f"{images.shape[:1]}."
+                f"loss_fn returned losses of shape {jnp.shape(losses)}; allowed: one for each "
+                f"image, {images.shape[:1]}."
             )
         return jnp.sum(losses)
 

@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import as_images, check_strength, short, split
+from genreg_jax.checks import as_array, as_images, check_choice, check_strength, short, split
 from genreg_jax.regularizers import ball
 from genreg_jax.regularizers.pgd import image_pgd
 
@@ -298,7 +298,7 @@ def latent_interpolation(
     key_partner, key_share, key_ratio = jax.random.split(key, 3)
     images, z, decode = _latents(frozen, x, y, z, difference)
     check_strength("epsilon", epsilon, maximum=1)
-    labels = jnp.asarray(labels)
+    labels = as_array(labels, "labels", "integers [B]")
     if labels.shape != z.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"labels has shape {labels.shape} and dtype {labels.dtype}; allowed: integers of shape "
@@ -366,7 +366,7 @@ got 'randon'.
     ascent |= in_ball
 
     def given(frozen, labels, z):
-        y = None if frozen.num_classes is None else labels
+        y = None if getattr(frozen, "num_classes", None) is None else labels
         return {"y": y, "z": z, "difference": difference}
 
     def random(key, frozen, loss_fn, x, labels, z):
@@ -389,8 +389,7 @@ got 'randon'.
         )
 
     by_name = dict(zip(KINDS, (random, away, adversarial, pgd, interpolation)))
-    if kind not in by_name:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+    check_choice("kind", kind, KINDS)
     return by_name[kind]
 
 

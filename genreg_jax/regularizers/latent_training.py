@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.checks import check_choice, check_number
 from genreg_jax.contract import Augment
 
 
@@ -51,6 +52,8 @@ def make_perturb(latent: Latent, forward: Callable[..., Any]) -> Callable[..., A
       metrics))` gives both. With a clean share it is the clean pass that updates `model_state`.
       Gradients flow to `params` through the losses, not through the perturbation.
     """
+    check_choice("latent.labels", latent.labels, ("true", "predicted"))
+    check_number("latent.mix", latent.mix, maximum=1)
     augment_after, part = latent.augment, latent.mix
 
     def move(params, model_state, key, images, batch, flow):

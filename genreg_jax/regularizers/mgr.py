@@ -193,6 +193,9 @@ def make_regularizer(
     Raises:
       ValueError: a source that starts from real images, and a generator without `encode`.
     """
+    check_choice("synthetic.loss", synthetic.loss, ("pcr", "cross_entropy"))
+    check_choice("synthetic.source", synthetic.source, ("prior", "renoised", "interpolated"))
+    check_choice("synthetic.search", synthetic.search, ("none", "hard", "random"))
     if synthetic.source != "prior" and generator.encode is None:
         raise ValueError(
             f"source is {synthetic.source!r}, which encodes real images, but generator.encode is "

@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import split
+from genreg_jax.checks import as_array, split
 
 
 def mixup(key, x, y_onehot, *, alpha, per_example=False):
@@ -131,7 +131,7 @@ def _rectangles(key, lam, height, width):
 
 
 def _check(x, y_onehot, alpha):
-    x, y = jnp.asarray(x), jnp.asarray(y_onehot)
+    x, y = as_array(x, "x", "floats [B, ...]"), as_array(y_onehot, "y_onehot", "floats [B, K]")
     if not isinstance(alpha, (int, float)) or not 0 <= alpha < math.inf:
         raise ValueError(f"alpha is {alpha!r}; allowed: a Python number >= 0.")
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
