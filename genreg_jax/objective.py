@@ -42,8 +42,8 @@ def _check_arguments(state, batch, outer, generator, generator_params):
     for name, value in (("batch", batch), ("outer", outer)):
         if not (isinstance(value, Batch) or (value is None and name == "outer")):
             raise ValueError(f"{name} is {short(value)}; allowed: a gr.Batch(images, labels).")
-    forgotten = generator is not None and not jax.tree.leaves(generator_params)
-    if forgotten and jax.tree.leaves(generator.params):
+    wanted = [] if generator is None else jax.tree.leaves(generator.params)
+    if wanted and not jax.tree.leaves(generator_params):
         raise ValueError(
             f"generator_params is {short(generator_params)}; allowed: those of the generator, "
             "step(state, batch, outer, generator.params)."

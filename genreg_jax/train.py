@@ -1,7 +1,6 @@
 """The one training loop; `train_and_evaluate` is what the command line calls."""
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,18 +127,9 @@ def train_and_evaluate(
     except OSError as error:
         raise UserError(
             f"A file could not be written or read ({error}). What was saved in {workdir} before is "
-            f"whole; {_way_out(error, Path(workdir))}, and run the same command again to continue."
+            f"whole; {workdirs.way_out(error, Path(workdir))}, and run the same command again to "
+            "continue."
         ) from error
-
-
-def _way_out(error: OSError, workdir: Path) -> str:
-    """What to do about a file that the system refuses: of the workdir, or somebody else's."""
-    name = error.filename
-    if isinstance(name, str | bytes):
-        path, homes = Path(os.fsdecode(name)), (workdir.absolute(), workdir.resolve())
-        if not any(path.absolute().is_relative_to(home) for home in homes):
-            return "see that this file, which is not of the run, is there and can be used"
-    return "make room, or make the folder writable"
 
 
 def _run(

@@ -4,6 +4,7 @@ Everything is image by image. Image `i` of a batch draws from `fold_in(key, indi
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def loss_gradient(loss_fn, images):
         raise ValueError(f"loss_fn is {short(loss_fn)}; allowed: a function, images -> losses [B].")
 
     def total(images):
-        losses = loss_fn(images)
+        losses: Any = loss_fn(images)
         if jnp.shape(losses) != images.shape[:1]:
             raise ValueError(
                 f"loss_fn returned losses of shape {jnp.shape(losses)}; allowed: one for each "

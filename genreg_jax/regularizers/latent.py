@@ -388,7 +388,7 @@ got 'randon'.
             key, frozen, x, labels, epsilon=epsilon, **common, **given(frozen, labels, z)
         )
 
-    by_name = dict(zip(KINDS, (random, away, adversarial, pgd, interpolation)))
+    by_name: dict[str, Any] = dict(zip(KINDS, (random, away, adversarial, pgd, interpolation)))
     check_choice("kind", kind, KINDS)
     return by_name[kind]
 
