@@ -204,6 +204,7 @@ def all_changed():
         group[path[-1]] = changed(hint, default)
     config.data.per_class, config.data.fraction = 7, 1.0
     config.meta.radius = 0.3
+    config.flow.image_size = 2**config.flow.levels
     config.model.name = "resnet18_imagenet"  # of a table, not any string
     config.model.init_from = ""  # or pretrained
     config.tune.learn = "optimizer.weight_decay"  # of a table, too
