@@ -112,10 +112,12 @@ def make_train_step(
       it is 0.
 
     Raises:
-      ValueError: `synthetic` without `generator`, or `meta` without `synthetic`. When the step is
-        traced: no `outer` where one is used, arguments of `tune.parts` that a step does not take,
-        images that are not `[B, H, W, C]`, uint8 or floating point, or labels that are not
-        integers `[B]`; without `jit` also values out of range.
+      ValueError: `synthetic` without `generator`, or `meta` without `synthetic`; a part of another
+        kind, or a name in `synthetic` or `latent` that is not one of those it may be. When the step
+        is traced: no `outer` where one is used, arguments of `tune.parts` that a step does not
+        take, a state of another optimiser, logits of another number of classes, an embedding term
+        that is not `[B]`, images that are not `[B, H, W, C]`, uint8 or floating point, or labels
+        that are not integers `[B]`; without `jit` also values out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
