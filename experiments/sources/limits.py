@@ -95,7 +95,7 @@ def one(folder, settings, substitute):
         np.concatenate([dataset.train.images, extra.images]),
         np.concatenate([dataset.train.labels, extra.labels]),
     )
-    # The classifier and its standardisation are those of the other rows; pretrained ones have theirs.
+    # The classifier and its standardisation are the other rows'; pretrained ones have their own.
     model = None if settings.model.pretrained else build.model_of(settings, dataset)
     outer = lambda plan, labels: (np.arange(len(labels)) < count).astype(np.int64)
     with mock.patch.object(BatchPlan, "_holdout", outer):
