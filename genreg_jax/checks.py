@@ -101,6 +101,12 @@ def split(key: Any) -> jax.Array:
     return jax.random.split(key)
 
 
+def is_frozen(flow: Any) -> bool:
+    """Whether it is a flow with its parameters, `flow.freeze(params)`, and not a flow alone."""
+    names = ("encode", "decode", "image_shape")
+    return all(hasattr(flow, name) for name in names) and not hasattr(flow, "freeze")
+
+
 def check_optimizer(tx: Any, name: str = "tx") -> None:
     """Checks that it is an optimiser of optax."""
     if not (hasattr(tx, "init") and hasattr(tx, "update")):

@@ -56,6 +56,13 @@ def as_outputs(found: Any) -> Outputs:
     )
 
 
+# What errors say that a classifier has to be.
+A_MODEL = (
+    "a gr.Model(init, apply), such as gr.from_linen(module) makes of a Flax module, and from_nnx, "
+    "from_equinox and from_haiku of others"
+)
+
+
 class Model(NamedTuple):
     """A classifier as two pure functions.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from genreg_jax.checks import check_batch, check_number, check_opt_state, short
-from genreg_jax.contract import Augment, Batch, EmbeddingTerm, Generator, Model, to_float
+from genreg_jax.contract import A_MODEL, Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.regularizers.latent_training import Latent, make_perturb
 from genreg_jax.regularizers.mgr import Meta, Regularizer, Synthetic, make_regularizer
 from genreg_jax.regularizers.outer import make_search
@@ -134,11 +134,7 @@ def make_train_step(
     """
     check_number("num_classes", num_classes, minimum=1, integer=True)
     if not isinstance(model, Model):
-        raise ValueError(
-            f"model is {short(model)}; allowed: a gr.Model(init, apply), such as "
-            "gr.from_linen(module) makes of a Flax module, and from_nnx, from_equinox and "
-            "from_haiku of others."
-        )
+        raise ValueError(f"model is {short(model)}; allowed: {A_MODEL}.")
     functions = {"augment": augment, "mix": mix, "embedding_term": embedding_term}
     for name, function in functions.items():
         if not (callable(function) or (function is None and name != "augment")):

@@ -5,11 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import short
-from genreg_jax.contract import Generator, Model, Outputs
+from genreg_jax.checks import is_frozen, short
+from genreg_jax.contract import A_MODEL, Generator, Model, Outputs
 from genreg_jax.data import Dataset
 from genreg_jax.errors import ConfigError, UserError
-from genreg_jax.flows.flow import Flow
 from genreg_jax.settings import Settings
 
 
@@ -31,11 +30,7 @@ def check_model(settings: Settings, model: Model | None, dataset: Dataset) -> No
     if model is None:
         return
     if not isinstance(model, Model):
-        raise UserError(
-            f"model is {short(model)}; it must be a gr.Model(init, apply), such as "
-            "gr.from_linen(module) makes of a Flax module, and from_nnx, from_equinox and "
-            "from_haiku of others."
-        )
+        raise UserError(f"model is {short(model)}; it must be {A_MODEL}.")
     for name, value, unset in (
         ("config.model.pretrained", settings.model.pretrained, ""),
         ("config.model.freeze", settings.model.freeze, "none"),
@@ -72,9 +67,7 @@ def check_flow(flow: Any, dataset: Dataset) -> None:
     """Refuses a flow of the caller's own that is for other images."""
     if flow is None:
         return
-    if isinstance(flow, Flow) or not all(
-        hasattr(flow, name) for name in ("encode", "decode", "image_shape", "num_classes")
-    ):
+    if not (is_frozen(flow) and hasattr(flow, "num_classes")):
         raise UserError(
             f"flow is {short(flow)}; it must be a frozen one, flow.freeze(params) with the "
             "parameters that flows.fit has found."

@@ -505,3 +505,11 @@ def test_labels_and_latents_that_do_not_fit_are_refused(setting):
         )
     with pytest.raises(ValueError, match="kind must be one of .* got 'randon'"):
         perturbation("randon", epsilon=1.0)
+
+
+@pytest.mark.parametrize("kind", ["random", "away", "adversarial", "interpolation"])
+def test_a_flow_without_its_parameters_is_named(setting, kind):
+    for flow in (setting.flow, None):
+        call = perturbation(kind, epsilon=0.5)
+        with pytest.raises(ValueError, match=r"frozen is .*; allowed: flow\.freeze\(params\)"):
+            call(jax.random.key(5), flow, setting.loss, setting.x, setting.labels, None)

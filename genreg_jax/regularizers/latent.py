@@ -33,7 +33,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.checks import as_array, as_images, check_choice, check_strength, short, split
+from genreg_jax.checks import (
+    as_array,
+    as_images,
+    check_choice,
+    check_strength,
+    is_frozen,
+    short,
+    split,
+)
 from genreg_jax.regularizers import ball
 from genreg_jax.regularizers.pgd import image_pgd
 
@@ -397,7 +405,7 @@ def _latents(
     frozen: Any, x: jax.Array, y: jax.Array | None, z: Any, difference: bool
 ) -> tuple[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]]:
     """The images in float32 or better, their latents, and the function from latents to images."""
-    if not all(hasattr(frozen, name) for name in ("encode", "decode", "image_shape")):
+    if not is_frozen(frozen):
         raise ValueError(f"frozen is {short(frozen)}; allowed: flow.freeze(params).")
     frozen = jax.tree.map(
         lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf, frozen
