@@ -632,13 +632,14 @@ def tune(
         for line in read_lines(file)
     }
     for name, group in study.best.items():
-        scores = {}
-        for row in group:
-            keys = [(row, config_hash(s)) for s in settings_in_tuning(row, tuned.get(row, {}))]
-            if row in tuned and all(key in every for key in keys):
-                scores[row] = statistics.fmean(every[key] for key in keys)
-        if len(scores) == len(group):
-            row = max(scores, key=lambda row: scores[row])
+        if not all(row in tuned for row in group):
+            continue
+        keys = {
+            row: [(row, config_hash(s)) for s in settings_in_tuning(row, tuned[row])]
+            for row in group
+        }
+        if all(key in every for of_row in keys.values() for key in of_row):
+            row = max(group, key=lambda row: statistics.fmean(every[key] for key in keys[row]))
             tuned[name] = {**study.rows[row], **tuned[row]}
             print(f"{name}: {row}")
     path.write_text(json.dumps(tuned, indent=2) + "\n")

@@ -172,8 +172,9 @@ def hypergradient(
     _check_batches(batches, num_steps)
     learned = callable(tx) and not hasattr(tx, "update")
     optimizer: Any = tx if learned else lambda meta_params: tx
-    _check_optimizer(optimizer(meta_params), opt_state, num_steps, learned)
-    check_opt_state(optimizer(meta_params), opt_state, params, "opt_state")
+    first = optimizer(meta_params)
+    _check_optimizer(first, opt_state, num_steps, learned)
+    check_opt_state(first, opt_state, params, "opt_state")
 
     def inner_step(grads, params, opt_state, meta_params):
         if constant_grads is not None:

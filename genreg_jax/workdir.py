@@ -237,10 +237,9 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
                 if not (workdir / "summary.json").exists():  # of fewer epochs; see `extend`
                     write_json(workdir / "config.json", to_dict(settings))
             except OSError as error:
-                name = workdir if error.filename is None else os.fsdecode(error.filename)
                 raise UserError(
-                    f"The workdir {workdir} cannot be written: {name}: {error.strerror or error}. "
-                    "Make room or mend that, or choose another one."
+                    f"The workdir {workdir} cannot be written: {error.filename or workdir}: "
+                    f"{error.strerror or error}. Make room or mend that, or choose another one."
                 ) from None
 
         shared(prepare)

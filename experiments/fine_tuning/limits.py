@@ -17,7 +17,8 @@ from experiments.fine_tuning.run import CIFAR10
 from experiments.sources.limits import main
 
 PCR = {"synthetic.loss": "pcr", "synthetic.source": "interpolated", "synthetic.weight": 1.0}
-TUNED = {**PCR, "synthetic.source": "renoised", "synthetic.strong": "flip+randaugment(2,5)"}
+NO_BOXES = {"synthetic.strong": "flip+randaugment(2,5)"}
+TUNED = {**PCR, **NO_BOXES, "synthetic.source": "renoised"}
 MGR = {**TUNED, "meta.enabled": True, "meta.radius": 0.3}
 DRAWN = {"synthetic.source": "prior", "synthetic.temperature": 1.0}
 ROWS = {
@@ -29,10 +30,7 @@ ROWS = {
         for weight in (0.1, 0.3)
     },
     "pcr, real, l2": ("labelled", {**PCR, **DRAWN, "synthetic.distance": "l2"}),
-    "pcr, real, no boxes": (
-        "labelled",
-        {**PCR, **DRAWN, "synthetic.strong": "flip+randaugment(2,5)"},
-    ),
+    "pcr, real, no boxes": ("labelled", {**PCR, **DRAWN, **NO_BOXES}),
     "gda, labelled real": (
         "labelled",
         {"synthetic.loss": "cross_entropy", "synthetic.weight": 1.0, **DRAWN},

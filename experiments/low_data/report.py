@@ -50,10 +50,7 @@ def rows_of(
     """A dict for each size and row that has lines."""
     found = []
     for size in study.sizes:
-        of: dict[str, dict[int, Mapping[str, Any]]] = {}
-        for line in lines:
-            if line["labels_per_class"] == size:
-                of.setdefault(line["row"], {})[line["seed"]] = line
+        of = by_row(lines, size)
         if study.first not in of:
             continue
         seconds = {
@@ -82,6 +79,15 @@ def rows_of(
     return found
 
 
+def by_row(lines, size) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """The lines of a size: row to seed to line."""
+    of: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for line in lines:
+        if line["labels_per_class"] == size:
+            of.setdefault(line["row"], {})[line["seed"]] = line
+    return of
+
+
 def seconds_of(line: Mapping[str, Any]) -> float:
     """Of a run, with the training of its flow."""
     return line["seconds"] + ((line.get("flow") or {}).get("seconds") or 0)
@@ -99,9 +105,8 @@ def same_time(of, seconds, row) -> dict[str, Any]:
     within = longer[: as_long[0] + 1] if as_long else longer
     mean = lambda other: statistics.fmean(accuracies(of[other], "validation").values())
     best = max(within, key=mean)
-    gain, error, p, _ = paired(accuracies(of[row]), accuracies(of[best]))
-    less = not as_long
-    return {"over": best, "over_gain": gain, "over_error": error, "over_p": p, "less": less}
+    gain, error, _, _ = paired(accuracies(of[row]), accuracies(of[best]))
+    return {"over": best, "over_gain": gain, "over_error": error, "less": not as_long}
 
 
 def p_value(p: float) -> str:
@@ -114,11 +119,10 @@ def further(study: Study, lines: Sequence[Mapping[str, Any]]) -> str:
     text = "| labels per class | row | compared with | n | difference | p (Holm) |\n"
     text += "|---|---|---|---|---|---|\n"
     for size in study.sizes:
-        of: dict[str, dict[int, float]] = {}
-        for line in lines:
-            if line["labels_per_class"] == size:
-                of.setdefault(line["row"], {})[line["seed"]] = 100 * line["test_accuracy"]
-        found = {pair: paired(*(of.get(row, {}) for row in pair)) for pair in study.pairs}
+        of = by_row(lines, size)
+        found = {
+            pair: paired(*(accuracies(of.get(row, {})) for row in pair)) for pair in study.pairs
+        }
         found = {pair: values for pair, values in found.items() if not math.isnan(values[2])}
         corrected = holm({pair: values[2] for pair, values in found.items()})
         for (row, other), (gain, error, _, n) in found.items():
