@@ -80,7 +80,7 @@ def test_a_loop_counts_its_turns_and_a_branch_the_larger_one():
 
 def test_the_count_of_a_plain_update_is_that_of_xla():
     study = low_data.STUDIES["digits"]
-    changes = low_data.draws(1, (16,))[0]
+    changes = low_data.draws(1, (16,), 50)[0]
     settings = runner.settings_of(study, changes, 10, 0, "")
     ours = costs.of_update(settings)
     x, w = jnp.zeros((16, 8, 8, 32)), jnp.zeros((3, 3, 32, 64))
@@ -173,6 +173,12 @@ def test_every_row_has_its_settings_whatever_tuning_chooses(name):
         assert {s.train.nonfinite for s in settings.values()} == {"skip"}
         updates = {s.train.epochs for r, s in settings.items() if not r.startswith("base, ")}
         assert len(updates) == 1
+        images = {
+            s.train.epochs * s.train.steps_per_epoch * s.train.batch_size
+            for r, s in settings.items()
+            if not r.startswith("base, ")
+        }
+        assert len(images) == 1
         base = changes["base"]
         for row in study.rows:
             if row not in ("trivialaugment", "small batches, strong decay"):
@@ -183,9 +189,12 @@ def test_every_row_has_its_settings_whatever_tuning_chooses(name):
 def test_every_batch_fits_into_the_smallest_subset(name):
     study = low_data.STUDIES[name]
     images = 10 * min(study.sizes)
-    for candidate in (*study.candidates["base"], {"train.batch_size": 10}):
+    seen = set()
+    for candidate in (*study.candidates["base"], study.rows["small batches, strong decay"]):
+        seen.add(candidate["train.steps_per_epoch"] * candidate["train.batch_size"])
         settings = runner.settings_of(study, candidate, min(study.sizes), 0, "")
         assert BatchPlan(settings, np.arange(images) % 10).steps_per_epoch > 0
+    assert len(seen) == 1
 
 
 # ---------------------------------------------------------------------------------------- the page

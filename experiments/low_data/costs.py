@@ -3,9 +3,9 @@
 python -m experiments.low_data.costs --study=fashion_mnist
 
 Floating-point operations of the convolutions and matrix products of one update, counted in its
-jaxpr with the number of turns of every loop, which XLA's own count leaves out; times two, four and
-so on for the rows that make more updates than `base`. Nothing is run on images; the flow has its
-shape, and its training is not counted. Writes `results/STUDY/costs.json`.
+jaxpr with the number of turns of every loop, which XLA's own count leaves out, times the updates.
+Nothing is run on images; the flow has its shape, and its training is not counted. Writes
+`results/STUDY/costs.json`.
 """
 
 import argparse
@@ -74,13 +74,11 @@ def main():
     found = {}
     for row, change in changes.items():
         settings = settings_of(study, change, study.sizes[0], 0, "")
-        times = settings.train.epochs / study.config().train.epochs * study.members.get(row, 1)
-        found[row] = times * of_update(settings)
+        updates = settings.train.epochs * settings.train.steps_per_epoch
+        found[row] = updates * study.members.get(row, 1) * of_update(settings)
         print(f"{row}: {found[row]:.4g}, {found[row] / found[study.first]:.2f}", flush=True)
     multiples = {row: count / found[study.first] for row, count in found.items()}
-    write_json(
-        results / "costs.json", {"flops_for_an_update_of_base": found, "multiples": multiples}
-    )
+    write_json(results / "costs.json", {"flops": found, "multiples": multiples})
     print(json.dumps(multiples, indent=2))
 
 

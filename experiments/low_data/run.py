@@ -5,11 +5,11 @@ python -m experiments.low_data.run --study=fashion_mnist --data_dir=DIR --stage=
 python -m experiments.low_data.run --study=fashion_mnist --data_dir=DIR               # the table
 python -m experiments.low_data.report --study=fashion_mnist                           # the page
 
-Of plain training the rate, the decay and the batch are searched at random and halved on validation
-images. All rows have that choice and the same number of updates, and each has four candidates of
-its own strengths; combinations have those of their parts, and what is best in tuning, of the
-augmentations and of the regularisers, goes on top. `--study`: fashion_mnist, cifar10, digits,
-textures.
+Of plain training the rate, the decay and the batch are searched at random, with as many images for
+each, and halved on validation images. All rows have that choice and the same number of updates, and
+each has four candidates of its own strengths; combinations have those of their parts, and what is
+best in tuning, of the augmentations and of the regularisers, goes on top. `--study`: fashion_mnist,
+cifar10, digits, textures.
 """
 
 import math
@@ -20,13 +20,18 @@ import numpy as np
 from experiments.runner import Study, main, shipped
 
 SEARCH_SEED, DRAWS = 8_128_496, 16
+BATCH = 32  # whose updates a study's config counts
 
 
-def draws(count, batches):
-    """Random rates, decays and batches, as GEM's search has them (arXiv:2108.13122)."""
+def draws(count, batches, updates):
+    """Random rates, decays and batches, as GEM's search has them (arXiv:2108.13122).
+
+    All see as many images, those of `updates` of `BATCH` images an epoch: with as many updates the
+    largest batch would win by its work.
+    """
     rng = np.random.default_rng(SEARCH_SEED)
     log = lambda low, high: float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
-    return [
+    found = [
         {
             "optimizer.learning_rate": log(3e-3, 0.3),
             "optimizer.weight_decay": log(1e-4, 3e-2),
@@ -34,6 +39,9 @@ def draws(count, batches):
         }
         for _ in range(count)
     ]
+    for draw in found:
+        draw["train.steps_per_epoch"] = updates * BATCH // draw["train.batch_size"]
+    return found
 
 
 def values(name, *choices):
@@ -86,6 +94,7 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
       batches: among which base's is drawn; the smallest subset has as many images.
       **options: of the study.
     """
+    epochs, updates = config().train.epochs, config().train.steps_per_epoch
     rows = {
         "base": {},
         "randaugment": {},
@@ -94,7 +103,10 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
         "mixup": {"augment.mix": "mixup"},
         "cutmix": {"augment.mix": "cutmix"},
         "label smoothing": {},
-        "small batches, strong decay": {"train.batch_size": 10},
+        "small batches, strong decay": {
+            "train.batch_size": 10,
+            "train.steps_per_epoch": updates * BATCH // 10,
+        },
         "gda": {"synthetic.loss": "cross_entropy"},
         "pcr": PCR,
         "mgr": {**PCR, **META},
@@ -106,7 +118,7 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
         "pgd": {"latent.kind": "pgd", "latent.num_steps": 3},
     }
     candidates = {
-        "base": draws(DRAWS, batches),
+        "base": draws(DRAWS, batches, updates),
         "randaugment": [
             {"augment.train": f"{view}+randaugment({n},{m})"} for n in (1, 2) for m in (5, 9)
         ],
@@ -153,7 +165,6 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
         **{f"base, {n} times the updates": ("base",) for n in TIMES},
         ENSEMBLE: ("base",),
     }
-    epochs = config().train.epochs
     rows |= {
         "best single + best augmentation": {},
         "all three + best augmentation": of(*PARTS),
@@ -193,14 +204,14 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
 
 
 def fashion_mnist():
-    """0.2 million parameters, 500 updates."""
+    """0.2 million parameters, 500 updates of 32 images."""
     config = shipped("base", "fashion_mnist")
     config.model.widths = (48, 96, 160)
     return config
 
 
 def cifar10():
-    """0.2 million parameters, 1,000 updates."""
+    """0.2 million parameters, 1,000 updates of 32 images."""
     config = shipped("base", "cifar10")
     config.data.validation_fraction = 0.02  # 1,000 images
     config.model.name, config.model.widths = "convnet", (48, 96, 160)
@@ -220,12 +231,12 @@ def cifar10():
 
 
 def digits():
-    """0.06 million parameters, 600 updates."""
+    """0.06 million parameters, 600 updates of 32 images."""
     return shipped("base", "digits")
 
 
 def textures():
-    """A folder of photographs at 32 x 32; 0.2 million parameters, 500 updates."""
+    """A folder of photographs at 32 x 32; 0.2 million parameters, 500 updates of 32 images."""
     config = shipped("base", "folder")
     config.model.widths = (48, 96, 160)
     config.train.epochs, config.train.steps_per_epoch = 5, 100
