@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genreg_jax.models.convolution import convolve
+
 
 def max_pool(x: jax.Array) -> jax.Array:
     """The largest of each 2x2 square of `[B, H, W, C]`; an odd last row or column is left out.
@@ -53,7 +55,14 @@ class ConvNet(nn.Module):
             raise ValueError(f"pooling must be 'stride' or 'max', got {self.pooling!r}.")
         for i, width in enumerate(self.widths):
             stride = 2 if self.pooling == "stride" and i > 0 else 1
-            x = nn.Conv(width, (3, 3), strides=stride, use_bias=False, dtype=self.dtype)(x)
+            x = nn.Conv(
+                width,
+                (3, 3),
+                strides=stride,
+                use_bias=False,
+                dtype=self.dtype,
+                conv_general_dilated=convolve,
+            )(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
             x = nn.relu(x)
             if self.pooling == "max" and min(x.shape[1:3]) > 1:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from genreg_jax.models.convolution import convolve
+
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
@@ -25,6 +27,7 @@ def _conv(width, kernel, stride, dtype):
         use_bias=False,
         dtype=dtype,
         kernel_init=he_normal,
+        conv_general_dilated=convolve,
     )
 
 
