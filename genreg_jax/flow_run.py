@@ -193,8 +193,7 @@ def trained_flow(
         settings or other training images.
     """
     s = settings.flow
-    with _as_user_error():
-        flow = flow_of(s, dataset.image_shape, dataset.num_classes)
+    flow = flow_for(settings, dataset)
     like = flow_shapes(flow)
     wanted = {
         "settings": {**dataclasses.asdict(s), "workdir": ""},
@@ -238,6 +237,12 @@ def trained_flow(
             shutil.rmtree(unfinished, ignore_errors=True)
         record = {k: v for k, v in extra.items() if k not in ("trained_with", "images")}
         return flow, params, {**record, "hash": checkpoints.digest()}
+
+
+def flow_for(settings: Settings, dataset: Dataset) -> flows.Flow:
+    """The untrained flow of a run, or what these images do not allow of it, such as its levels."""
+    with _as_user_error():
+        return flow_of(settings.flow, dataset.image_shape, dataset.num_classes)
 
 
 def flow_data(settings: Settings, dataset: Dataset) -> Dataset:

@@ -9,14 +9,19 @@ from genreg_jax.checks import is_frozen, short
 from genreg_jax.contract import A_MODEL, Generator, Model, Outputs
 from genreg_jax.data import Dataset
 from genreg_jax.errors import ConfigError, UserError
+from genreg_jax.flow_run import flow_for
 from genreg_jax.settings import Settings
 
 
 def check_own(settings: Settings, own: dict[str, Any], dataset: Dataset) -> None:
-    """Refuses parts of the caller's own that do not fit the run; `own` has None for the others."""
+    """Refuses parts that do not fit the run; `own` has None for those that are not the caller's."""
     check_model(settings, own["model"], dataset)
     check_flow(own["flow"], dataset)
     check_generator(settings, own["generator"], dataset)
+    wants_generator = settings.uses_synthetic and own["generator"] is None
+    wants_flow = settings.perturbs_latents and own["flow"] is None
+    if settings.flow_only or wants_generator or wants_flow:
+        flow_for(settings, dataset)
     term = own["embedding_term"]
     if not (term is None or callable(term)):
         raise UserError(

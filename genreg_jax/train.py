@@ -151,6 +151,7 @@ def _run(
         dataset = data.from_settings(settings.data, settings.seed)
     views = build.views_of(settings, dataset.image_shape)
     check_stored(settings, dataset, own)
+    check_own(settings, own, dataset)
     if settings.flow_only:
         start()
         stages.end("data")
@@ -158,7 +159,6 @@ def _run(
             settings, dataset, workdir, augment=views["flow"], stages=stages, command=command
         )
     plan = BatchPlan(settings, dataset.train.labels, dataset.validation.labels)
-    check_own(settings, own, dataset)
     warm, init_hash = start_from(settings, dataset, note)
     start()
     note(

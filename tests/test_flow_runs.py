@@ -60,6 +60,15 @@ def test_a_flow_run_leaves_everything(run):
     assert gr.train_and_evaluate(CONFIG, workdir) == summary
 
 
+@pytest.mark.parametrize("change", [{}, {"model": {}, "latent": {"kind": "random"}}])
+def test_images_that_the_flow_cannot_have_are_refused_before_anything_is_written(tmp_path, change):
+    config = CONFIG | change
+    config = config | {"flow": {**config["flow"], "levels": 4}}  # of images 8 x 8
+    with pytest.raises(gr.UserError, match="levels=4 is too many .* At most levels=3 is allowed"):
+        gr.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_killed_training_continues_to_the_same_end(run, tmp_path, monkeypatch):
     workdir, summary = run
     write = flow_run.MetricWriter.write
