@@ -28,7 +28,7 @@ from genreg_jax.devices import (
     shared,
 )
 from genreg_jax.epoch import better, check_finite, compile_epoch, means
-from genreg_jax.errors import UserError
+from genreg_jax.errors import UserError, way_out
 from genreg_jax.evaluate import class_similarity, finder_share, search_in_words, validate
 from genreg_jax.feed import check_stored
 from genreg_jax.flow_run import cost_in_words, train_flow, trained_flow_generator
@@ -125,10 +125,11 @@ def train_and_evaluate(
             start = lambda: stack.enter_context(workdirs.start(folder, settings))
             return _run(settings, folder, dataset, own, callbacks, command, start)
     except OSError as error:
+        if not (way := way_out(error, Path(workdir))):
+            raise
         raise UserError(
             f"A file could not be written or read ({error}). What was saved in {workdir} before is "
-            f"whole; {workdirs.way_out(error, Path(workdir))}, and run the same command again to "
-            "continue."
+            f"whole; {way}, and run the same command again to continue."
         ) from error
 
 

@@ -304,16 +304,6 @@ def _lock(workdir: Path) -> Iterator[None]:
                 os.truncate(opened, 0)
 
 
-def way_out(error: OSError, workdir: Path) -> str:
-    """What to do about a file that the system refuses: of the workdir, or somebody else's."""
-    name = error.filename
-    if isinstance(name, str | bytes):
-        path, homes = Path(os.fsdecode(name)), (workdir.absolute(), workdir.resolve())
-        if not any(path.absolute().is_relative_to(home) for home in homes):
-            return "see that this file, which is not of the run, is there and can be used"
-    return "make room, or make the folder writable"
-
-
 def finish(
     workdir: Path, settings: Settings, summary: dict[str, Any], *, command: str | None, **page: Any
 ) -> None:

@@ -29,11 +29,11 @@ from genreg_jax.compare import compare
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.devices import connect, data_mesh
-from genreg_jax.errors import UserError
+from genreg_jax.errors import UserError, way_out
 from genreg_jax.evaluate import calibration_error, make_evaluate, reliability
 from genreg_jax.interrupt import Interrupted
 from genreg_jax.state import Best
-from genreg_jax.workdir import claim, way_out
+from genreg_jax.workdir import claim
 
 ROOT = Path(__file__).parents[1]
 
@@ -1398,6 +1398,14 @@ def test_advice_about_the_disk_is_for_files_of_the_run_alone(tmp_path):
     other = FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/weights.npz")
     for error, words in ((full, "make room"), (mine, "make room"), (other, "not of the run")):
         assert words in way_out(error, tmp_path / "run")
+
+
+def test_what_is_no_file_s_error_is_left_as_it_is(tmp_path):
+    def callback(step, metrics):
+        raise ConnectionResetError(errno.ECONNRESET, "the tracker is away")
+
+    with pytest.raises(ConnectionResetError, match="the tracker is away"):
+        run(tmp_path, small(), callbacks=[callback])
 
 
 UNFROZEN = gr.flows.glow((8, 8, 1), levels=1, steps=1, width=4)
