@@ -26,6 +26,7 @@ import genreg_jax as gr
 from genreg_jax import build, epoch, logs, train
 from genreg_jax.checkpoint import Checkpoints
 from genreg_jax.compare import compare
+from genreg_jax.compiled import kept_programs
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.devices import connect, data_mesh
@@ -1398,6 +1399,27 @@ def test_advice_about_the_disk_is_for_files_of_the_run_alone(tmp_path):
     other = FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/weights.npz")
     for error, words in ((full, "make room"), (mine, "make room"), (other, "not of the run")):
         assert words in way_out(error, tmp_path / "run")
+
+
+def test_another_seed_has_the_programs_of_the_first(tmp_path, monkeypatch):
+    """Of training, its pictures and the flow: a key or a subset in one would be compiled again."""
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "kept"))
+    config = small(
+        synthetic={"loss": "pcr"},
+        meta={"enabled": True},
+        phantom={"loss": "attraction"},
+        latent={"kind": "adversarial", "num_steps": 1},
+        flow={"levels": 1, "steps": 1, "width": 4, "updates": 2, "eval_every": 2},
+        train={"epochs": 1},
+    )
+    entries = []
+    for seed in (0, 1):
+        jax.clear_caches()
+        with kept_programs():
+            run(tmp_path / str(seed), config | {"seed": seed}, dataset=points(seed=seed))
+        entries.append({path.name for path in tmp_path.glob("kept/programs/*/*")})
+    assert {"jit_make", "jit_update", "jit_train_step"} <= {e.partition("-")[0] for e in entries[0]}
+    assert entries[1] == entries[0]
 
 
 def test_what_is_no_file_s_error_is_left_as_it_is(tmp_path):

@@ -139,7 +139,7 @@ def write_perturbed(
     )
 
     @jax.jit
-    def make(params, model_state, flow, x, y):
+    def make(key, params, model_state, flow, x, y):  # whose programs other seeds share
         logits = lambda x: model.apply(params, model_state, x, rng=None, train=False)[0].logits
         target = jnp.argmax(logits(x), -1) if predicted_labels else y
         loss_fn = lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -152,7 +152,7 @@ def write_perturbed(
         views = (x, decoded, perturb(key, flow, loss_fn, x, y, None))
         return views, [jax.nn.softmax(logits(view).astype(jnp.float32)) for view in views]
 
-    views, chances = jax.device_get(make(params, model_state, flow, x, y))
+    views, chances = jax.device_get(make(key, params, model_state, flow, x, y))
     change = views[2] - views[0]
     largest = max(float(np.abs(change).max()), 1e-6)
     names, _ = picture_names(dataset.class_names)
