@@ -250,6 +250,7 @@ def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
     assert "| 10 | mgr | 6 |" in page and "(4 times)" in page and "(4 times, less)" in page
     assert "nan" not in page
     report.draw(rows, tmp_path / "gain.png", "digits")
+    report.draw([r for r in rows if r["size"] == 10], tmp_path / "one_size.png", "digits")
     assert (tmp_path / "gain.png").stat().st_size > 5000
 
 

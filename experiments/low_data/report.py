@@ -26,6 +26,7 @@ from experiments.runner import Study, chosen, is_current, paired, read_lines, wi
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
+AREA = 8  # of a mark, for base's time
 LONGER = ("base", *(f"base, {n} times the updates" for n in TIMES), ENSEMBLE)
 
 
@@ -187,28 +188,45 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str, shown: int = 8) -> None:
-    """Gain over base against labels per class: a line a method, bands of an error, cost by size."""
+    """Gain over base against labels per class: a line a method, bands of an error, cost by size.
+
+    Of one number of labels: a method a line, base with more updates in grey.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    able = [r for r in rows if r["row"] not in LONGER and not math.isnan(r.get("error", math.nan))]
+    rows = [r for r in rows if not math.isnan(r.get("error", math.nan))]
+    able = [r for r in rows if r["row"] not in LONGER]
     mean = {
         name: statistics.fmean(r["gain"] for r in able if r["row"] == name)
         for name in dict.fromkeys(r["row"] for r in able)
     }
-    figure, plot = plt.subplots(figsize=(8, 5))
-    for name in sorted(mean, key=lambda name: -mean[name])[:shown]:
-        mine = sorted((r for r in able if r["row"] == name), key=lambda r: r["size"])
-        x, y = [r["size"] for r in mine], [r["gain"] for r in mine]
-        (line,) = plot.plot(x, y, label=name)
-        low, high = ([r["gain"] + s * r["error"] for r in mine] for s in (-1, 1))
-        plot.fill_between(x, low, high, alpha=0.15, color=line.get_color())
-        plot.scatter(x, y, s=[15 * r["time"] for r in mine], color=line.get_color())
-    plot.axhline(0, color="black", linewidth=0.8)
-    plot.set(xscale="log", xlabel="labels per class", ylabel="points above tuned base", title=title)
-    plot.legend(fontsize=8)
+    gained = "points above tuned base"
+    sizes = {r["size"] for r in able}
+    if len(sizes) == 1:
+        rows = sorted(rows, key=lambda r: r["gain"])
+        figure, plot = plt.subplots(figsize=(8, 1 + 0.25 * len(rows)))
+        x, y = [r["gain"] for r in rows], range(len(rows))
+        colors = ["grey" if r["row"] in LONGER else "C0" for r in rows]
+        plot.scatter(x, y, s=[AREA * r["time"] for r in rows], c=colors)
+        plot.errorbar(x, y, xerr=[r["error"] for r in rows], fmt="none", color="black")
+        plot.set_yticks(y, [f"{r['row']}  ({r['time']:.1f}x)" for r in rows], fontsize=8)
+        plot.axvline(0, color="black", linewidth=0.8)
+        plot.set(xlabel=gained, title=f"{title}, {sizes.pop()} labels per class (time in base's)")
+    else:
+        figure, plot = plt.subplots(figsize=(8, 5))
+        for name in sorted(mean, key=lambda name: -mean[name])[:shown]:
+            mine = sorted((r for r in able if r["row"] == name), key=lambda r: r["size"])
+            x, y = [r["size"] for r in mine], [r["gain"] for r in mine]
+            (line,) = plot.plot(x, y, label=name)
+            low, high = ([r["gain"] + s * r["error"] for r in mine] for s in (-1, 1))
+            plot.fill_between(x, low, high, alpha=0.15, color=line.get_color())
+            plot.scatter(x, y, s=[AREA * r["time"] for r in mine], color=line.get_color())
+        plot.axhline(0, color="black", linewidth=0.8)
+        plot.set(xscale="log", xlabel="labels per class", ylabel=gained, title=title)
+        plot.legend(fontsize=8)
     plot.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -211,14 +211,14 @@ def fashion_mnist():
 
 
 def cifar10():
-    """0.2 million parameters, 1,000 updates of 32 images."""
+    """0.2 million parameters, 500 updates of 32 images."""
     config = shipped("base", "cifar10")
     config.data.validation_fraction = 0.02  # 1,000 images
     config.model.name, config.model.widths = "convnet", (48, 96, 160)
     config.model.pooling = "max"
     config.augment.train = "flip+crop(4)"
     config.optimizer.schedule = "cosine"
-    config.train.epochs, config.train.steps_per_epoch = 5, 200
+    config.train.epochs, config.train.steps_per_epoch = 5, 100
     config.synthetic.strong = "flip+crop(4)+randaugment(2,5)"
     config.synthetic.temperature, config.synthetic.batch_size = 0.7, 32
     config.flow.levels, config.flow.steps, config.flow.width = 3, 6, 48
