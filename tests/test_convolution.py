@@ -75,18 +75,18 @@ def test_few_pixels_are_a_product_on_cpu(shape, kernel, strides, padding, sides)
     assert ("conv_general_dilated" in names) != few
 
 
-def test_dilation_and_groups_are_the_library_s():
+def test_dilation_groups_and_other_layouts_are_the_library_s():
     x, kernel = arrays((2, 4, 4, 4), (2, 2, 4, 4))
     with_options = [
         (kernel, {"rhs_dilation": (2, 2)}),
         (kernel, {"lhs_dilation": (2, 1)}),
         (kernel[:, :, :2], {"feature_group_count": 2}),
+        (kernel, {"dimension_numbers": ("NCHW", "HWIO", "NCHW")}),
     ]
     for kernel, options in with_options:
         out = convolve(x, kernel, (2, 2), PADS, **options)
-        expected = lax.conv_general_dilated(
-            x, kernel, (2, 2), PADS, dimension_numbers=NHWC, **options
-        )
+        options = {"dimension_numbers": NHWC} | options
+        expected = lax.conv_general_dilated(x, kernel, (2, 2), PADS, **options)
         np.testing.assert_array_equal(out, expected)
 
 

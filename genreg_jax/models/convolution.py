@@ -27,18 +27,18 @@ def convolve(
     """`jax.lax.conv_general_dilated` of images, for `nn.Conv(conv_general_dilated=convolve)`.
 
     On CPUs XLA's convolution and its derivatives are slow where few pixels come out: for 2x2 they
-    take three to fifteen times as long as a matrix product (`benchmarks/convolution.py`), which
-    they are here up to `FEW_PIXELS`. Elsewhere, and with dilation or groups, it is XLA's. Both
-    agree to rounding.
+    take two to sixteen times as long as a matrix product (`benchmarks/convolution.py`), which they
+    are here up to `FEW_PIXELS`. Elsewhere, and with dilation, groups or another layout, it is
+    XLA's. Both agree to rounding.
 
     Args:
-      x: images `[B, H, W, C]`.
+      x: images, `[B, H, W, C]` unless `dimension_numbers` say otherwise.
       kernel: `[k, l, C, O]`.
       strides: of both axes.
       padding: `SAME`, `VALID`, or the rows before and after and the columns before and after.
       lhs_dilation: of the images.
       rhs_dilation: of the kernel.
-      dimension_numbers: those of the layout above.
+      dimension_numbers: the layout.
       feature_group_count: groups of channels.
       precision: of the products.
 
@@ -52,17 +52,20 @@ def convolve(
       >>> out[0, ..., 0].tolist()
       [[18.0, 12.0], [12.0, 8.0]]
     """
-    if jax.default_backend() == "cpu" and feature_group_count == 1:
-        if {*lhs_dilation, *rhs_dilation} == {1}:
-            pads = padding
-            if isinstance(padding, str):
-                pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-            sides = [
-                (side + sum(pad) - size) // stride + 1
-                for side, pad, size, stride in zip(x.shape[1:3], pads, kernel.shape, strides)
-            ]
-            if min(sides) > 0 and math.prod(sides) <= FEW_PIXELS:
-                return _product(x, kernel, strides, pads, sides, precision)
+    layouts = [
+        lax.conv_dimension_numbers(x.shape, kernel.shape, n) for n in (dimension_numbers, NHWC)
+    ]
+    plain = layouts[0] == layouts[1] and {*lhs_dilation, *rhs_dilation, feature_group_count} == {1}
+    if plain and jax.default_backend() == "cpu":
+        pads = padding
+        if isinstance(padding, str):
+            pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+        sides = [
+            (side + sum(pad) - size) // stride + 1
+            for side, pad, size, stride in zip(x.shape[1:3], pads, kernel.shape, strides)
+        ]
+        if min(sides) > 0 and math.prod(sides) <= FEW_PIXELS:
+            return _product(x, kernel, strides, pads, sides, precision)
     return lax.conv_general_dilated(
         x,
         kernel,
