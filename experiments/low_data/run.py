@@ -61,7 +61,8 @@ def sampled(*weights):
     ]
 
 
-PCR = {"synthetic.loss": "pcr"}
+SAMPLES = {"synthetic.batch_size": 16}  # as many as real ones where base's choice is 16
+PCR = {"synthetic.loss": "pcr", **SAMPLES}
 META = {"meta.enabled": True, "meta.outer": "train", "meta.radius": 0.3}
 PARTS = ("best phantom", "latent adversarial", "mgr")
 AUGMENTATIONS = (
@@ -107,7 +108,7 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
             "train.batch_size": 10,
             "train.steps_per_epoch": updates * BATCH // 10,
         },
-        "gda": {"synthetic.loss": "cross_entropy"},
+        "gda": {"synthetic.loss": "cross_entropy", **SAMPLES},
         "pcr": PCR,
         "mgr": {**PCR, **META},
         "phantom attraction": {"phantom.loss": "attraction"},
