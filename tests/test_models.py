@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import genreg_jax as gr
@@ -254,3 +255,28 @@ def test_an_impossible_depth_is_refused(depth):
     model = models.make("wide_resnet", num_classes=10, depth=depth)
     with pytest.raises(ValueError, match=rf"depth must be 6n \+ 4 .* got {depth}"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize("width", [64, 160])
+def test_max_pooling_has_its_mixed_derivative(width):
+    """Compiled as operation by operation: with 160 channels the derivatives of `max` gave 0 / 0."""
+    model = gr.models.make("convnet", num_classes=10, widths=(width,), pooling="max")
+    x = jax.random.uniform(jax.random.key(0), (8, 7, 7, 1))
+    params, model_state = model.init(jax.random.key(1), x[:1])
+    direction = jax.tree.map(lambda a: 0.01 + 0 * a, params)
+
+    def loss(params, x):
+        outputs, _ = model.apply(params, model_state, x, rng=None, train=True)
+        return optax.losses.softmax_cross_entropy_with_integer_labels(
+            outputs.logits, jnp.arange(8)
+        ).mean()
+
+    def mixed(params, x):
+        slope = lambda params: jax.grad(loss, 1)(params, x)
+        return jax.jvp(slope, (params,), (direction,))[1]
+
+    found = jax.jit(mixed)(params, x)
+    with jax.disable_jit():
+        expected = mixed(params, x)
+    assert float(jnp.abs(expected).max()) > 1e-4
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)

@@ -154,13 +154,25 @@ def solarize(x, threshold):
 def autocontrast(x):
     """Every channel stretched to the full range, unless it is constant."""
     wide = _wide(x)
-    low = wide.min(axis=(1, 2), keepdims=True)
-    span = wide.max(axis=(1, 2), keepdims=True) - low
+    low = _extreme(wide, jnp.min)
+    span = _extreme(wide, jnp.max) - low
     constant = span < 0.5 / 255
     # The division is made safe before it is done: a `where` after it would let a NaN into the
     # gradient of constant channels.
     stretched = (wide - low) / jnp.where(constant, 1.0, span)
     return jnp.where(constant, x, _clip(stretched).astype(x.dtype))
+
+
+def _extreme(x, choose):
+    """`choose`, `jnp.min` or `jnp.max`, of each channel; equal pixels share the gradient.
+
+    Its own derivative divides by the number of pixels that equal it, which is 0 where XLA computes
+    it twice with different rounding.
+    """
+    x_, found = (jax.lax.stop_gradient(a) for a in (x, choose(x, axis=(1, 2), keepdims=True)))
+    equal = (x_ == found).astype(x.dtype)
+    shares = equal / jnp.maximum(equal.sum(axis=(1, 2), keepdims=True), 1)
+    return found + jnp.sum(shares * (x - x_), axis=(1, 2), keepdims=True)
 
 
 def equalize(x):

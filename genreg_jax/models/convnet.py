@@ -10,15 +10,24 @@ import jax.numpy as jnp
 from genreg_jax.models.convolution import convolve
 
 
+def larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The maximum, of two equal ones the first, by a choice that has derivatives of every order.
+
+    Those of `max` compare its arguments with its value. XLA may compute that value twice, with
+    different rounding, and then none is equal: 0 / 0, or a gradient that is lost.
+    """
+    return jnp.where(a >= b, a, b)
+
+
 def max_pool(x: jax.Array) -> jax.Array:
     """The largest of each 2x2 square of `[B, H, W, C]`; an odd last row or column is left out.
 
     The values of `flax.linen.max_pool`, without its windows: the second derivative of those, which
     the hypergradient needs, is slow on every backend.
     """
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    rows = [larger(x[:, i::2, 0::2], x[:, i::2, 1::2]) for i in (0, 1)]
+    return larger(*rows)
 
 
 class ConvNet(nn.Module):
