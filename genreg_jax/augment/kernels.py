@@ -166,8 +166,8 @@ def autocontrast(x):
 def _extreme(x, choose):
     """`choose`, `jnp.min` or `jnp.max`, of each channel; equal pixels share the gradient.
 
-    Its own derivative divides by the number of pixels that equal it, which is 0 where XLA computes
-    it twice with different rounding.
+    Its own derivative divides by the number of pixels that equal it, which XLA may find to be 0
+    where it computes the value twice.
     """
     x_, found = (jax.lax.stop_gradient(a) for a in (x, choose(x, axis=(1, 2), keepdims=True)))
     equal = (x_ == found).astype(x.dtype)

@@ -11,10 +11,11 @@ from genreg_jax.models.convolution import convolve
 
 
 def larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The maximum, of two equal ones the first, by a choice that has derivatives of every order.
+    """The maximum, of two equal ones the first, by a choice.
 
-    Those of `max` compare its arguments with its value. XLA may compute that value twice, with
-    different rounding, and then none is equal: 0 / 0, or a gradient that is lost.
+    The derivatives of `jnp.max` compare with its value, and compiled for a CPU, second derivatives
+    through it come out wrong: mixed ones of a `ConvNet` by 6 % of their norm with 64 channels, NaN
+    with 160, while operation by operation they are right.
     """
     return jnp.where(a >= b, a, b)
 
