@@ -189,7 +189,7 @@ JITTED = {name: jax.jit(transform) for name, transform in TRANSFORMS.items()}
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_shape_range_dtype_and_randomness(name):
-    x = random_images((8, 10, 12, 3))
+    x, before = random_images((8, 10, 12, 3)), JITTED[name]._cache_size()  # of other tests
     for dtype in (jnp.float32, jnp.bfloat16):
         y = JITTED[name](jax.random.key(1), x.astype(dtype))
         assert y.shape == x.shape and y.dtype == dtype
@@ -198,7 +198,7 @@ def test_shape_range_dtype_and_randomness(name):
     first, again = [JITTED[name](jax.random.key(1), x) for _ in range(2)]
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, JITTED[name](jax.random.key(2), x))
-    assert JITTED[name]._cache_size() == 2  # one for each dtype: no recompilation
+    assert JITTED[name]._cache_size() <= before + 2  # one for each dtype: no recompilation
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
