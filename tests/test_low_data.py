@@ -289,3 +289,7 @@ def test_further_comparisons_are_corrected_among_themselves():
 def test_a_row_without_lines_leaves_the_page_whole():
     assert report.rows_of(low_data.STUDIES["digits"], [], {}) == []
     assert report.what_to_turn_on([], 10) == ""
+
+
+def test_the_page_is_that_of_the_results():
+    assert (report.DOCS / "low_data.md").read_text() == report.page()

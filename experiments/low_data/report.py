@@ -247,22 +247,28 @@ def report(name: str) -> tuple[list[dict[str, Any]], str]:
     return rows, f"{said}\n{table(rows)}\n{further(study, lines)}"
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m experiments.low_data.report")
-    parser.add_argument("--study", choices=STUDIES, help="print the part of one")
-    args = parser.parse_args()
-    if args.study:
-        print(report(args.study)[1])
-        return
+def page(pictures: pathlib.Path | None = None) -> str:
+    """The page of all studies that have lines; their pictures go into a folder, if it is given."""
     parts = ["# What to turn on with few labels\n", __doc__.split("\n\n")[2].strip() + "\n"]
     for name in STUDIES:
         rows, text = report(name)
         if not rows:
             continue
         picture = f"low_data_{name}.png"
-        draw(rows, DOCS / picture, name)
+        if pictures is not None:
+            draw(rows, pictures / picture, name)
         parts.append(f"## {name}\n\n![gain over base against labels]({picture})\n\n{text}")
-    (DOCS / "low_data.md").write_text("\n".join(parts))
+    return "\n".join(parts)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m experiments.low_data.report")
+    parser.add_argument("--study", choices=STUDIES, help="print the part of one")
+    args = parser.parse_args()
+    if args.study:
+        print(report(args.study)[1])
+    else:
+        (DOCS / "low_data.md").write_text(page(DOCS))
 
 
 if __name__ == "__main__":
