@@ -13,9 +13,9 @@ FLOORS = [
     "pickles tensors strengths conv_layout",
     "models regularizers settings learned augment logs flows devices chunks",
     "objective config optimizers data batches fingerprints records orbax_threads checkpoint feed",
-    "build evaluate epoch memorisation samples own",
+    "build evaluate epoch memorisation samples",
     "workdir restore costs report",
-    "perturb predict export compare flow_run results",
+    "perturb predict export compare flow_run own results",
     "train",
     "__init__",
 ]
