@@ -57,9 +57,11 @@ def convolve(
     ]
     plain = layouts[0] == layouts[1] and {*lhs_dilation, *rhs_dilation, feature_group_count} == {1}
     if plain and jax.default_backend() == "cpu":
-        pads = padding
-        if isinstance(padding, str):
-            pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+        pads = (
+            lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+            if isinstance(padding, str)
+            else padding
+        )
         sides = [
             (side + sum(pad) - size) // stride + 1
             for side, pad, size, stride in zip(x.shape[1:3], pads, kernel.shape, strides)
