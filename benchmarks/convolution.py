@@ -8,10 +8,13 @@ up to `FEW_PIXELS`.
 """
 
 import argparse
+import functools
+import itertools
 import pathlib
 
 import jax
 import timing
+from jax import lax
 
 from genreg_jax.conv_layout import canonical
 from genreg_jax.logs import provenance, write_json
@@ -21,21 +24,16 @@ SIDES, STRIDES, CHANNELS = (1, 2, 3, 4), (1, 2), (32, 64, 256)
 
 
 def programs(side, stride, channels, batch):
-    """Name to (function, arguments), with `side` pixels a side coming out."""
+    """Of both forms, with `side` pixels a side coming out."""
     x = jax.random.normal(jax.random.key(0), (batch, side * stride, side * stride, channels))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, channels)) / 3
-    made = {}
-    for name, pixels in (("library", 0), ("product", side**2)):
-
-        def forward(x, kernel, pixels=pixels):
-            convolution.FEW_PIXELS = pixels
-            return convolution.convolve(x, kernel, (stride, stride), "SAME")
-
-        loss = lambda x, k, forward=forward: (forward(x, k) ** 2).sum()
-        made[f"{name} forward"] = jax.jit(forward), (x, kernel)
-        # As in a training step.
-        made[f"{name} gradient"] = jax.jit(canonical(jax.grad(loss, (0, 1)))), (x, kernel)
-    return made
+    options = {"window_strides": (stride, stride), "padding": "SAME"}
+    library = functools.partial(
+        lax.conv_general_dilated, **options, dimension_numbers=convolution.NHWC
+    )
+    product = lambda x, kernel: convolution.convolve(x, kernel, (stride, stride), "SAME")
+    forms = {"library": library, "product": product}
+    return timing.form_programs(forms, x, kernel, canonical)  # as in a training step
 
 
 def main():
@@ -44,26 +42,12 @@ def main():
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
     args = parser.parse_args()
-    rows = []
-    print(f"{'side':>5} {'stride':>7} {'channels':>9} {'forward':>8} {'gradient':>9}")
-    for side in SIDES:
-        for stride in STRIDES:
-            for channels in CHANNELS:
-                compiled = timing.compile_all(programs(side, stride, channels, args.batch))
-                seconds = timing.interleaved(compiled, args.repeats)
-                ratios = {
-                    kind: timing.ratio(seconds, f"library {kind}", f"product {kind}")
-                    for kind in ("forward", "gradient")
-                }
-                rows.append(
-                    dict(side=side, stride=stride, channels=channels, **ratios)
-                    | {"batch": args.batch, "repeats": args.repeats}
-                )
-                print(
-                    f"{side:5} {stride:7} {channels:9} {ratios['forward']:8.2f} "
-                    f"{ratios['gradient']:9.2f}",
-                    flush=True,
-                )
+    convolution.FEW_PIXELS = max(SIDES) ** 2  # the product everywhere
+    cases = [
+        {"side": side, "stride": stride, "channels": channels, "batch": args.batch}
+        for side, stride, channels in itertools.product(SIDES, STRIDES, CHANNELS)
+    ]
+    rows = timing.form_rows(cases, programs, args.repeats)
     if args.output:
         write_json(args.output, {"rows": rows, **provenance()})
 

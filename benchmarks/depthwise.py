@@ -9,7 +9,6 @@ rows interleaved: above 1, `genreg_jax.models.depthwise` is right to take the la
 
 import argparse
 import pathlib
-import statistics
 
 import jax
 import timing
@@ -17,8 +16,6 @@ import timing
 from genreg_jax.logs import provenance, write_json
 from genreg_jax.models import depthwise
 from genreg_jax.models.efficientnet import LITE0
-
-FORMS = {"grouped": depthwise._grouped, "shifted": depthwise._shifted}
 
 
 def layers(size):
@@ -32,18 +29,15 @@ def layers(size):
     return list(found)
 
 
-def programs(layer, batch):
-    """Name to (function, arguments)."""
-    side, channels, size, stride = layer
+def programs(side, channels, kernel, stride, batch):
+    """Of both forms."""
     x = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
-    kernel = jax.random.normal(jax.random.key(1), (size, size, 1, channels))
-    made = {}
-    for name, form in FORMS.items():
-        forward = lambda x, k, form=form: form(x, k, stride)
-        loss = lambda x, k, form=form: (form(x, k, stride) ** 2).sum()
-        made[f"{name} forward"] = jax.jit(forward), (x, kernel)
-        made[f"{name} gradient"] = jax.jit(jax.grad(loss, (0, 1))), (x, kernel)
-    return made
+    weights = jax.random.normal(jax.random.key(1), (kernel, kernel, 1, channels))
+    forms = {
+        name: lambda x, k, form=form: form(x, k, stride)
+        for name, form in {"grouped": depthwise._grouped, "shifted": depthwise._shifted}.items()
+    }
+    return timing.form_programs(forms, x, weights)
 
 
 def main():
@@ -53,27 +47,9 @@ def main():
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=pathlib.Path, help="write JSON here")
     args = parser.parse_args()
-    rows = []
-    print(f"{'side':>5} {'channels':>9} {'kernel':>7} {'stride':>7} {'forward':>8} {'gradient':>9}")
-    for layer in layers(args.size):
-        compiled = timing.compile_all(programs(layer, args.batch))
-        seconds = timing.interleaved(compiled, args.repeats)
-        ratios = {
-            kind: statistics.median(
-                a / b for a, b in zip(seconds[f"grouped {kind}"], seconds[f"shifted {kind}"])
-            )
-            for kind in ("forward", "gradient")
-        }
-        side, channels, size, stride = layer
-        rows.append(
-            dict(side=side, channels=channels, kernel=size, stride=stride, **ratios)
-            | {"batch": args.batch, "repeats": args.repeats}
-        )
-        print(
-            f"{side:5} {channels:9} {size:7} {stride:7} {ratios['forward']:8.2f} "
-            f"{ratios['gradient']:9.2f}",
-            flush=True,
-        )
+    names = ("side", "channels", "kernel", "stride")
+    cases = [dict(zip(names, layer)) | {"batch": args.batch} for layer in layers(args.size)]
+    rows = timing.form_rows(cases, programs, args.repeats)
     if args.output:
         write_json(args.output, {"rows": rows, **provenance()})
 

@@ -49,6 +49,40 @@ def ratio(seconds, name, other):
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[other]))
 
 
+def form_programs(forms, x, kernel, change=lambda gradient: gradient):
+    """Name to (function, arguments): each form of `(x, kernel)`, and its gradient, changed."""
+    made = {}
+    for name, form in forms.items():
+        loss = lambda x, k, form=form: (form(x, k) ** 2).sum()
+        made[f"{name} forward"] = jax.jit(form), (x, kernel)
+        made[f"{name} gradient"] = jax.jit(change(jax.grad(loss, (0, 1)))), (x, kernel)
+    return made
+
+
+def form_rows(cases, programs, repeats):
+    """Prints and returns a row a case: how many times the second form's time the first one takes.
+
+    Args:
+      cases: dicts of what is varied.
+      programs: `(**case) -> form_programs` of two forms.
+      repeats: rounds.
+    """
+    rows = []
+    for case in cases:
+        made = programs(**case)
+        first, other = dict.fromkeys(name.rpartition(" ")[0] for name in made)
+        seconds = interleaved(compile_all(made), repeats)
+        kinds = ("forward", "gradient")
+        ratios = {kind: ratio(seconds, f"{first} {kind}", f"{other} {kind}") for kind in kinds}
+        if not rows:
+            print(*(f"{name:>9}" for name in (*case, *ratios)))
+        print(
+            *(f"{v:9}" for v in case.values()), *(f"{v:9.2f}" for v in ratios.values()), flush=True
+        )
+        rows.append({**case, **ratios, "repeats": repeats})
+    return rows
+
+
 def cost_rows(compiled, repeats):
     """Time, FLOPs and temporary memory of each program, a row each, in multiples of the first."""
     seconds, counts = interleaved(compiled, repeats), flops(compiled)

@@ -18,9 +18,7 @@ def check_own(settings: Settings, own: dict[str, Any], dataset: Dataset) -> None
     check_model(settings, own["model"], dataset)
     check_flow(own["flow"], dataset)
     check_generator(settings, own["generator"], dataset)
-    wants_generator = settings.uses_synthetic and own["generator"] is None
-    wants_flow = settings.perturbs_latents and own["flow"] is None
-    if settings.flow_only or wants_generator or wants_flow:
+    if settings.flow_only or any(wants(settings, own)):
         flow_for(settings, dataset)
     term = own["embedding_term"]
     if not (term is None or callable(term)):
@@ -28,6 +26,14 @@ def check_own(settings: Settings, own: dict[str, Any], dataset: Dataset) -> None
             f"embedding_term is {short(term)}; it must be a function "
             "(key, outputs, labels, step) -> losses [B]."
         )
+
+
+def wants(settings: Settings, own: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether a run needs a trained flow as its generator, and as what perturbs latents."""
+    return (
+        settings.uses_synthetic and own["generator"] is None,
+        settings.perturbs_latents and own["flow"] is None,
+    )
 
 
 def check_model(settings: Settings, model: Model | None, dataset: Dataset) -> None:

@@ -44,7 +44,7 @@ from genreg_jax.logs import (
     read_metrics,
 )
 from genreg_jax.memorisation import memorisation_in_words
-from genreg_jax.own import check_own
+from genreg_jax.own import check_own, wants
 from genreg_jax.report.pictures import write_perturbed, write_samples
 from genreg_jax.restore import start_from
 from genreg_jax.results import page_of_test
@@ -172,8 +172,7 @@ def _run(
 
     # Train the flow, or find it trained; build the parts.
     generator, flow, flow_record = own["generator"], own["flow"], None
-    wants_generator = settings.uses_synthetic and generator is None
-    wants_flow = settings.perturbs_latents and flow is None
+    wants_generator, wants_flow = wants(settings, own)
     if wants_generator or wants_flow:
         if show and not settings.flow.workdir and not (workdir / "flow").exists():
             model = own["model"] or build.model_of(settings, dataset)

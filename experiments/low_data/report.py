@@ -187,10 +187,10 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
     return f"- **{size} labels per class.** {first} {second} {third}\n"
 
 
-def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str, shown: int = 8) -> None:
-    """Gain over base against labels per class: a line a method, bands of an error, cost by size.
+def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str) -> None:
+    """The gain over base, with its error and, as the area of a mark, the time.
 
-    Of one number of labels: a method a line, base with more updates in grey.
+    Against labels per class a line a method; of one number of labels a row a method.
     """
     import matplotlib
 
@@ -199,38 +199,47 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str, show
 
     rows = [r for r in rows if not math.isnan(r.get("error", math.nan))]
     able = [r for r in rows if r["row"] not in LONGER]
-    mean = {
-        name: statistics.fmean(r["gain"] for r in able if r["row"] == name)
-        for name in dict.fromkeys(r["row"] for r in able)
-    }
-    gained = "points above tuned base"
-    sizes = {r["size"] for r in able}
+    sizes, gained = {r["size"] for r in able}, "points above tuned base"
     if len(sizes) == 1:
-        rows = sorted(rows, key=lambda r: r["gain"])
         figure, plot = plt.subplots(figsize=(8, 1 + 0.25 * len(rows)))
-        x, y = [r["gain"] for r in rows], range(len(rows))
-        colors = ["grey" if r["row"] in LONGER else "C0" for r in rows]
-        plot.scatter(x, y, s=[AREA * r["time"] for r in rows], c=colors)
-        plot.errorbar(x, y, xerr=[r["error"] for r in rows], fmt="none", color="black")
-        plot.set_yticks(y, [f"{r['row']}  ({r['time']:.1f}x)" for r in rows], fontsize=8)
-        plot.axvline(0, color="black", linewidth=0.8)
+        _draw_size(plot, rows)
         plot.set(xlabel=gained, title=f"{title}, {sizes.pop()} labels per class (time in base's)")
     else:
         figure, plot = plt.subplots(figsize=(8, 5))
-        for name in sorted(mean, key=lambda name: -mean[name])[:shown]:
-            mine = sorted((r for r in able if r["row"] == name), key=lambda r: r["size"])
-            x, y = [r["size"] for r in mine], [r["gain"] for r in mine]
-            (line,) = plot.plot(x, y, label=name)
-            low, high = ([r["gain"] + s * r["error"] for r in mine] for s in (-1, 1))
-            plot.fill_between(x, low, high, alpha=0.15, color=line.get_color())
-            plot.scatter(x, y, s=[AREA * r["time"] for r in mine], color=line.get_color())
-        plot.axhline(0, color="black", linewidth=0.8)
+        _draw_sizes(plot, able)
         plot.set(xscale="log", xlabel="labels per class", ylabel=gained, title=title)
-        plot.legend(fontsize=8)
     plot.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _draw_size(plot, rows):
+    """A mark a row, base with more updates in grey."""
+    rows = sorted(rows, key=lambda r: r["gain"])
+    x, y = [r["gain"] for r in rows], range(len(rows))
+    colors = ["grey" if r["row"] in LONGER else "C0" for r in rows]
+    plot.scatter(x, y, s=[AREA * r["time"] for r in rows], c=colors)
+    plot.errorbar(x, y, xerr=[r["error"] for r in rows], fmt="none", color="black")
+    plot.set_yticks(y, [f"{r['row']}  ({r['time']:.1f}x)" for r in rows], fontsize=8)
+    plot.axvline(0, color="black", linewidth=0.8)
+
+
+def _draw_sizes(plot, rows, shown=8):
+    """A line a method, bands of an error, of the methods that gain most."""
+    mean = {
+        name: statistics.fmean(r["gain"] for r in rows if r["row"] == name)
+        for name in dict.fromkeys(r["row"] for r in rows)
+    }
+    for name in sorted(mean, key=lambda name: -mean[name])[:shown]:
+        mine = sorted((r for r in rows if r["row"] == name), key=lambda r: r["size"])
+        x, y = [r["size"] for r in mine], [r["gain"] for r in mine]
+        (line,) = plot.plot(x, y, label=name)
+        low, high = ([r["gain"] + s * r["error"] for r in mine] for s in (-1, 1))
+        plot.fill_between(x, low, high, alpha=0.15, color=line.get_color())
+        plot.scatter(x, y, s=[AREA * r["time"] for r in mine], color=line.get_color())
+    plot.axhline(0, color="black", linewidth=0.8)
+    plot.legend(fontsize=8)
 
 
 def report(name: str) -> tuple[list[dict[str, Any]], str]:

@@ -148,7 +148,7 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
         "pgd": attack(0.12, 0.25, 0.5, 1.0),
     }
     # Taken from a choice as a whole, where a row's own settings would be lost.
-    whole = {"mgr": {**PCR, **META}, "latent adversarial": rows["latent adversarial"]}
+    whole = {row: rows[row] for row in ("mgr", "latent adversarial")}
     of = lambda *parts: {k: v for part in parts for k, v in whole.get(part, {}).items()}
     combined = {
         "phantom + latent": PARTS[:2],

@@ -169,10 +169,10 @@ def _extreme(x, choose):
     Its own derivative divides by the number of pixels that equal it, which XLA may find to be 0
     where it computes the value twice.
     """
-    x_, found = (jax.lax.stop_gradient(a) for a in (x, choose(x, axis=(1, 2), keepdims=True)))
-    equal = (x_ == found).astype(x.dtype)
+    found = choose(x, axis=(1, 2), keepdims=True)
+    equal = (x == found).astype(x.dtype)
     shares = equal / jnp.maximum(equal.sum(axis=(1, 2), keepdims=True), 1)
-    return found + jnp.sum(shares * (x - x_), axis=(1, 2), keepdims=True)
+    return _straight_through(jnp.sum(shares * x, axis=(1, 2), keepdims=True), found)
 
 
 def equalize(x):
