@@ -8,6 +8,7 @@ and would still run it with the same settings. See `main` for the command line.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -18,7 +19,8 @@ import math
 import os
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -127,7 +129,8 @@ def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
                 dataset = load(settings)
                 shape = settings.flow.shape_of(dataset.image_shape)
                 view = make_augment(settings.flow.augment, image_shape=shape)
-                _, flow = trained_flow_generator(settings, dataset, home, augment=view)
+                with processor_time(home):
+                    _, flow = trained_flow_generator(settings, dataset, home, augment=view)
                 (home / "done").write_text(json.dumps(flow))
         flow = dataclasses.replace(settings.flow, workdir=str(home))
         settings = dataclasses.replace(settings, flow=flow)
@@ -138,25 +141,63 @@ def run(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
     """One run, or the summary of the finished one."""
     settings = with_flow(folder, settings)
     workdir = folder / config_hash(settings)
+    summary = _run(workdir, settings, settings)
+    return summary | {"processor_seconds": processor_seconds(settings, [workdir])}
+
+
+def _run(workdir: pathlib.Path, settings: Settings, data_of: Settings) -> dict[str, Any]:
     if (workdir / "summary.json").exists():
         return train.train_and_evaluate(settings, workdir)
-    return train.train_and_evaluate(settings, workdir, dataset=load(settings))
+    dataset = load(data_of)
+    unknown = workdir.exists() and not _times(workdir).exists()  # what it has taken until here
+    with contextlib.nullcontext() if unknown else processor_time(workdir):
+        return train.train_and_evaluate(settings, workdir, dataset=dataset)
+
+
+@contextlib.contextmanager
+def processor_time(folder: pathlib.Path) -> Iterator[None]:
+    """Adds to a file beside a folder the seconds that this process computes meanwhile.
+
+    On one core they are those of the clock on a core that does nothing else.
+    """
+    path, start = _times(folder), time.process_time()
+    before = float(path.read_text()) if path.exists() else 0.0
+    try:
+        yield
+    finally:
+        path.write_text(str(before + time.process_time() - start))
+
+
+def processor_seconds(settings: Settings, workdirs: Sequence[pathlib.Path]) -> float | None:
+    """Of runs and of the flow that they share; None where one was made before it was measured."""
+    folders = [*workdirs, *[pathlib.Path(settings.flow.workdir)] * settings.uses_flow]
+    files = [_times(folder) for folder in folders]
+    if not all(file.exists() for file in files):
+        return None
+    return round(sum(float(file.read_text()) for file in files), 2)
+
+
+def _times(folder: pathlib.Path) -> pathlib.Path:
+    return folder.with_name(folder.name + ".processor_seconds")
 
 
 def ensemble(folder: pathlib.Path, settings: Settings, members: int) -> dict[str, Any]:
     """The summary of a run, with the accuracies of several networks' mean probabilities.
 
-    The others differ in the seed of all but the data. `seconds` are of all of them.
+    The others differ in the seed of all but the data. Both kinds of seconds are of all of them.
     """
     settings = with_flow(folder, settings)
-    summary, dataset = dict(run(folder, settings)), load(settings)
-    workdirs = [folder / config_hash(settings)]
-    for k in range(1, members):
-        workdirs.append(folder / f"{config_hash(settings)}-member-{k}")
-        other = dataclasses.replace(settings, seed=settings.seed + MEMBER_SEED * k)
-        summary["seconds"] += train.train_and_evaluate(other, workdirs[-1], dataset=dataset)[
-            "seconds"
-        ]
+    key, dataset = config_hash(settings), load(settings)
+    others = [
+        dataclasses.replace(settings, seed=settings.seed + MEMBER_SEED * k)
+        for k in range(1, members)
+    ]
+    workdirs = [folder / key, *(folder / f"{key}-member-{k}" for k in range(1, members))]
+    summaries = [_run(w, s, settings) for w, s in zip(workdirs, [settings, *others])]
+    summary = dict(summaries[0]) | {
+        "seconds": sum(s["seconds"] for s in summaries),
+        "processor_seconds": processor_seconds(settings, workdirs),
+    }
     runs = [predict.load(workdir) for workdir in workdirs]
     for name in ("validation", "test"):
         split = getattr(dataset, name)
@@ -174,10 +215,10 @@ def load(settings: Settings) -> data.Dataset:
 
 
 KEPT = (
-    "test_accuracy validation_accuracy best_step steps train_examples seconds images_per_second "
-    "test_intra_class_similarity test_inter_class_similarity parameters seed flow finder_spread "
-    "finder_distance finder_share strengths stages skipped_updates subset_hash config_hash "
-    "versions device commit"
+    "test_accuracy validation_accuracy best_step steps train_examples seconds processor_seconds "
+    "images_per_second test_intra_class_similarity test_inter_class_similarity parameters seed "
+    "flow finder_spread finder_distance finder_share strengths stages skipped_updates subset_hash "
+    "config_hash versions device commit"
 ).split()
 
 

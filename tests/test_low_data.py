@@ -267,6 +267,39 @@ def test_of_the_longer_trainings_the_best_on_validation_images_counts():
     assert "nan" not in report.table(report.rows_of(low_data.STUDIES["digits"], alone, {}))
 
 
+def test_seconds_are_the_processors_where_every_run_has_them():
+    lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,))
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    of_mgr = lambda: next(r for r in report.rows_of(study, lines, {}) if r["row"] == "mgr")
+    for line in lines:
+        line["processor_seconds"] = {"base": 8.0, "mgr": 20.0}.get(line["row"], 99.0)
+    assert (of_mgr()["seconds"], of_mgr()["time"]) == (20.0, 2.5)
+    del lines[3]["processor_seconds"]
+    assert (of_mgr()["seconds"], of_mgr()["time"]) == (43.0, 4.3)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_goals_are_those_of_the_study(ahead):
+    gains = {"base": 0.0, "mixup": 1.0, "cutout": 4.0, "gda": 2.0, "latent adversarial": 6.0}
+    gains["all three"] = 7.0 if ahead else 1.01
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    tuned = {row: choices[0] for row, choices in study.candidates.items()}
+    tuned["best single"] = study.rows["gda"] | tuned["gda"]
+    tuned["best augmentation"] = study.rows["mixup"] | tuned["mixup"]
+    lines = records(gains, dict.fromkeys(gains, 1.0), sizes=(10,))
+    text = report.goals(study, lines, tuned)
+    of = {row: np.array([r["test_accuracy"] for r in lines if r["row"] == row]) for row in gains}
+    for row, name in (("gda", "gda, the best single method"), ("mixup", "mixup, the best augm")):
+        gain = 100 * (of["all three"] - of[row])
+        assert f"{gain.mean():+.2f} ± {scipy.stats.sem(gain):.2f} from {name}" in text
+    p = [scipy.stats.ttest_rel(of["all three"], of[row]).pvalue for row in ("gda", "mixup")]
+    assert f"p {report.p_value(min(2 * min(p), 1))}" in text
+    assert text.count("not reached") == (0 if ahead else 2)
+    share = 100 * (of["latent adversarial"] - of["base"]).mean() / (1 - of["base"]).mean()
+    assert f"takes away {share:.0f} ± " in text and "10 % reached" in text
+    assert report.goals(study, lines[:1], tuned) == report.goals(study, lines, {}) == ""
+
+
 def test_further_comparisons_are_corrected_among_themselves():
     gains = {"all three": 3.0, "mgr": 0.0, "pcr": 0.0, "latent adversarial": 2.9}
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))

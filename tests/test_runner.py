@@ -485,6 +485,40 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(tmp_path):
     summaries = [json.loads((path / "summary.json").read_text()) for path in runs]
     assert found["seconds"] == pytest.approx(sum(s["seconds"] for s in summaries))
     assert {s["subset_hash"] for s in summaries} == {found["subset_hash"]}
+    assert 0 < found["processor_seconds"]
+    alone = runner.run(tmp_path, settings)["processor_seconds"]
+    assert (
+        0
+        < alone
+        < found["processor_seconds"]
+        == runner.ensemble(tmp_path, settings, 3)["processor_seconds"]
+    )
+    next(tmp_path.glob("*-member-2.processor_seconds")).unlink()  # of before it was measured
+    assert runner.ensemble(tmp_path, settings, 3)["processor_seconds"] is None
+
+
+def test_processor_seconds_add_up_over_processes_and_do_not_count_what_others_do(tmp_path):
+    def work():
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+
+    settings = runner.settings_of(study(), {}, 10, 3, "")
+    with runner.processor_time(tmp_path / "run"):
+        time.sleep(0.3)
+    assert runner.processor_seconds(settings, [tmp_path / "run"]) < 0.1
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), runner.processor_time(tmp_path / "run"):
+            work()
+            raise KeyboardInterrupt
+    assert 0.4 <= runner.processor_seconds(settings, [tmp_path / "run"]) < 0.6
+    flow = dataclasses.replace(
+        runner.settings_of(study(), {"synthetic.loss": "pcr", "synthetic.weight": 1.0}, 10, 3, ""),
+        flow=dataclasses.replace(settings.flow, workdir=str(tmp_path / "flow")),
+    )
+    assert runner.processor_seconds(flow, [tmp_path / "run"]) is None
+    (tmp_path / "flow.processor_seconds").write_text("3.5")
+    assert 3.9 <= runner.processor_seconds(flow, [tmp_path / "run"]) < 4.1
 
 
 def test_a_line_of_another_number_of_members_does_not_count(command, monkeypatch):
@@ -520,3 +554,13 @@ def test_two_processes_train_a_shared_flow_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(2) as pool:  # a lock is of an open file: threads stand for processes
         folders = set(pool.map(one, range(2)))
     assert len(trained) == 1 and folders == {str(trained[0])}
+
+
+def test_a_run_that_goes_on_from_before_it_was_measured_has_no_processor_seconds(tmp_path):
+    small = study(
+        **{"model.widths": (4,), "train.epochs": 2, "train.steps_per_epoch": 2},
+    )
+    settings = runner.settings_of(small, {}, 10, 3, "")
+    run = lambda: runner.run(tmp_path, settings)["processor_seconds"]
+    (tmp_path / runner.config_hash(settings)).mkdir()
+    assert run() is None
