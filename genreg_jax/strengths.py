@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from genreg_jax import bounds
 from genreg_jax.checks import is_number, short
 from genreg_jax.contract import Augment
 
@@ -79,11 +80,11 @@ class Strength:
     def value(self, raw: Any) -> jax.Array:
         """The strength of `r`."""
         start = jnp.asarray(self.start, jnp.float32)
-        growth = jnp.exp(jnp.clip(jnp.asarray(raw, jnp.float32), -_ENOUGH, _ENOUGH))
+        growth = jnp.exp(bounds.clip(jnp.asarray(raw, jnp.float32), -_ENOUGH, _ENOUGH))
         value = start * growth / (1 + start / self.upper * (growth - 1))
         if self.upper == math.inf:
             return value
-        return jnp.minimum(value, np.nextafter(np.float32(self.upper), np.float32(0)))
+        return bounds.minimum(value, np.nextafter(np.float32(self.upper), np.float32(0)))
 
     def held(self, raw: jax.Array) -> jax.Array:
         """`r` where it is allowed to be."""

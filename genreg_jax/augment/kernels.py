@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from genreg_jax.bounds import clip
+
 
 def affine_matrix(
     *,
@@ -103,7 +105,7 @@ def blend(x, degenerate, amount):
     """Moves `x` away from `degenerate` by the factor `1 + amount`; exactly `x` at amount 0."""
     wide = _wide(x)
     amount = amount.astype(wide.dtype)[:, None, None, None]
-    return _clip(wide + amount * (wide - degenerate)).astype(x.dtype)
+    return clip(wide + amount * (wide - degenerate), 0, 1).astype(x.dtype)
 
 
 def black(x):
@@ -160,18 +162,18 @@ def autocontrast(x):
     # The division is made safe before it is done: a `where` after it would let a NaN into the
     # gradient of constant channels.
     stretched = (wide - low) / jnp.where(constant, 1.0, span)
-    return jnp.where(constant, x, _clip(stretched).astype(x.dtype))
+    return jnp.where(constant, x, clip(stretched, 0, 1).astype(x.dtype))
 
 
 def _extreme(x, choose):
     """`choose`, `jnp.min` or `jnp.max`, of each channel; equal pixels share the gradient.
 
-    Its own derivative divides by the number of pixels that equal it, which XLA may find to be 0
-    where it computes the value twice.
+    Equal but for rounding: see `bounds`.
     """
-    found = choose(x, axis=(1, 2), keepdims=True)
-    equal = (x == found).astype(x.dtype)
-    shares = equal / jnp.maximum(equal.sum(axis=(1, 2), keepdims=True), 1)
+    constant = jax.lax.stop_gradient(x)
+    found = choose(constant, axis=(1, 2), keepdims=True)
+    equal = (jnp.abs(constant - found) < 1e-6).astype(x.dtype)
+    shares = equal / equal.sum(axis=(1, 2), keepdims=True)
     return _straight_through(jnp.sum(shares * x, axis=(1, 2), keepdims=True), found)
 
 
@@ -200,14 +202,6 @@ def equalize(x):
 def _wide(x):
     """`x` in the precision of the arithmetic, float32 or better."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
-def _clip(x):
-    """Clips to `[0, 1]` with derivative 1 on the closed interval.
-
-    `jnp.clip` gives the end points half of the gradient, and black or white pixels are common.
-    """
-    return jnp.where(x < 0, 0.0, jnp.where(x > 1, 1.0, x))
 
 
 def _levels(x):

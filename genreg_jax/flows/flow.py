@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genreg_jax import checks
+from genreg_jax import bounds, checks
 from genreg_jax.flows.checks import call
 from genreg_jax.flows.layout import from_planes, to_planes
 
@@ -270,7 +270,7 @@ class Flow:
         dtypes = [getattr(leaf, "dtype", bool) for leaf in jax.tree.leaves(params)]
         dtype = jnp.result_type("float32", *(d for d in dtypes if jnp.issubdtype(d, jnp.floating)))
         z = temperature * jax.random.normal(key, (n, *self.image_shape), dtype)
-        return jnp.clip(call(self, _decode_only, params, z, y), 0, 1)
+        return bounds.clip(call(self, _decode_only, params, z, y), 0, 1)
 
     def interpolate(self, params, x0, x1, y=None, *, num: int = 8) -> jax.Array:
         """Images between `x0` and `x1`: decoded points of the great arc between their latents.
@@ -302,13 +302,13 @@ class Flow:
         z0 = call(self, _encode_only, params, x0, y)
         z1 = call(self, _encode_only, params, x1, y)
         dot = lambda a, b: jnp.sum(a * b, (1, 2, 3), keepdims=True)
-        cosine = dot(z0, z1) / jnp.maximum(jnp.sqrt(dot(z0, z0) * dot(z1, z1)), 1e-12)
+        cosine = dot(z0, z1) / bounds.maximum(jnp.sqrt(dot(z0, z0) * dot(z1, z1)), 1e-12)
         # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
-        angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))
+        angle = jnp.arccos(bounds.clip(cosine, -0.9999, 0.9999))
         images = []
         for t in np.linspace(0, 1, num).astype(np.float32):
             z = (jnp.sin((1 - t) * angle) * z0 + jnp.sin(t * angle) * z1) / jnp.sin(angle)
-            images.append(jnp.clip(call(self, _decode_only, params, z, y), 0, 1))
+            images.append(bounds.clip(call(self, _decode_only, params, z, y), 0, 1))
         return jnp.stack(images)
 
     def freeze(self, params, *, coupling_dtype: str | None = None) -> "FrozenFlow":

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
+from genreg_jax.bounds import clip
 from genreg_jax.contract import Generator
 from genreg_jax.flows.flow import Flow
 
@@ -21,7 +20,7 @@ def as_generator(flow: Flow, params: Any) -> Generator:
       flow's parameters that were given.
 
     Example:
-      >>> import jax
+      >>> import jax, jax.numpy as jnp
       >>> from genreg_jax import flows
       >>> flow = flows.realnvp((4, 4, 1), levels=1, steps=2, width=4)
       >>> params = flow.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
@@ -34,7 +33,7 @@ def as_generator(flow: Flow, params: Any) -> Generator:
     conditional = flow.num_classes is not None
 
     def apply(frozen, z, y):
-        return jnp.clip(frozen.decode(z, y if conditional else None), 0, 1)
+        return clip(frozen.decode(z, y if conditional else None), 0, 1)
 
     def encode(frozen, x, y):
         return frozen.encode(x, y if conditional else None)

@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from genreg_jax import checks
+from genreg_jax import bounds, checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class ResizedFlow:
         Gradients flow to `x`, and to the flow.
         """
         x = checks.as_images(x, self.image_shape)
-        return self.flow.encode(jnp.clip(_resize(x, self.latent_shape), 0, 1), y)
+        return self.flow.encode(bounds.clip(_resize(x, self.latent_shape), 0, 1), y)
 
     def decode(self, z, y=None) -> jax.Array:
         """What the flow decodes, resized: `[B, H, W, C]`, not clipped.

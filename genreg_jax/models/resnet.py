@@ -13,7 +13,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from genreg_jax.models.convnet import larger
+from genreg_jax.bounds import maximum
 from genreg_jax.models.convolution import convolve
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
@@ -41,7 +41,7 @@ def _max_pool(x):
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     shifted = [x[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)]
-    return functools.reduce(larger, shifted)
+    return functools.reduce(maximum, shifted)
 
 
 class ResNet(nn.Module):

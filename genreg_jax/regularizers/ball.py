@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genreg_jax import bounds
 from genreg_jax.checks import check_choice, check_number, check_strength, is_concrete, short
 from genreg_jax.conv_layout import canonical
 
@@ -45,9 +46,9 @@ def _length(delta):
 def project(delta, radius, norm):
     """The nearest point in the ball, for each image."""
     if norm == "linf":
-        return jnp.clip(delta, -radius, radius)
+        return bounds.clip(delta, -radius, radius)
     if norm == "l2":
-        return delta * jnp.minimum(1, radius / jnp.maximum(_length(delta), 1e-30))
+        return delta * bounds.minimum(radius / bounds.maximum(_length(delta), 1e-30), 1)
     return delta
 
 
@@ -115,7 +116,7 @@ def make_finish(images, clip, clip_norm):
     def finish(decoded):
         if clip is not None:
             decoded = images + project(decoded - images, clip, clip_norm)
-        return jnp.clip(decoded, 0, 1)
+        return bounds.clip(decoded, 0, 1)
 
     return finish
 

@@ -12,6 +12,7 @@ arXiv:1706.06083.
 import jax
 import jax.numpy as jnp
 
+from genreg_jax import bounds
 from genreg_jax.checks import as_images, split
 from genreg_jax.regularizers import ball
 
@@ -72,7 +73,7 @@ def image_pgd(
     finish = ball.make_finish(images, clip, clip_norm)
 
     def inside(delta):
-        return jnp.clip(images + ball.project(delta, radius, norm), 0, 1) - images
+        return bounds.clip(images + ball.project(delta, radius, norm), 0, 1) - images
 
     def step(delta):
         moved = finish(images + jax.lax.stop_gradient(delta))

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from genreg_jax import bounds
 from genreg_jax.checks import (
     as_array,
     at_least_float32,
@@ -282,8 +283,8 @@ def separation_loss(
     to_all = jnp.where(is_own, to_own[:, None], to_others) / temperature
     present = jnp.any(members, axis=1)[None, :]
     # Large but finite, so that neither a diverged nor an empty row makes a NaN.
-    logits = jnp.where(present, -jnp.minimum(to_all, _LARGE), -(_LARGE**1.5))
-    losses = jax.nn.logsumexp(logits, axis=1) + jnp.minimum(to_own / temperature, _LARGE)
+    logits = jnp.where(present, -bounds.minimum(to_all, _LARGE), -(_LARGE**1.5))
+    losses = jax.nn.logsumexp(logits, axis=1) + bounds.minimum(to_own / temperature, _LARGE)
     return jnp.where(where, losses, 0.0)
 
 
@@ -450,7 +451,7 @@ def phantom_term(
 
 def _l2(a, b):
     """`|a - b|^2 / D` over the last axis; huge differences saturate instead of overflowing."""
-    difference = jnp.clip(a - b, -_LARGE, _LARGE)
+    difference = bounds.clip(a - b, -_LARGE, _LARGE)
     return jnp.sum(difference**2 / difference.shape[-1], axis=-1)
 
 

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genreg_jax import bounds
 from genreg_jax.checks import (
     as_array,
     at_least_float32,
@@ -186,7 +187,7 @@ def interpolated_latents(
     share = strength * _draw(key_share, numbers, (1,), target.dtype, jax.random.uniform)
     cosine = jnp.sum(_unit(rows.astype(target.dtype)) * _unit(target), axis=1, keepdims=True)
     # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
-    angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))
+    angle = jnp.arccos(bounds.clip(cosine, -0.9999, 0.9999))
     arc = (jnp.sin((1 - share) * angle) * rows + jnp.sin(share * angle) * target) / jnp.sin(angle)
     moved = jnp.where(where & (share > 0), arc.astype(z.dtype), rows)
     return moved.reshape(z.shape)
@@ -241,7 +242,7 @@ def bounded_offset(z: jax.Array, offset: jax.Array, *, radius: float) -> jax.Arr
     rows = _rows(offset)
     bound = (radius * _norm(_rows(z))).astype(rows.dtype)
     # The formula is homogeneous: divided by its largest number first, no square overflows.
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(rows)), axis=1, keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(largest, bound))
     rows, relative = rows / scale, bound / scale
     bounded = rows * (bound / jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True) + relative**2))
@@ -283,7 +284,7 @@ def restore_norm(moved: jax.Array, z: jax.Array) -> jax.Array:
     rows = _rows(moved)
     # Exactly 1 where nothing was moved. The maximum changes no number, but keeps XLA from making
     # a / sqrt(b) into a rsqrt(b), which is not.
-    return (rows * (_norm(_rows(z)) / jnp.maximum(_norm(rows), 1e-6))).reshape(moved.shape)
+    return (rows * (_norm(_rows(z)) / bounds.maximum(_norm(rows), 1e-6))).reshape(moved.shape)
 
 
 def entropy_offset(
@@ -460,7 +461,7 @@ def _rows(z):
 
 def _norm(rows):
     """Norms `[B, 1]`, at least 1e-6; the gradient is finite at zero."""
-    return jnp.sqrt(jnp.maximum(jnp.sum(rows**2, axis=1, keepdims=True), 1e-12))
+    return jnp.sqrt(bounds.maximum(jnp.sum(rows**2, axis=1, keepdims=True), 1e-12))
 
 
 def _unit(rows):
