@@ -11,6 +11,7 @@ import genreg_jax as gr
 from genreg_jax import bounds
 from genreg_jax.augment import kernels
 from genreg_jax.models.convnet import max_pool
+from genreg_jax.models.efficientnet import relu6
 
 PAIRS = [(bounds.maximum, jnp.maximum), (bounds.minimum, jnp.minimum)]
 ODD = np.float32([-np.inf, -2.5, -0.0, 0.0, 1e-30, 1.0, 3.0, np.inf, np.nan])
@@ -24,6 +25,12 @@ def test_values_are_those_of_jnp(ours, theirs, dtype):
     for other in (b, 0.5):
         found, expected = (np.asarray(f(a, other), np.float32) for f in (ours, theirs))
         np.testing.assert_array_equal(found, expected)
+
+
+def test_relu6_is_that_of_jax():
+    x = 9 * jax.random.normal(jax.random.key(0), (50,))
+    for f in (lambda f: f(x), lambda f: jax.grad(lambda x: jnp.vdot(x, f(x)))(x)):
+        np.testing.assert_array_equal(f(relu6), f(jax.nn.relu6))
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (0, 1), (2.0, -1.0)])
@@ -110,6 +117,7 @@ def separation(flow, params, x):
 
 USES = {
     "max_pool": lambda flow, params, x: (max_pool, x),
+    "relu6": lambda flow, params, x: (lambda x: relu6(9 * x - 2), x),
     "autocontrast": lambda flow, params, x: (kernels.autocontrast, x),
     "generator": generator,
     "samples": samples,

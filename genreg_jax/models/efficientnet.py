@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genreg_jax.bounds import minimum
 from genreg_jax.models.depthwise import DepthwiseConv
 from genreg_jax.models.resnet import he_normal
 
@@ -36,6 +37,11 @@ LITE0 = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+
+
+def relu6(x):
+    """`jax.nn.relu6`, whose derivative is that of two maxima; see `bounds`."""
+    return minimum(nn.relu(x), 6.0)
 
 
 class EfficientNet(nn.Module):
@@ -91,22 +97,22 @@ class EfficientNet(nn.Module):
             kernel_init=he_normal,
             name="conv_stem",
         )(x)
-        x = nn.relu6(norm(x, "norm_stem"))
+        x = relu6(norm(x, "norm_stem"))
         number = 0
         for stage in self.stages:
             for block in range(stage.blocks):
                 name, entering = f"block{number}", x
                 if stage.expansion > 1:
                     x = conv(x, stage.expansion * x.shape[-1], f"{name}_expand")
-                    x = nn.relu6(norm(x, f"{name}_expand_norm"))
+                    x = relu6(norm(x, f"{name}_expand_norm"))
                 stride = stage.stride if block == 0 else 1
                 x = DepthwiseConv(stage.kernel, stride, self.dtype, name=f"{name}_depthwise")(x)
-                x = nn.relu6(norm(x, f"{name}_depthwise_norm"))
+                x = relu6(norm(x, f"{name}_depthwise_norm"))
                 x = norm(conv(x, stage.width, f"{name}_project"), f"{name}_project_norm")
                 if stride == 1 and x.shape == entering.shape:
                     x = x + entering
                 number += 1
-        x = nn.relu6(norm(conv(x, self.width, "conv_head"), "norm_head"))
+        x = relu6(norm(conv(x, self.width, "conv_head"), "norm_head"))
         embedding = jnp.mean(x, axis=(1, 2)).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(embedding), embedding
 
