@@ -129,7 +129,7 @@ def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
                 dataset = load(settings)
                 shape = settings.flow.shape_of(dataset.image_shape)
                 view = make_augment(settings.flow.augment, image_shape=shape)
-                with processor_time(home):
+                with processor_time(home, begun=any(path.is_dir() for path in home.iterdir())):
                     _, flow = trained_flow_generator(settings, dataset, home, augment=view)
                 (home / "done").write_text(json.dumps(flow))
         flow = dataclasses.replace(settings.flow, workdir=str(home))
@@ -149,19 +149,23 @@ def _run(workdir: pathlib.Path, settings: Settings, data_of: Settings) -> dict[s
     if (workdir / "summary.json").exists():
         return train.train_and_evaluate(settings, workdir)
     dataset = load(data_of)
-    unknown = workdir.exists() and not _times(workdir).exists()  # what it has taken until here
-    with contextlib.nullcontext() if unknown else processor_time(workdir):
+    with processor_time(workdir, begun=workdir.exists()):
         return train.train_and_evaluate(settings, workdir, dataset=dataset)
 
 
 @contextlib.contextmanager
-def processor_time(folder: pathlib.Path) -> Iterator[None]:
+def processor_time(folder: pathlib.Path, *, begun: bool) -> Iterator[None]:
     """Adds to a file beside a folder the seconds that this process computes meanwhile.
 
-    On one core they are those of the clock on a core that does nothing else.
+    On one core they are those of the clock on a core that does nothing else. Of what was `begun`
+    without such a file, or by a process that was killed, they are unknown, and there is none.
     """
     path, start = _times(folder), time.process_time()
+    if begun and not path.exists():
+        yield
+        return
     before = float(path.read_text()) if path.exists() else 0.0
+    path.unlink(missing_ok=True)
     try:
         yield
     finally:
@@ -169,7 +173,9 @@ def processor_time(folder: pathlib.Path) -> Iterator[None]:
 
 
 def processor_seconds(settings: Settings, workdirs: Sequence[pathlib.Path]) -> float | None:
-    """Of runs and of the flow that they share; None where one was made before it was measured."""
+    """Of runs and of the flow that they share; None where some are unknown, and beside a GPU."""
+    if jax.default_backend() != "cpu":
+        return None
     folders = [*workdirs, *[pathlib.Path(settings.flow.workdir)] * settings.uses_flow]
     files = [_times(folder) for folder in folders]
     if not all(file.exists() for file in files):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-def maximum(a: jax.Array, b: jax.Array | float) -> jax.Array:
+def maximum(a: jax.Array | float, b: jax.Array | float) -> jax.Array:
     """`jnp.maximum(a, b)`; of two equal numbers the first has the gradient. NaN stays NaN.
 
     Example:
@@ -20,12 +20,12 @@ def maximum(a: jax.Array, b: jax.Array | float) -> jax.Array:
       >>> jax.grad(lambda x: maximum(x, 2.0).sum())(jnp.array([1.0, 2.0, 3.0])).tolist()
       [0.0, 1.0, 1.0]
     """
-    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+    return jnp.where((a < b) | jnp.isnan(b), b, a)
 
 
-def minimum(a: jax.Array, b: jax.Array | float) -> jax.Array:
+def minimum(a: jax.Array | float, b: jax.Array | float) -> jax.Array:
     """`jnp.minimum(a, b)`; of two equal numbers the first has the gradient. NaN stays NaN."""
-    return jnp.where((a <= b) | jnp.isnan(a), a, b)
+    return jnp.where((a > b) | jnp.isnan(b), b, a)
 
 
 def clip(x: jax.Array, low: jax.Array | float, high: jax.Array | float) -> jax.Array:

@@ -10,6 +10,7 @@ from jax.interpreters import partial_eval as pe
 import genreg_jax as gr
 from genreg_jax import bounds
 from genreg_jax.augment import kernels
+from genreg_jax.models import resnet
 from genreg_jax.models.convnet import max_pool
 from genreg_jax.models.efficientnet import relu6
 
@@ -31,6 +32,27 @@ def test_relu6_is_that_of_jax():
     x = 9 * jax.random.normal(jax.random.key(0), (50,))
     for f in (lambda f: f(x), lambda f: jax.grad(lambda x: jnp.vdot(x, f(x)))(x)):
         np.testing.assert_array_equal(f(relu6), f(jax.nn.relu6))
+
+
+def test_at_a_tie_one_argument_has_the_gradient():
+    both = lambda f: [float(g) for g in jax.grad(f, (0, 1))(1.0, 1.0)]
+    assert both(bounds.maximum) == both(bounds.minimum) == [1.0, 0.0]
+    ends = jax.grad(lambda x: relu6(x).sum())(jnp.array([0.0, 6.0]))
+    assert ends.tolist() == [0.0, 1.0]
+    ends = jax.grad(lambda x: bounds.clip(x, 0, 1).sum())(jnp.array([0.0, 1.0]))
+    assert ends.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0.25, 1), (0.125, 2), (0.3, 1)])
+def test_a_radius_has_the_gradient_of_a_change_on_its_boundary(step, steps):
+    def moved(radius):
+        x = jnp.full((1, 2, 2, 1), 0.5)
+        return gr.image_pgd(
+            jax.random.key(0), lambda images: images.sum((1, 2, 3)), x, epsilon=radius,
+            step_size=step, num_steps=steps, norm="linf", random_start=False,
+        ).sum()  # fmt: skip
+
+    assert float(jax.grad(moved)(0.25)) == 4.0
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (0, 1), (2.0, -1.0)])
@@ -127,8 +149,23 @@ USES = {
     "latent, bounded": attack("l2", clip=0.1, clip_norm="l2"),
     "pgd, l2": pgd("l2"),
     "pgd, linf": pgd("linf"),
-    "attraction": lambda flow, params, x: (lambda e: gr.attraction_loss(e, x[:, 0]), x[:, 1]),
+    "attraction": lambda flow, params, x: (
+        lambda e: gr.attraction_loss(e, x[:, 0, :, 0]), x[:, 1, :, 0],
+    ),
     "separation": separation,
+    "phantom cosine": lambda flow, params, x: (
+        lambda e: gr.attraction_loss(e, x[:, 0, :, 0], distance="cosine"), x[:, 1, :, 0],
+    ),
+    "pcr cosine": lambda flow, params, x: (lambda e: gr.pcr_loss(e, x[:, 0, :, 0]), x[:, 1, :, 0]),
+    "interpolated": lambda flow, params, x: (
+        lambda z: gr.interpolated_latents(
+            jax.random.key(0), z, jnp.array([0, 1, 0, 1]), strength=0.5
+        ), x,
+    ),
+    "resized": lambda flow, params, x: (
+        gr.flows.resized(flow.freeze(params), (6, 6, 1)).encode, jnp.full((4, 6, 6, 1), 0.4),
+    ),
+    "max_pool of ImageNet's stem": lambda flow, params, x: (resnet._max_pool, x),
     "restored norm": lambda flow, params, x: (lambda z: gr.restore_norm(2 * z, z), x),
     "bounded offset": lambda flow, params, x: (lambda z: gr.bounded_offset(x, z, radius=0.3), x),
     "share": lambda flow, params, x: (gr.Strength(0.1, upper=1.0).value, jnp.float32(0.2)),

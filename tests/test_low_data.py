@@ -291,13 +291,45 @@ def test_the_goals_are_those_of_the_study(ahead):
     of = {row: np.array([r["test_accuracy"] for r in lines if r["row"] == row]) for row in gains}
     for row, name in (("gda", "gda, the best single method"), ("mixup", "mixup, the best augm")):
         gain = 100 * (of["all three"] - of[row])
-        assert f"{gain.mean():+.2f} ± {scipy.stats.sem(gain):.2f} from {name}" in text
+        assert f"beside {name}" in text
+        assert f": {gain.mean():+.2f} ± {scipy.stats.sem(gain):.2f} (n = 6" in text
     p = [scipy.stats.ttest_rel(of["all three"], of[row]).pvalue for row in ("gda", "mixup")]
     assert f"p {report.p_value(min(2 * min(p), 1))}" in text
-    assert text.count("not reached") == (0 if ahead else 2)
-    share = 100 * (of["latent adversarial"] - of["base"]).mean() / (1 - of["base"]).mean()
-    assert f"takes away {share:.0f} ± " in text and "10 % reached" in text
+    assert (text.count(", reached"), text.count("not reached")) == ((2, 0) if ahead else (0, 2))
+    removed = 100 * (of["latent adversarial"] - of["base"])
+    share, error = (v / (1 - of["base"]).mean() for v in (removed.mean(), scipy.stats.sem(removed)))
+    assert f"takes away {share:.0f} ± {error:.0f} % of base's errors (n = 6;" in text
+
+
+def test_a_goal_without_lines_or_choices_is_left_out():
+    gains = {"base": 0.0, "gda": 2.0, "all three": 4.0}
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    tuned = {row: choices[0] for row, choices in study.candidates.items()}
+    tuned["best single"] = study.rows["gda"] | tuned["gda"]
+    tuned["best augmentation"] = study.rows["mixup"] | tuned["mixup"]
+    lines = records(gains, dict.fromkeys(gains, 1.0), sizes=(10,))
+    assert report.goals(study, lines, tuned).count(".") > 1
+    assert "gda" in report.goals(study, lines, tuned)
+    assert "mixup" not in report.goals(study, lines, tuned)
     assert report.goals(study, lines[:1], tuned) == report.goals(study, lines, {}) == ""
+    del tuned["gda"]  # its candidates have changed since
+    assert report.goals(study, lines, tuned) == ""
+    few = [
+        line
+        for line in records(
+            {"base": 0.0, "latent adversarial": 6.0},
+            {"base": 1.0, "latent adversarial": 1.0},
+            sizes=(10,),
+        )
+        if line["row"] == "base" or line["seed"] < 3
+    ]
+    text = report.goals(study, few, tuned)
+    base, attacked = (
+        [r["test_accuracy"] for r in few if r["row"] == row][:3]
+        for row in ("base", "latent adversarial")
+    )
+    share = 100 * np.mean(np.subtract(attacked, base)) / (1 - np.mean(base))
+    assert f"takes away {share:.0f} ± " in text and "n = 3" in text
 
 
 def test_further_comparisons_are_corrected_among_themselves():

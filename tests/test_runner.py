@@ -503,15 +503,17 @@ def test_processor_seconds_add_up_over_processes_and_do_not_count_what_others_do
         while time.process_time() < end:
             pass
 
-    settings = runner.settings_of(study(), {}, 10, 3, "")
-    with runner.processor_time(tmp_path / "run"):
+    settings, folder = runner.settings_of(study(), {}, 10, 3, ""), tmp_path / "run"
+    spent = lambda: runner.processor_seconds(settings, [folder])
+    with runner.processor_time(folder, begun=False):
         time.sleep(0.3)
-    assert runner.processor_seconds(settings, [tmp_path / "run"]) < 0.1
+        assert spent() is None  # until it ends: a process may be killed
+    assert spent() < 0.1
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), runner.processor_time(tmp_path / "run"):
+        with pytest.raises(KeyboardInterrupt), runner.processor_time(folder, begun=True):
             work()
             raise KeyboardInterrupt
-    assert 0.4 <= runner.processor_seconds(settings, [tmp_path / "run"]) < 0.6
+    assert 0.4 <= spent() < 0.6
     flow = dataclasses.replace(
         runner.settings_of(study(), {"synthetic.loss": "pcr", "synthetic.weight": 1.0}, 10, 3, ""),
         flow=dataclasses.replace(settings.flow, workdir=str(tmp_path / "flow")),
@@ -519,6 +521,10 @@ def test_processor_seconds_add_up_over_processes_and_do_not_count_what_others_do
     assert runner.processor_seconds(flow, [tmp_path / "run"]) is None
     (tmp_path / "flow.processor_seconds").write_text("3.5")
     assert 3.9 <= runner.processor_seconds(flow, [tmp_path / "run"]) < 4.1
+    (tmp_path / "run.processor_seconds").unlink()  # as of a process that was killed
+    with runner.processor_time(folder, begun=True):
+        work()
+    assert spent() is None
 
 
 def test_a_line_of_another_number_of_members_does_not_count(command, monkeypatch):

@@ -5,14 +5,16 @@ python -m experiments.low_data.report --study=fashion_mnist # prints one study's
 
 Differences are of the same seeds, with their standard errors, and p-values of paired t-tests after
 Holm's correction over the rows of the same number of labels. Seconds are the median run's, its
-flow's training included: the processor's where all runs of these labels have them, else the
-clock's. The next columns are multiples of plain training's: of the seconds, and of the
-floating-point operations of the updates, without the flow's training. The last column
-compares with plain training that was given the same time: by two to sixteen times the updates or as
-the mean of two networks. Of those up to the cheapest that takes as long (nine tenths of it are
-enough) the one with the best validation accuracy counts; "less" is said where none takes as long.
-The goals are what the study was begun for; the two p-values of all three are corrected by Holm
-between themselves, and the best single method and the best augmentation are those of validation.
+flow's training included: the processor's where all runs of these labels have them (with the
+network's making and the pictures), else the clock's. The next columns are multiples of plain
+training's: of the seconds, and of the floating-point operations of the updates, without the flow's
+training. The last column compares with plain training that was given the same time: by two to
+sixteen times the updates or as the mean of two networks. Of those up to the cheapest that takes as
+long (nine tenths of it are enough) the one with the best validation accuracy counts; "less" is said
+where none takes as long. Goals were set for 50 labels per class of FashionMNIST and CIFAR-10: all
+three surely above the single method and above the augmentation that are best on validation images,
+by two p-values that are corrected by Holm between themselves, and a tenth of base's errors taken
+away by latent adversarial perturbations. Where seeds are still to come they are as of now.
 In the pictures bands are one standard error, and the area of a mark is the time.
 """
 
@@ -101,7 +103,7 @@ def wall_seconds(line: Mapping[str, Any]) -> float:
 
 
 def processor_seconds(line: Mapping[str, Any]) -> float:
-    """Likewise, of the processor: what else the machine does makes no difference."""
+    """Of the processor, the network's making and the pictures included; other work adds none."""
     return line["processor_seconds"]
 
 
@@ -147,9 +149,10 @@ def goals(study: Study, lines: Sequence[Mapping[str, Any]], tuned: Mapping[str, 
     """Of each size: all three beside what tuning found best, and the errors taken away."""
     words = {"best single": "best single method", "best augmentation": "best augmentation"}
     best = {
-        name: next(row for row in study.best[name] if study.rows[row] | tuned[row] == tuned[name])
+        name: row
         for name in words
-        if name in tuned
+        for row in study.best[name]
+        if study.rows[row] | tuned.get(row, {}) == tuned.get(name)
     }
     text = ""
     for size in study.sizes:
@@ -157,22 +160,24 @@ def goals(study: Study, lines: Sequence[Mapping[str, Any]], tuned: Mapping[str, 
         found = {
             name: paired(of.get("all three", {}), of.get(row, {})) for name, row in best.items()
         }
-        gain, error, _, n = paired(of.get("latent adversarial", {}), of.get(study.first, {}))
-        if not found or math.isnan(error + sum(values[1] for values in found.values())):
-            continue
+        found = {name: values for name, values in found.items() if not math.isnan(values[1])}
         corrected = holm({name: values[2] for name, values in found.items()})
-        said = [
-            f"{values[0]:+.2f} ± {values[1]:.2f} from {best[name]}, the {words[name]} "
-            f"(n = {values[3]}, p {p_value(corrected[name])}; "
-            f"{'' if values[0] > 0 and corrected[name] < 0.05 else 'not '}reached)"
-            for name, values in found.items()
+        sentences = [
+            f"All three beside {best[name]}, the {words[name]}: {gain:+.2f} ± {error:.2f} "
+            f"(n = {n}, p {p_value(corrected[name])}), "
+            f"{'' if gain > 0 and corrected[name] < 0.05 else 'not '}reached."
+            for name, (gain, error, _, n) in found.items()
         ]
-        share = 100 / (100 - statistics.fmean(of[study.first].values()))
-        text += (
-            f"- **Goals at {size} labels per class.** All three are at {' and at '.join(said)}. "
-            f"Latent adversarial takes away {share * gain:.0f} ± {share * error:.0f} % of base's "
-            f"errors (n = {n}; 10 % {'' if share * gain >= 10 else 'not '}reached).\n"
-        )
+        attacked, base = of.get("latent adversarial", {}), of.get(study.first, {})
+        gain, error, _, n = paired(attacked, base)
+        if not math.isnan(error):
+            share = 100 / statistics.fmean(100 - base[seed] for seed in attacked.keys() & base)
+            sentences.append(
+                f"Latent adversarial takes away {share * gain:.0f} ± {share * error:.0f} % of "
+                f"base's errors (n = {n}; the goal is 10)."
+            )
+        if sentences:
+            text += f"- **Goals, {size} labels per class.** {' '.join(sentences)}\n"
     return text
 
 

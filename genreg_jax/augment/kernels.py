@@ -168,12 +168,12 @@ def autocontrast(x):
 def _extreme(x, choose):
     """`choose`, `jnp.min` or `jnp.max`, of each channel; equal pixels share the gradient.
 
-    Equal but for rounding: see `bounds`.
+    Equal within 1e-6, since rounding may differ: see `bounds`.
     """
     constant = jax.lax.stop_gradient(x)
     found = choose(constant, axis=(1, 2), keepdims=True)
     equal = (jnp.abs(constant - found) < 1e-6).astype(x.dtype)
-    shares = equal / equal.sum(axis=(1, 2), keepdims=True)
+    shares = equal / jnp.maximum(equal.sum(axis=(1, 2), keepdims=True), 1)
     return _straight_through(jnp.sum(shares * x, axis=(1, 2), keepdims=True), found)
 
 

@@ -46,7 +46,8 @@ def _length(delta):
 def project(delta, radius, norm):
     """The nearest point in the ball, for each image."""
     if norm == "linf":
-        return bounds.clip(delta, -radius, radius)
+        # On the boundary the radius has the gradient, as below.
+        return bounds.minimum(radius, bounds.maximum(-radius, delta))
     if norm == "l2":
         return delta * bounds.minimum(radius / bounds.maximum(_length(delta), 1e-30), 1)
     return delta

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genreg_jax.bounds import maximum
 from genreg_jax.checks import as_array, check_choice
 from genreg_jax.chunks import chunked_mean
 from genreg_jax.contract import Augment, Generator, to_float
@@ -327,4 +328,6 @@ def pcr_loss(
     b = embedding_strong.astype(jnp.float32)
     if distance == "l2":
         return jnp.mean((a - b) ** 2, axis=1)
-    return optax.losses.cosine_distance(a, b, epsilon=1e-12)
+    # optax.losses.cosine_distance(epsilon=1e-12), whose clip can lose its gradient; see `bounds`.
+    unit = lambda x: x / jnp.sqrt(maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
+    return 1 - jnp.sum(unit(a) * unit(b), axis=1)

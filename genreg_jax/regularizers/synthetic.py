@@ -242,7 +242,7 @@ def bounded_offset(z: jax.Array, offset: jax.Array, *, radius: float) -> jax.Arr
     rows = _rows(offset)
     bound = (radius * _norm(_rows(z))).astype(rows.dtype)
     # The formula is homogeneous: divided by its largest number first, no square overflows.
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(rows)), axis=1, keepdims=True)
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(largest, bound))
     rows, relative = rows / scale, bound / scale
     bounded = rows * (bound / jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True) + relative**2))
