@@ -314,21 +314,11 @@ def test_a_goal_without_lines_or_choices_is_left_out():
     assert report.goals(study, lines[:1], tuned) == report.goals(study, lines, {}) == ""
     del tuned["gda"]  # its candidates have changed since
     assert report.goals(study, lines, tuned) == ""
-    few = [
-        line
-        for line in records(
-            {"base": 0.0, "latent adversarial": 6.0},
-            {"base": 1.0, "latent adversarial": 1.0},
-            sizes=(10,),
-        )
-        if line["row"] == "base" or line["seed"] < 3
-    ]
+    gains = {"base": 0.0, "latent adversarial": 6.0}
+    few = records(gains, dict.fromkeys(gains, 1.0), sizes=(10,))[:9]  # three of the latter
     text = report.goals(study, few, tuned)
-    base, attacked = (
-        [r["test_accuracy"] for r in few if r["row"] == row][:3]
-        for row in ("base", "latent adversarial")
-    )
-    share = 100 * np.mean(np.subtract(attacked, base)) / (1 - np.mean(base))
+    base, attacked = (np.array([r["test_accuracy"] for r in few[i : i + 3]]) for i in (0, 6))
+    share = 100 * (attacked - base).mean() / (1 - base).mean()
     assert f"takes away {share:.0f} ± " in text and "n = 3" in text
 
 
