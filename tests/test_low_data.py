@@ -324,12 +324,14 @@ def test_a_goal_without_lines_or_choices_is_left_out():
     assert f"takes away {share:.0f} ± " in text and "n = 3" in text
 
 
-def test_the_same_time_is_said_where_two_seeds_tell():
+def test_the_same_time_is_that_of_trainings_with_two_seeds():
     lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,))
     lines = [r for r in lines if r["row"] != "base, 4 times the updates" or r["seed"] == 0]
     rows = report.rows_of(dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,)), lines, {})
+    of = {r["row"]: r for r in rows}
+    assert of["mgr"]["over"] == "base, 2 times the updates" and of["mgr"]["less"]
     text = report.what_to_turn_on(rows, 10)
-    assert "nan" not in text and "two seeds do not say yet" in text
+    assert "nan" not in text and "given less time" in text
 
 
 def test_further_comparisons_are_corrected_among_themselves():

@@ -124,7 +124,9 @@ def accuracies(runs: Mapping[int, Mapping[str, Any]], name: str = "test") -> dic
 
 def same_time(of, seconds, row) -> dict[str, Any]:
     """The difference to plain training that was given the time of a row."""
-    longer = sorted((other for other in LONGER if other in of), key=lambda other: seconds[other])
+    shared = {other: of[other].keys() & of[row].keys() for other in LONGER if other in of}
+    told = [other for other in shared if len(shared[other]) > 1] or list(shared)
+    longer = sorted(told, key=lambda other: seconds[other])
     as_long = [i for i, other in enumerate(longer) if seconds[other] >= 0.9 * seconds[row]]
     within = longer[: as_long[0] + 1] if as_long else longer
     mean = lambda other: statistics.fmean(accuracies(of[other], "validation").values())
@@ -238,13 +240,11 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
         if cheap
         else "No row is surely above base."
     )
-    times = "less time, there being no longer run" if best["less"] else "the same time"
+    times = "less time, there being no longer run of two seeds" if best["less"] else "the same time"
     third = (
         f"Beside base given {times} ({best['over']}) the best row is at "
         f"{best['over_gain']:+.2f} ± {best['over_error']:.2f}."
     )
-    if math.isnan(best["over_error"]):
-        third = "How it is beside base given the same time, two seeds do not say yet."
     return f"- **{size} labels per class.** {first} {second} {third}\n"
 
 
