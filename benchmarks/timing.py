@@ -7,11 +7,15 @@ import time
 import jax
 
 
+def inner(equation):
+    """The jaxprs within an equation of one: bodies of loops, branches, calls."""
+    parts = [getattr(p, "jaxpr", p) for p in jax.tree.leaves(list(equation.params.values()))]
+    return [part for part in parts if hasattr(part, "eqns")]
+
+
 def equations(jaxpr):
     """Of a jaxpr: how many there are, those of loops and calls once."""
-    inner = [p for e in jaxpr.eqns for p in jax.tree.leaves(list(e.params.values()))]
-    inner = [getattr(p, "jaxpr", p) for p in inner]
-    return len(jaxpr.eqns) + sum(equations(p) for p in inner if hasattr(p, "eqns"))
+    return len(jaxpr.eqns) + sum(equations(part) for e in jaxpr.eqns for part in inner(e))
 
 
 def compile_all(programs):

@@ -23,7 +23,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.low_data.run import ENSEMBLE, STUDIES, TIMES
@@ -38,22 +38,18 @@ LONGER = ("base", *(f"base, {n} times the updates" for n in TIMES), ENSEMBLE)
 def holm(values: Mapping[Any, float]) -> dict[Any, float]:
     """p-values after Holm's step-down correction, 1979: the smallest times their number, and so on.
 
+    NaN, a p-value still to come, counts as 1 and stays NaN.
+
     Example:
       >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
       {'a': 0.03, 'c': 0.06, 'b': 0.06}
     """
-    order = sorted(values, key=lambda key: values[key])
-    corrected, largest = {}, 0.0
-    for rank, key in enumerate(order):
-        largest = max(largest, min((len(order) - rank) * values[key], 1.0))
+    told = {key: p for key, p in values.items() if not math.isnan(p)}
+    corrected, largest = dict.fromkeys(values.keys() - told.keys(), math.nan), 0.0
+    for rank, key in enumerate(sorted(told, key=lambda key: told[key])):
+        largest = max(largest, min((len(values) - rank) * told[key], 1.0))
         corrected[key] = largest
     return corrected
-
-
-def among(names: Iterable[Any], values: Mapping[Any, float]) -> dict[Any, float]:
-    """Holm's correction over all these, of which some have no p-value yet and count as 1."""
-    corrected = holm({name: values.get(name, 1.0) for name in names})
-    return {name: p for name, p in corrected.items() if name in values}
 
 
 def rows_of(
@@ -88,12 +84,8 @@ def rows_of(
             if row not in LONGER:
                 entry |= same_time(of, seconds, row)
             entries.append(entry)
-        p = {
-            entry["row"]: entry["p"]
-            for entry in entries
-            if not math.isnan(entry.get("p", math.nan))
-        }
-        corrected = among([row for row in study.rows if row not in LONGER], p)
+        p = {entry["row"]: entry.get("p", math.nan) for entry in entries}
+        corrected = holm({r: p.get(r, math.nan) for r in study.rows if r not in LONGER})
         found += [entry | {"holm": corrected.get(entry["row"])} for entry in entries]
     return found
 
@@ -136,7 +128,9 @@ def same_time(of, seconds, row) -> dict[str, Any]:
 
 
 def p_value(p: float) -> str:
-    """Three digits, never 0."""
+    """Three digits, never 0; nothing of what is still to come."""
+    if math.isnan(p):
+        return ""
     return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
@@ -149,11 +143,11 @@ def further(study: Study, lines: Sequence[Mapping[str, Any]]) -> str:
         found = {
             pair: paired(*(accuracies(of.get(row, {})) for row in pair)) for pair in study.pairs
         }
-        found = {pair: values for pair, values in found.items() if not math.isnan(values[2])}
-        corrected = among(study.pairs, {pair: values[2] for pair, values in found.items()})
-        for (row, other), (gain, error, _, n) in found.items():
-            p = p_value(corrected[row, other])
-            text += f"| {size} | {row} | {other} | {n} | {gain:+.2f} ± {error:.2f} | {p} |\n"
+        corrected = holm({pair: values[2] for pair, values in found.items()})
+        for (row, other), (gain, error, p, n) in found.items():
+            if not math.isnan(p):
+                p = p_value(corrected[row, other])
+                text += f"| {size} | {row} | {other} | {n} | {gain:+.2f} ± {error:.2f} | {p} |\n"
     return text if text.count("\n") > 2 else ""
 
 
@@ -170,15 +164,15 @@ def goals(study: Study, lines: Sequence[Mapping[str, Any]], tuned: Mapping[str, 
     for size in study.sizes:
         of = {row: accuracies(runs) for row, runs in by_row(lines, size).items()}
         found = {
-            name: paired(of.get("all three", {}), of.get(row, {})) for name, row in best.items()
+            name: paired(of.get("all three", {}), of.get(best.get(name), {})) for name in words
         }
-        found = {name: values for name, values in found.items() if not math.isnan(values[1])}
-        corrected = among(words, {name: values[2] for name, values in found.items()})
+        corrected = holm({name: values[2] for name, values in found.items()})
         sentences = [
             f"All three beside {best[name]}, the {words[name]}: {gain:+.2f} ± {error:.2f} "
             f"(n = {n}, p {p_value(corrected[name])}), "
             f"{'' if gain > 0 and corrected[name] < 0.05 else 'not '}reached."
-            for name, (gain, error, _, n) in found.items()
+            for name, (gain, error, p, n) in found.items()
+            if not math.isnan(p)
         ]
         attacked, base = of.get("latent adversarial", {}), of.get(study.first, {})
         gain, error, _, n = paired(attacked, base)

@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.bounds import maximum
 from genreg_jax.checks import as_array, check_choice
 from genreg_jax.chunks import chunked_mean
 from genreg_jax.contract import Augment, Generator, to_float
@@ -38,6 +37,7 @@ from genreg_jax.regularizers.synthetic import (
     random_offset,
     renoised_latents,
     restore_norm,
+    row_norms,
 )
 
 DISTANCES = ("cosine", "l2")
@@ -329,5 +329,4 @@ def pcr_loss(
     if distance == "l2":
         return jnp.mean((a - b) ** 2, axis=1)
     # optax.losses.cosine_distance(epsilon=1e-12), whose clip can lose its gradient; see `bounds`.
-    unit = lambda x: x / jnp.sqrt(maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
-    return 1 - jnp.sum(unit(a) * unit(b), axis=1)
+    return 1 - jnp.sum(a / row_norms(a) * (b / row_norms(b)), axis=1)

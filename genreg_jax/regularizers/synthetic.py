@@ -167,7 +167,7 @@ def interpolated_latents(
     z = _check_latents(z)
     check_number("strength", strength, maximum=1)
     key_phantom, key_share = split(key)
-    with_norm = lambda rows: (rows, _norm(rows))
+    with_norm = lambda rows: (rows, row_norms(rows))
     if memory is not None:
         memory = PhantomMemory(with_norm(_rows(memory.embeddings)), memory.labels)
     rows = _rows(z)
@@ -240,7 +240,7 @@ def bounded_offset(z: jax.Array, offset: jax.Array, *, radius: float) -> jax.Arr
     if radius == 0:
         return jnp.zeros_like(offset)
     rows = _rows(offset)
-    bound = (radius * _norm(_rows(z))).astype(rows.dtype)
+    bound = (radius * row_norms(_rows(z))).astype(rows.dtype)
     # The formula is homogeneous: divided by its largest number first, no square overflows.
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(largest, bound))
@@ -284,7 +284,9 @@ def restore_norm(moved: jax.Array, z: jax.Array) -> jax.Array:
     rows = _rows(moved)
     # Exactly 1 where nothing was moved. The maximum changes no number, but keeps XLA from making
     # a / sqrt(b) into a rsqrt(b), which is not.
-    return (rows * (_norm(_rows(z)) / bounds.maximum(_norm(rows), 1e-6))).reshape(moved.shape)
+    return (rows * (row_norms(_rows(z)) / bounds.maximum(row_norms(rows), 1e-6))).reshape(
+        moved.shape
+    )
 
 
 def entropy_offset(
@@ -442,7 +444,7 @@ def latent_diagnostics(
     # One row to a class is its own mean up to rounding.
     alone = jnp.all(jnp.sum(same > 0, axis=1) == 1)
     spread = jnp.sqrt(variance(found) / jnp.where(alone, 1, variance(draws)))
-    distance = jnp.mean(jnp.linalg.norm(found - draws, axis=1, keepdims=True) / _norm(draws))
+    distance = jnp.mean(jnp.linalg.norm(found - draws, axis=1, keepdims=True) / row_norms(draws))
     return {"spread": jnp.where(alone, 1, spread), "distance": distance}
 
 
@@ -459,7 +461,7 @@ def _rows(z):
     return z.reshape(z.shape[0], -1)
 
 
-def _norm(rows):
+def row_norms(rows):
     """Norms `[B, 1]`, at least 1e-6; the gradient is finite at zero."""
     return jnp.sqrt(bounds.maximum(jnp.sum(rows**2, axis=1, keepdims=True), 1e-12))
 
@@ -469,13 +471,13 @@ def _unit(rows):
     # Scaled by the largest entry first: the square of a small gradient is zero in float32.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1, keepdims=True))
     rows = rows / jnp.where(largest > 0, largest, 1)
-    return rows / jnp.where(largest > 0, _norm(rows), 1)
+    return rows / jnp.where(largest > 0, row_norms(rows), 1)
 
 
 def _step(direction, z, radius):
     """Offsets of length `radius |z|`; a zero direction is a zero step."""
     rows = _rows(z)
-    length = radius * jnp.where(jnp.any(rows != 0, axis=1, keepdims=True), _norm(rows), 0)
+    length = radius * jnp.where(jnp.any(rows != 0, axis=1, keepdims=True), row_norms(rows), 0)
     return (length * _unit(_rows(direction))).astype(z.dtype).reshape(z.shape)
 
 
