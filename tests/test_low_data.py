@@ -324,6 +324,24 @@ def test_a_goal_without_lines_or_choices_is_left_out():
     assert f"takes away {share:.0f} ± " in text and "n = 3" in text
 
 
+def test_what_others_had_stands_beside_base():
+    lines = records({**GAINS, "mgr": 3.0}, {**TIMES, "mgr": 9.0}, sizes=(50, 100), seeds=3)
+    for line in lines:
+        turns = 2 if "2 times" in line["row"] else 4 if "4 times" in line["row"] else 1
+        line |= {"parameters": 182_362, "train_examples": 500, "steps": 250 * turns}
+        line["changes"] = {"train.batch_size": 64}
+    text = report.published(low_data.STUDIES["cifar10"], lines)
+    of_base = [
+        100 * r["test_accuracy"] for r in lines if (r["row"], r["labels_per_class"]) == ("base", 50)
+    ]
+    assert text.count("\n") == 1 and "Published, 50 labels" in text and "2108.13122" in text
+    mean, error = np.mean(of_base), scipy.stats.sem(of_base)
+    assert f"182,362 parameters: {mean:.2f} ± {error:.2f} % in 32 passes (n = 3)" in text
+    assert "in 64 passes" in text and text.rstrip().endswith("in 128 passes (n = 3).")
+    assert report.published(low_data.STUDIES["digits"], lines) == ""
+    assert report.published(low_data.STUDIES["cifar10"], lines[-12:]) == ""
+
+
 def test_the_same_time_is_that_of_trainings_with_two_seeds():
     lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,))
     lines = [r for r in lines if r["row"] != "base, 4 times the updates" or r["seed"] == 0]

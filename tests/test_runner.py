@@ -17,6 +17,7 @@ import pytest
 import scipy.stats
 
 import genreg_jax as gr
+from genreg_jax.batches import BatchPlan
 from genreg_jax.config import default_config, from_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -459,6 +460,33 @@ def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
             tuned = runner.chosen(study, home / "tuned.json", rows, pytest.fail)
             changes = study.changes(tuned)
             assert found and all(runner.is_current(study, changes, line) for line in found)
+
+
+def test_the_papers_study_has_its_classifier_its_attack_and_its_flow(tmp_path):
+    """arXiv:2108.07958 and its code: 5 % of CIFAR-10; 250 passes of the flow, ten of warm-up."""
+    paper = importlib.import_module("experiments.latent.run").CIFAR10
+    runner.chosen(paper, tmp_path / "tuned.json", paper.rows, pytest.fail)  # nothing is tuned
+    changes = paper.changes({})
+    of = {r: runner.settings_of(paper, c, paper.sizes[0], 0, "") for r, c in changes.items()}
+    images = 10 * paper.sizes[0]
+    assert images == 0.05 * 50_000 and len(paper.seeds) >= 2
+    for settings in of.values():
+        steps = BatchPlan(settings, np.arange(images) % 10).steps_per_epoch
+        assert (settings.model.name, settings.train.batch_size, steps) == ("resnet18", 128, 19)
+        optimizer = settings.optimizer
+        assert (optimizer.learning_rate, optimizer.weight_decay) == (0.1, 5e-4)
+        assert (settings.train.epochs, optimizer.step_epochs) == (200, (60, 120, 160))
+        assert settings.augment.train == "flip+crop(4)"
+    base, ours, on_all = of.values()
+    assert not base.uses_latent and not base.uses_flow
+    for settings, seen in ((ours, images), (on_all, 49_000)):
+        latent, flow = settings.latent, settings.flow
+        assert (latent.kind, latent.epsilon, latent.step_size) == ("adversarial", 1.0, 0.5)
+        assert latent.num_steps == 3 and not flow.conditional
+        assert (flow.levels, flow.steps, flow.width, flow.optimizer) == (3, 32, 512, "adamax")
+        assert flow.updates * flow.batch_size / seen == pytest.approx(250, rel=0.01)
+        assert flow.warmup * flow.batch_size / seen == pytest.approx(10, rel=0.02)
+    assert (ours.flow.images, on_all.flow.images) == ("labelled", "all")
 
 
 def test_an_ensemble_is_the_mean_of_its_members_probabilities(tmp_path):

@@ -9,7 +9,7 @@ Of plain training the rate, the decay and the batch are searched at random, with
 each, and halved on validation images. All rows have that choice and the same number of updates, and
 each has four candidates of its own strengths; combinations have those of their parts, and what is
 best in tuning, of the augmentations and of the regularisers, goes on top. `--study`: fashion_mnist,
-cifar10, digits, textures.
+cifar10, cifar10_wide_resnet, cifar10_resnet18, digits, textures.
 """
 
 import math
@@ -231,6 +231,21 @@ def cifar10():
     return config
 
 
+def cifar10_wide_resnet():
+    """WideResNet-16-8, 11 million parameters, 5,000 updates of 32 images; wants a GPU."""
+    config = cifar10()
+    config.model.name, config.model.depth, config.model.widening = "wide_resnet", 16, 8
+    config.train.epochs, config.train.steps_per_epoch = 20, 250
+    return config
+
+
+def cifar10_resnet18():
+    """ResNet-18, 11 million parameters, as many updates."""
+    config = cifar10_wide_resnet()
+    config.model = shipped("base", "cifar10").model
+    return config
+
+
 def digits():
     """0.06 million parameters, 600 updates of 32 images."""
     return shipped("base", "digits")
@@ -244,25 +259,25 @@ def textures():
     return config
 
 
+# Radii for the flow of 32 x 32 images in colour, whose latents have 3,072 numbers.
+COLOUR = dict(side=32, radii=(3.0, 6.0, 12.0, 24.0), attacks=(0.5, 1.5, 4.0, 10.0))
+CIFAR10 = dict(**COLOUR, sizes=(50, 10, 100, 500), seeds=range(10), tuning_size=50)
 STUDIES = {
     "fashion_mnist": study(
         fashion_mnist, "flip+crop(2)", side=28,
         radii=(1.5, 3.0, 7.0, 14.0), attacks=(0.15, 0.5, 1.5, 4.0),
         sizes=(50, 10, 100, 500), seeds=range(10), tuning_size=50,
     ),
-    "cifar10": study(
-        cifar10, "flip+crop(4)", side=32,
-        radii=(3.0, 6.0, 12.0, 24.0), attacks=(0.5, 1.5, 4.0, 10.0),
-        sizes=(50, 10, 100, 500), seeds=range(10), tuning_size=50,
-    ),
+    "cifar10": study(cifar10, "flip+crop(4)", **CIFAR10),
+    "cifar10_wide_resnet": study(cifar10_wide_resnet, "flip+crop(4)", **CIFAR10),
+    "cifar10_resnet18": study(cifar10_resnet18, "flip+crop(4)", **CIFAR10),
     "digits": study(
         digits, "shift(1)", side=8,
         radii=(0.5, 1.0, 2.0, 4.0), attacks=(0.25, 0.5, 1.0, 2.0), batches=(16, 32),
         sizes=(10, 5, 20), seeds=range(10), tuning_size=10,
     ),
     "textures": study(
-        textures, "flip+crop(4)", side=32,
-        radii=(3.0, 6.0, 12.0, 24.0), attacks=(0.5, 1.5, 4.0, 10.0),
+        textures, "flip+crop(4)", **COLOUR,
         sizes=(40, 10), seeds=range(10), tuning_size=40,
     ),
 }  # fmt: skip
