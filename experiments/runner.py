@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import scipy.stats
 
 from genreg_jax import data, predict, train
@@ -207,7 +208,7 @@ def ensemble(folder: pathlib.Path, settings: Settings, members: int) -> dict[str
     runs = [predict.load(workdir) for workdir in workdirs]
     for name in ("validation", "test"):
         split = getattr(dataset, name)
-        mean = sum(run.predict(split.images).probabilities for run in runs)
+        mean = np.mean([run.predict(split.images).probabilities for run in runs], axis=0)
         summary[f"{name}_accuracy"] = float((mean.argmax(1) == split.labels).mean())
     return summary
 
@@ -299,7 +300,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float
     if len(seeds) < 2:
         return statistics.fmean(gains) if gains else math.nan, math.nan, math.nan, len(seeds)
     mean, error = mean_and_error(gains)
-    p = float(scipy.stats.ttest_1samp(gains, 0).pvalue) if any(gains) else 1.0
+    test: Any = scipy.stats.ttest_1samp(gains, 0) if any(gains) else None
+    p = 1.0 if test is None else float(test.pvalue)
     return mean, error, p, len(seeds)
 
 
@@ -423,7 +425,7 @@ def plan(
     for size, row in [(s, row) for s in study.sizes for row in study.rows if (s, row) in left]:
         seeds = [job[0] for job in jobs if job[1:] == (size, row)]
         settings = settings_of(study, changes[row], size, seeds[0], data_dir)
-        found = run(folder, settings_of(study, changes[row] | FEW, size, seeds[0], data_dir))
+        found = run(folder, settings_of(study, {**changes[row], **FEW}, size, seeds[0], data_dir))
         stages, labels = found["stages"], load(settings).train.labels
         updates = settings.train.epochs * BatchPlan(settings, labels).steps_per_epoch
         a_run = (
@@ -480,7 +482,7 @@ def merged(
     changes: Mapping[str, Changes],
     lines: Sequence[Mapping[str, Any]],
     path: pathlib.Path,
-) -> list[Mapping[str, Any]]:
+) -> Sequence[Mapping[str, Any]]:
     """The lines of another machine's table, of the same study, settings and commit.
 
     Args:

@@ -62,7 +62,7 @@ def run(settings):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--per_class", type=int, default=50)

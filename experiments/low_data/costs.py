@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax
 
@@ -31,7 +32,7 @@ def flops(jaxpr) -> float:
     """
     total = 0.0
     for equation in jaxpr.eqns:
-        shapes = [getattr(v.aval, "shape", ()) for v in (*equation.invars, *equation.outvars)]
+        shapes: Any = [getattr(v.aval, "shape", ()) for v in (*equation.invars, *equation.outvars)]
         params = equation.params
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]

@@ -171,7 +171,7 @@ def goals(study: Study, lines: Sequence[Mapping[str, Any]], tuned: Mapping[str, 
     for size in study.sizes:
         of = {row: accuracies(runs) for row, runs in by_row(lines, size).items()}
         found = {
-            name: paired(of.get("all three", {}), of.get(best.get(name), {})) for name in words
+            name: paired(of.get("all three", {}), of.get(best.get(name, ""), {})) for name in words
         }
         corrected = holm({name: values[2] for name, values in found.items()})
         sentences = [
@@ -343,7 +343,7 @@ def report(name: str) -> tuple[list[dict[str, Any]], str]:
 
 def page(pictures: pathlib.Path | None = None) -> str:
     """The page of all studies that have lines; their pictures go into a folder, if it is given."""
-    parts = ["# What to turn on with few labels\n", __doc__.split("\n\n")[2].strip() + "\n"]
+    parts = ["# What to turn on with few labels\n", str(__doc__).split("\n\n")[2].strip() + "\n"]
     for name in STUDIES:
         rows, text = report(name)
         if not rows:

@@ -65,7 +65,7 @@ def draw(found, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--study", choices=STUDIES, required=True)
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
     parser.add_argument("--size", type=int, help="labels per class; the study's first by default")

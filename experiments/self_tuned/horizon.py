@@ -98,7 +98,8 @@ def slopes_of(name, settings, parts, views, total):
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, batch.labels)
         if name == "phantom.weight":
             term = build.embedding_term_of(settings, 10, total, strength)
-            loss += term(keys[1], outputs, batch.labels, MIDDLE)
+            assert term is not None
+            loss += term(keys[1], outputs, batch.labels, jnp.int32(MIDDLE))
         return jnp.mean(loss)
 
     tx = build.optimizer_of(settings, parts.schedule)
@@ -170,7 +171,7 @@ def table(lines):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"))
     parser.add_argument("--only", choices=GRID, help="one strength")
     args = parser.parse_args()
