@@ -10,7 +10,7 @@ PACKAGE = ROOT / "genreg_jax"
 # From the ground up, as in CONTRIBUTING.md; a folder stands for all that is in it.
 FLOORS = [
     "errors interrupt compiled door hypergradient implicit_hypergradient contract state checks "
-    "pickles tensors strengths conv_layout bounds",
+    "pickles tensors strengths conv_layout bounds arcs",
     "models regularizers settings learned augment logs flows devices chunks",
     "objective config optimizers data batches fingerprints records orbax_threads checkpoint feed",
     "build evaluate epoch memorisation samples",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genreg_jax import bounds, checks
+from genreg_jax.arcs import great_arc
 from genreg_jax.flows.checks import call
 from genreg_jax.flows.layout import from_planes, to_planes
 
@@ -301,13 +302,9 @@ class Flow:
             raise ValueError(f"x1 has shape {x1.shape}; allowed is that of x0, {x0.shape}.")
         z0 = call(self, _encode_only, params, x0, y)
         z1 = call(self, _encode_only, params, x1, y)
-        dot = lambda a, b: jnp.sum(a * b, (1, 2, 3), keepdims=True)
-        cosine = dot(z0, z1) / bounds.maximum(jnp.sqrt(dot(z0, z0) * dot(z1, z1)), 1e-12)
-        # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
-        angle = jnp.arccos(bounds.clip(cosine, -0.9999, 0.9999))
         images = []
         for t in np.linspace(0, 1, num).astype(np.float32):
-            z = (jnp.sin((1 - t) * angle) * z0 + jnp.sin(t * angle) * z1) / jnp.sin(angle)
+            z = great_arc(z0, z1, t)
             images.append(bounds.clip(call(self, _decode_only, params, z, y), 0, 1))
         return jnp.stack(images)
 

@@ -33,6 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from genreg_jax.arcs import great_arc
 from genreg_jax.checks import (
     as_array,
     as_images,
@@ -319,13 +320,8 @@ def latent_interpolation(
     partner = z[jnp.argmax(jnp.where(others, scores, -1), axis=1)]
     share = jnp.zeros((batch, 1, 1, 1), z.dtype)
     share = epsilon * ball.draw(key_share, share, indices, jax.random.uniform)
-    dot = lambda a, b: jnp.sum(a * b, (1, 2, 3), keepdims=True)
-    cosine = dot(z, partner) / jnp.maximum(jnp.sqrt(dot(z, z) * dot(partner, partner)), 1e-12)
-    # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
-    angle = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999))
-    arc = (jnp.sin((1 - share) * angle) * z + jnp.sin(share * angle) * partner) / jnp.sin(angle)
     stays = ~jnp.any(others, axis=1).reshape(-1, 1, 1, 1) | (share == 0)
-    decoded = decode(jnp.where(stays, z, arc))
+    decoded = decode(jnp.where(stays, z, great_arc(z, partner, share)))
     return ball.choose(key_ratio, x, finish(decoded), ratio, indices, epsilon)
 
 

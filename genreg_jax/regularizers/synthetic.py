@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genreg_jax import bounds
+from genreg_jax.arcs import great_arc
 from genreg_jax.checks import (
     as_array,
     at_least_float32,
@@ -186,9 +187,7 @@ def interpolated_latents(
     numbers = start + jnp.arange(len(rows))
     share = strength * _draw(key_share, numbers, (1,), target.dtype, jax.random.uniform)
     cosine = jnp.sum(_unit(rows.astype(target.dtype)) * _unit(target), axis=1, keepdims=True)
-    # Kept away from 0 and pi, where the arc is undefined; near 0 it is the straight line.
-    angle = jnp.arccos(bounds.clip(cosine, -0.9999, 0.9999))
-    arc = (jnp.sin((1 - share) * angle) * rows + jnp.sin(share * angle) * target) / jnp.sin(angle)
+    arc = great_arc(rows, target, share, cosine=cosine)
     moved = jnp.where(where & (share > 0), arc.astype(z.dtype), rows)
     return moved.reshape(z.shape)
 
