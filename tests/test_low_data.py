@@ -171,15 +171,24 @@ def test_every_row_has_its_settings_whatever_tuning_chooses(name):
         assert settings["all three + best augmentation"].uses_meta
         assert settings["all three, self-tuned"].tune.learn
         assert {s.train.nonfinite for s in settings.values()} == {"skip"}
-        updates = {s.train.epochs for r, s in settings.items() if not r.startswith("base, ")}
+        updates = {
+            s.train.epochs for r, s in settings.items() if not r.endswith(" times the updates")
+        }
         assert len(updates) == 1
         images = {
             s.train.epochs * s.train.steps_per_epoch * s.train.batch_size
             for r, s in settings.items()
-            if not r.startswith("base, ")
+            if not r.endswith(" times the updates")
         }
         assert len(images) == 1
         base = changes["base"]
+        for row in ("base", *low_data.LONG):
+            assert settings[f"{row}, 4 times the updates"] == dataclasses.replace(
+                settings[row],
+                train=dataclasses.replace(
+                    settings[row].train, epochs=4 * study.config().train.epochs
+                ),
+            )
         for row in study.rows:
             if row not in ("trivialaugment", "small batches, strong decay"):
                 assert changes[row]["optimizer.learning_rate"] == base["optimizer.learning_rate"]
@@ -240,7 +249,7 @@ def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
     assert "over" not in of[10, "base, 2 times the updates"]
     for size in (10, 50):  # corrected among the rows of a size, those still to come too
         p = {row: of[size, row]["p"] for row in ("mgr", "pgd", "cutout")}
-        every = {row: p.get(row, 1.0) for row in study.rows if row not in report.LONGER}
+        every = {row: p.get(row, 1.0) for row in study.rows if row not in report.OUTSIDE}
         assert len(every) == 23
         assert {row: of[size, row]["holm"] for row in p} == {r: report.holm(every)[r] for r in p}
     text = report.what_to_turn_on(rows, 10)

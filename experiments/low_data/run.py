@@ -8,8 +8,9 @@ python -m experiments.low_data.report --study=fashion_mnist                     
 Of plain training the rate, the decay and the batch are searched at random, with as many images for
 each, and halved on validation images. All rows have that choice and the same number of updates, and
 each has four candidates of its own strengths; combinations have those of their parts, and what is
-best in tuning, of the augmentations and of the regularisers, goes on top. `--study`: fashion_mnist,
-cifar10, cifar10_wide_resnet, cifar10_resnet18, digits, textures.
+best in tuning, of the augmentations and of the regularisers, goes on top. Some have four times the
+updates, too. `--study`: fashion_mnist, cifar10, cifar10_wide_resnet, cifar10_resnet18, digits,
+textures.
 """
 
 import math
@@ -75,6 +76,7 @@ REGULARISERS = (
 ENSEMBLE = "base, ensemble of 2"
 LEARNED = "phantom.weight,synthetic.weight,latent.epsilon"
 TIMES = (2, 4, 8, 16)  # base's updates
+LONG = ("label smoothing", "gda", "latent adversarial", "all three")  # those of four times, too
 
 
 def robust(config):
@@ -158,8 +160,10 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
     }
     for row, parts in combined.items():
         rows[row] = of(*parts)
+    long = {f"{row}, 4 times the updates": row for row in LONG}
     inherits = {
         **combined,
+        **{name: combined.get(row, (row,)) for name, row in long.items()},
         "best single + best augmentation": ("best augmentation", "best single"),
         "all three + best augmentation": ("best augmentation", *PARTS),
         "all three, self-tuned": PARTS,
@@ -172,6 +176,7 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
         "all three, self-tuned": {**of(*PARTS), "tune.learn": LEARNED},
         **{f"base, {n} times the updates": {"train.epochs": n * epochs} for n in TIMES},
         ENSEMBLE: {},
+        **{name: {**rows[row], "train.epochs": 4 * epochs} for name, row in long.items()},
     }
     best = {
         "best augmentation": AUGMENTATIONS,
@@ -198,6 +203,7 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
                 for row in ("best single", "all three")
                 for a in AUGMENTATIONS
             ),
+            *((name, "base, 4 times the updates") for name in long),
         ],
         tuning_seeds=(100, 101),
         **options,
