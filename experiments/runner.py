@@ -614,20 +614,13 @@ def tune(
         rows = [row for row in rows if row != study.first]
     basis = tuned[study.first] if study.on_first and rows and rows != [study.first] else {}
 
-    def settings_in_tuning(row, candidate):
-        """Of each seed."""
-        changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
-        changes = {**basis, **changes} if row != study.first else changes
-        return [
-            settings_of(study, changes, study.tuning_size, seed, data_dir)
-            for seed in study.tuning_seeds
-        ]
-
     jobs = [
         (row, candidate, seed, settings)
         for row in rows
         for candidate in study.candidates[row]
-        for seed, settings in zip(study.tuning_seeds, settings_in_tuning(row, candidate))
+        for seed, settings in zip(
+            study.tuning_seeds, in_tuning(study, basis, row, candidate, data_dir)
+        )
     ]
     files = [results / f"tuning-{i}.jsonl" for i in range(parts)]
 
@@ -675,23 +668,50 @@ def tune(
             means.append(statistics.fmean(values))
             print(f"| {row} | {candidate} | {len(values)} | {with_error(values)} |")
         tuned[row] = study.candidates[row][means.index(max(means))]
-    every = {
-        (line["row"], line.get("settings_hash")): line["validation_accuracy"]
-        for file in sorted(results.glob("tuning-*.jsonl"))
-        for line in read_lines(file)
-    }
+    scores = tuning_scores(study, results, tuned)
     for name, group in study.best.items():
-        if not all(row in tuned for row in group):
-            continue
-        keys = {
-            row: [(row, config_hash(s)) for s in settings_in_tuning(row, tuned[row])]
-            for row in group
-        }
-        if all(key in every for of_row in keys.values() for key in of_row):
-            row = max(group, key=lambda row: statistics.fmean(every[key] for key in keys[row]))
+        if all(row in scores for row in group):
+            row = max(group, key=lambda row: scores[row])
             tuned[name] = {**study.rows[row], **tuned[row]}
             print(f"{name}: {row}")
     path.write_text(json.dumps(tuned, indent=2) + "\n")
+
+
+def in_tuning(
+    study: Study, basis: Changes, row: str, candidate: Changes, data_dir: str
+) -> list[Settings]:
+    """The settings of a candidate of each seed, on top of the first row's choice, `basis`."""
+    changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
+    changes = {**basis, **changes} if row != study.first else changes
+    return [
+        settings_of(study, changes, study.tuning_size, seed, data_dir)
+        for seed in study.tuning_seeds
+    ]
+
+
+def tuning_scores(
+    study: Study, results: pathlib.Path, tuned: Mapping[str, Changes]
+) -> dict[str, float]:
+    """Row to the mean validation accuracy of its choice in tuning, in per cent, where it is known.
+
+    What was tuned on another choice of the first row than `tuned` has does not count.
+    """
+    every = {
+        (line["row"], line.get("settings_hash")): 100 * line["validation_accuracy"]
+        for file in sorted(results.glob("tuning-*.jsonl"))
+        for line in read_lines(file)
+    }
+    basis = tuned.get(study.first, {}) if study.on_first else {}
+    scores = {}
+    for row in study.candidates:
+        if row in tuned:
+            keys = [
+                (row, config_hash(settings))
+                for settings in in_tuning(study, basis, row, tuned[row], "")
+            ]
+            if all(key in every for key in keys):
+                scores[row] = statistics.fmean(every[key] for key in keys)
+    return scores
 
 
 def halve(

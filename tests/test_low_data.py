@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 costs = importlib.import_module("experiments.low_data.costs")
 report = importlib.import_module("experiments.low_data.report")
+tables = importlib.import_module("experiments.low_data.tables")
 low_data = importlib.import_module("experiments.low_data.run")
 runner = importlib.import_module("experiments.runner")
 
@@ -31,7 +32,7 @@ runner = importlib.import_module("experiments.runner")
 def test_holm_rejects_what_its_definition_rejects(seed):
     rng = np.random.default_rng(seed)
     values = dict(enumerate(rng.random(9) ** 4))
-    corrected = report.holm(values)
+    corrected = tables.holm(values)
     for alpha in (0.01, 0.05, 0.2, 0.5, 0.9):
         rejected = set()
         for rank, key in enumerate(sorted(values, key=values.get)):
@@ -234,32 +235,38 @@ def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
     seconds = TIMES | {"mgr": 28.0, "pgd": 90.0, "cutout": 10.5}
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10, 50))
     lines = records(gains, seconds)
-    rows = report.rows_of(study, lines, {"mgr": 9.5})
+    rows = tables.rows_of(study, lines, {"mgr": 9.5})
     of = {(r["size"], r["row"]): r for r in rows}
     assert len(rows) == 12 and of[10, "mgr"]["flops"] == 9.5
     assert of[10, "mgr"]["seconds"] == 43.0 and of[10, "mgr"]["time"] == 4.3  # with its flow
-    assert of[10, "mgr"]["gain"] == pytest.approx(3.0, abs=0.6)
-    assert of[10, "mgr"]["over"] == "base, 4 times the updates"  # 40 s are nine tenths of 43
-    assert not of[10, "mgr"]["less"]
-    assert of[10, "mgr"]["over_gain"] == pytest.approx(1.5, abs=0.6)
-    assert of[10, "pgd"]["over"] == "base, 4 times the updates"  # the longest there is
-    assert of[10, "pgd"]["less"]
-    assert of[10, "cutout"]["over"] == "base" and not of[10, "cutout"]["less"]
-    assert of[10, "base"]["holm"] is None and of[10, "base, 2 times the updates"]["holm"] is None
-    assert "over" not in of[10, "base, 2 times the updates"]
+    assert of[10, "mgr"]["gain"]["gain"] == pytest.approx(3.0, abs=0.6)
+    same = {row: of[10, row]["same_time"] for row in ("mgr", "pgd", "cutout")}
+    assert same["mgr"]["over"] == "base, 4 times the updates"  # 40 s are nine tenths of 43
+    assert not same["mgr"]["less"]
+    assert same["mgr"]["gain"] == pytest.approx(1.5, abs=0.6)
+    assert same["pgd"]["over"] == "base, 4 times the updates"  # the longest there is
+    assert same["pgd"]["less"]
+    assert same["cutout"]["over"] == "base" and not same["cutout"]["less"]
+    assert "gain" not in of[10, "base"]
+    for row in ("base", "base, 2 times the updates"):
+        assert "same_time" not in of[10, row] and "holm" not in of[10, row].get("gain", {})
     for size in (10, 50):  # corrected among the rows of a size, those still to come too
-        p = {row: of[size, row]["p"] for row in ("mgr", "pgd", "cutout")}
-        every = {row: p.get(row, 1.0) for row in study.rows if row not in report.OUTSIDE}
-        assert len(every) == 23
-        assert {row: of[size, row]["holm"] for row in p} == {r: report.holm(every)[r] for r in p}
+        for name in ("gain", "same_time"):
+            p = {row: of[size, row][name]["p"] for row in ("mgr", "pgd", "cutout")}
+            every = {row: p.get(row, 1.0) for row in study.rows if row not in tables.OUTSIDE}
+            assert len(every) == 23
+            corrected = tables.holm(every)
+            assert {r: of[size, r][name]["holm"] for r in p} == {r: corrected[r] for r in p}
     text = report.what_to_turn_on(rows, 10)
-    assert (
-        "mgr gains most" in text and "Surely above base: 1 of 3 rows; the cheapest is mgr" in text
-    )
-    assert "there being no longer run" not in text and "p below 0.001" in text
+    assert "mgr gains most" in text and "are 1 of the 3 rows of five seeds" in text
+    assert "the cheapest is mgr" in text and "p < 0.001" in text and "no longer" not in text
+    base = of[10, "base, 4 times the updates"]["gain"]["gain"]
+    assert f"Base with 4 times the updates gains {base:+.2f}" in text
     page = report.table(rows)
-    assert "| 10 | mgr | 6 |" in page and "(4 times)" in page and "(4 times, less)" in page
-    assert "nan" not in page
+    assert "| 10 | mgr | 6 |" in page and "4 times the updates |" in page
+    assert "4 times the updates, less |" in page and "nan" not in page
+    short = report.summary({"digits": rows})
+    assert short.count("| digits |") == 2 and "| digits | 10 |" in short and "| mgr |" in short
     report.draw(rows, tmp_path / "gain.png", "digits")
     report.draw([r for r in rows if r["size"] == 10], tmp_path / "one_size.png", "digits")
     assert (tmp_path / "gain.png").stat().st_size > 5000
@@ -270,67 +277,147 @@ def test_of_the_longer_trainings_the_best_on_validation_images_counts():
     gains = GAINS | {"base, 4 times the updates": 0.5, "gda": 3.0, "cutmix": 0.0}
     seconds = TIMES | {"gda": 20.0, "cutmix": 15.0}
     lines = records(gains, seconds)
-    rows = report.rows_of(dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,)), lines, {})
-    of = {r["row"]: r for r in rows}
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    of = {r["row"]: r for r in tables.rows_of(study, lines, {})}
     assert of["gda"]["seconds"] == 35.0
-    assert of["gda"]["over"] == of["cutmix"]["over"] == "base, 2 times the updates"
+    twice = "base, 2 times the updates"
+    assert of["gda"]["same_time"]["over"] == of["cutmix"]["same_time"]["over"] == twice
+    # The longer one has two good seeds alone: on the seeds that it shares it is behind.
+    for line in lines:
+        if line["seed"] in (4, 5):
+            line["validation_accuracy"] += 0.2
+    few = [r for r in lines if "4 times" not in r["row"] or r["seed"] in (4, 5)]
+    of = {r["row"]: r for r in tables.rows_of(study, few, {})}
+    assert of["gda"]["same_time"]["over"] == twice
     alone = [line for line in lines if line["row"] in ("base", "cutmix")][:7]
-    assert "nan" not in report.table(report.rows_of(low_data.STUDIES["digits"], alone, {}))
+    assert "nan" not in report.table(tables.rows_of(low_data.STUDIES["digits"], alone, {}))
+
+
+def test_there_is_a_p_value_from_five_seeds_on():
+    lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,), seeds=6)
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    for seeds in (1, 2, 4, 5):
+        few = [line for line in lines if line["seed"] < seeds]
+        rows = tables.rows_of(study, few, {})
+        gain = next(r for r in rows if r["row"] == "mgr")["gain"]
+        assert gain["n"] == seeds and math.isnan(gain["holm"]) == (seeds < 5)
+        cells = report.table(rows).splitlines()[-1].split(" | ")
+        mine = next(c for c in report.table(rows).splitlines() if "| mgr |" in c).split(" | ")
+        assert ("±" in mine[4]) == (seeds > 1) and (mine[5] != "") == (seeds >= 5)
+        assert mine[4].startswith("+") and len(cells) == len(mine)
+        text = report.what_to_turn_on(rows, 10)
+        assert ("no p below 5 seeds" in text) == (1 < seeds < 5) and bool(text) == (seeds > 1)
+    # A row of few seeds is not what gains most where others have five.
+    lines += records({"gda": 9.0}, {"gda": 20.0}, sizes=(10,), seeds=2)
+    assert "mgr gains most" in report.what_to_turn_on(tables.rows_of(study, lines, {}), 10)
 
 
 def test_seconds_are_the_processors_where_every_run_has_them():
     lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,))
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
-    of_mgr = lambda: next(r for r in report.rows_of(study, lines, {}) if r["row"] == "mgr")
+    of_mgr = lambda: next(r for r in tables.rows_of(study, lines, {}) if r["row"] == "mgr")
     for line in lines:
         line["processor_seconds"] = {"base": 8.0, "mgr": 20.0}.get(line["row"], 99.0)
     assert (of_mgr()["seconds"], of_mgr()["time"]) == (20.0, 2.5)
+    made_with = {"parameters": 7, "steps": 5, "changes": {"train.batch_size": 3}}
+    for line in lines:
+        line |= made_with | {"commit": "0123456789", "device": {"kind": "cpu"}}
+    text = report.about(lines, 2)
+    assert "labels per class seconds are the processor's" in text and "commits 0123456," in text
+    assert "2 lines of other settings are left out" in text
     del lines[3]["processor_seconds"]
     assert (of_mgr()["seconds"], of_mgr()["time"]) == (43.0, 4.3)
+    assert "seconds are the clock's" in report.about(lines, 0)
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_the_goals_are_those_of_the_study(ahead):
-    gains = {"base": 0.0, "mixup": 1.0, "cutout": 4.0, "gda": 2.0, "latent adversarial": 6.0}
-    gains["all three"] = 7.0 if ahead else 1.01
+def with_goals(monkeypatch, gains, seeds=6):
+    """A study of one size with goals, its lines, and what tuning chose: gda and mixup."""
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    monkeypatch.setitem(report.STUDIES, "digits", study)
+    monkeypatch.setitem(report.GOALS, "digits", 10)
     tuned = {row: choices[0] for row, choices in study.candidates.items()}
     tuned["best single"] = study.rows["gda"] | tuned["gda"]
     tuned["best augmentation"] = study.rows["mixup"] | tuned["mixup"]
-    lines = records(gains, dict.fromkeys(gains, 1.0), sizes=(10,))
-    text = report.goals(study, lines, tuned)
+    return records(gains, dict.fromkeys(gains, 1.0), sizes=(10,), seeds=seeds), tuned
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_goals_are_those_of_the_study(ahead, monkeypatch):
+    gains = {"base": 0.0, "mixup": 1.0, "cutout": 4.0, "gda": 2.0, "latent adversarial": 6.0}
+    gains["latent adversarial"] = 6.0 if ahead else 2.0
+    gains["all three"] = 7.0 if ahead else 1.01
+    lines, tuned = with_goals(monkeypatch, gains)
+    text = report.goals("digits", lines, tuned)
     of = {row: np.array([r["test_accuracy"] for r in lines if r["row"] == row]) for row in gains}
     for row, name in (("gda", "gda, the best single method"), ("mixup", "mixup, the best augm")):
         gain = 100 * (of["all three"] - of[row])
         assert f"beside {name}" in text
         assert f": {gain.mean():+.2f} ± {scipy.stats.sem(gain):.2f} (n = 6" in text
     p = [scipy.stats.ttest_rel(of["all three"], of[row]).pvalue for row in ("gda", "mixup")]
-    assert f"p {report.p_value(min(2 * min(p), 1))}" in text
-    assert (text.count(", reached"), text.count("not reached")) == ((2, 0) if ahead else (0, 2))
+    assert report.with_p(min(2 * min(p), 1)) in text
     removed = 100 * (of["latent adversarial"] - of["base"])
     share, error = (v / (1 - of["base"]).mean() for v in (removed.mean(), scipy.stats.sem(removed)))
-    assert f"takes away {share:.0f} ± {error:.0f} % of base's errors (n = 6;" in text
+    assert f"by latent adversarial: {share:.0f} ± {error:.0f} % (n = 6)" in text
+    assert (text.count(", reached"), text.count("not reached")) == ((3, 0) if ahead else (0, 3))
+    monkeypatch.delitem(report.GOALS, "digits")
+    assert report.goals("digits", lines, tuned) == ""
 
 
-def test_a_goal_without_lines_or_choices_is_left_out():
-    gains = {"base": 0.0, "gda": 2.0, "all three": 4.0}
-    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
-    tuned = {row: choices[0] for row, choices in study.candidates.items()}
-    tuned["best single"] = study.rows["gda"] | tuned["gda"]
-    tuned["best augmentation"] = study.rows["mixup"] | tuned["mixup"]
-    lines = records(gains, dict.fromkeys(gains, 1.0), sizes=(10,))
-    assert report.goals(study, lines, tuned).count(".") > 1
-    assert "gda" in report.goals(study, lines, tuned)
-    assert "mixup" not in report.goals(study, lines, tuned)
-    assert report.goals(study, lines[:1], tuned) == report.goals(study, lines, {}) == ""
+def test_a_goal_without_lines_or_choices_is_left_out(monkeypatch):
+    lines, tuned = with_goals(monkeypatch, {"base": 0.0, "gda": 2.0, "all three": 4.0})
+    text = report.goals("digits", lines, tuned)
+    assert "gda" in text and "mixup" not in text and "errors" not in text
+    assert report.goals("digits", lines[:1], tuned) == report.goals("digits", lines, {}) == ""
+    few = [line for line in lines if line["seed"] < 3]
+    assert "not reached" in report.goals("digits", few, tuned)  # no p-value of three seeds
     del tuned["gda"]  # its candidates have changed since
-    assert report.goals(study, lines, tuned) == ""
-    gains = {"base": 0.0, "latent adversarial": 6.0}
-    few = records(gains, dict.fromkeys(gains, 1.0), sizes=(10,))[:9]  # three of the latter
-    text = report.goals(study, few, tuned)
+    assert report.goals("digits", lines, tuned) == ""
+    lines, _ = with_goals(monkeypatch, {"base": 0.0, "latent adversarial": 6.0})
+    few = lines[:9]  # three of the latter
+    text = report.goals("digits", few, tuned)
     base, attacked = (np.array([r["test_accuracy"] for r in few[i : i + 3]]) for i in (0, 6))
     share = 100 * (attacked - base).mean() / (1 - base).mean()
-    assert f"takes away {share:.0f} ± " in text and "n = 3" in text
+    assert f"latent adversarial: {share:.0f} ± " in text and "n = 3" in text
+    for line in lines:
+        line["test_accuracy"] = 1.0
+    assert report.goals("digits", lines, tuned) == ""  # no error to take away
+
+
+def test_a_choice_stands_beside_the_next_one_of_tuning(tmp_path):
+    study = low_data.STUDIES["fashion_mnist"]
+    results = report.HERE / "results" / "fashion_mnist"
+    tuned = json.loads((results / "tuned.json").read_text())
+    best = tables.best_rows(study, tuned)
+    found = tables.margins(study, results, tuned, best)
+    lines = [r for i in (0, 1) for r in runner.read_lines(results / f"tuning-{i}.jsonl")]
+    means = {}
+    for row in study.candidates:
+        chosen = [r["validation_accuracy"] for r in lines if r["row"] == row]
+        chosen = [
+            r["validation_accuracy"]
+            for r in lines
+            if r["row"] == row and r["changes"] == runner.as_read(tuned[row])
+        ]
+        means[row] = 100 * np.mean(chosen) if chosen else math.nan
+    for name, (own, second, other) in found.items():
+        group = sorted(study.best[name], key=lambda row: -means[row])
+        assert own == pytest.approx(means[best[name]]) and other == pytest.approx(means[second])
+        assert best[name] == group[0] and means[group[1]] == means[second]
+    assert found.keys() == study.best.keys()
+    other_base = tuned | {"base": {**tuned["base"], "optimizer.learning_rate": 0.5}}
+    assert tables.margins(study, results, other_base, best) == {}
+
+
+def test_a_choice_at_the_edge_of_what_was_tried_is_said():
+    tried = [{"a": v, "b": w} for v in (1, 2, 3) for w in (0.1, 0.2)]
+    assert tables.at_an_edge(tried, {"a": 1, "b": 0.1}) and tables.at_an_edge(tried, {"a": 3})
+    assert not tables.at_an_edge(tried, {"a": 2, "b": 0.2})  # two values have no middle
+    assert not tables.at_an_edge([{"s": v} for v in ("x", "y", "z")], {"s": "x"})
+    study = low_data.STUDIES["digits"]
+    tuned = {row: choices[2] for row, choices in study.candidates.items()}
+    text = report.choices(study, tuned | {"mixup": study.candidates["mixup"][-1]})
+    assert text.count("the least or the most") == 1
+    assert "| mixup | `augment.mix_alpha = 1.0` (the least or the most that was tried) |" in text
 
 
 def test_what_others_had_stands_beside_base():
@@ -343,9 +430,12 @@ def test_what_others_had_stands_beside_base():
     of_base = [
         100 * r["test_accuracy"] for r in lines if (r["row"], r["labels_per_class"]) == ("base", 50)
     ]
-    assert text.count("\n") == 1 and "Published, 50 labels" in text and "2108.13122" in text
+    assert (
+        text.count("\n") == 1 and "Published, 50 labels" in text and "ACCESS.2022.3172939" in text
+    )
     mean, error = np.mean(of_base), scipy.stats.sem(of_base)
-    assert f"182,362 parameters: {mean:.2f} ± {error:.2f} % in 32 passes (n = 3)" in text
+    assert "182,362 parameters" in text
+    assert f"has {mean:.2f} ± {error:.2f} % in 32 passes (n = 3)" in text
     assert "in 64 passes" in text and text.rstrip().endswith("in 128 passes (n = 3).")
     assert report.published(low_data.STUDIES["digits"], lines) == ""
     assert report.published(low_data.STUDIES["cifar10"], lines[-12:]) == ""
@@ -354,35 +444,36 @@ def test_what_others_had_stands_beside_base():
 def test_the_same_time_is_that_of_trainings_with_two_seeds():
     lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,))
     lines = [r for r in lines if r["row"] != "base, 4 times the updates" or r["seed"] == 0]
-    rows = report.rows_of(dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,)), lines, {})
-    of = {r["row"]: r for r in rows}
-    assert of["mgr"]["over"] == "base, 2 times the updates" and of["mgr"]["less"]
+    rows = tables.rows_of(dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,)), lines, {})
+    same = {r["row"]: r for r in rows}["mgr"]["same_time"]
+    assert same["over"] == "base, 2 times the updates" and same["less"]
     text = report.what_to_turn_on(rows, 10)
-    assert "nan" not in text and "given less time" in text
+    assert "nan" not in text and "no longer training having two seeds" in text
 
 
 def test_further_comparisons_are_corrected_among_themselves():
     gains = {"all three": 3.0, "mgr": 0.0, "pcr": 0.0, "latent adversarial": 2.9}
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
-    lines = records(gains, dict.fromkeys(gains, 1.0))
-    text = report.further(study, [line for line in lines if line["labels_per_class"] == 10])
-    found = [cells.split(" | ") for cells in text.splitlines()[2:]]
-    assert [cells[1:3] for cells in found] == [
-        ["all three", "mgr"], ["all three", "latent adversarial"], ["mgr", "pcr"],
-    ]  # fmt: skip
-    assert found[0][5].startswith("< 0.001")
-    a, b = (
-        [100 * r["test_accuracy"] for r in lines if (r["row"], r["labels_per_class"]) == (row, 10)]
-        for row in ("mgr", "pcr")
-    )
-    p = scipy.stats.ttest_rel(a, b).pvalue
-    assert float(found[2][5].removesuffix(" |")) >= round(p, 3)
-    assert report.further(study, []) == ""
+    lines = records(gains, dict.fromkeys(gains, 1.0), sizes=(10,))
+    found = tables.further(study, lines)
+    pairs = [("all three", "mgr"), ("all three", "latent adversarial"), ("mgr", "pcr")]
+    assert [r["pair"] for r in found] == pairs
+    p = dict.fromkeys(study.pairs, 1.0)
+    for pair in pairs:
+        a, b = ([r["test_accuracy"] for r in lines if r["row"] == row] for row in pair)
+        p[pair] = scipy.stats.ttest_rel(a, b).pvalue
+    corrected = tables.holm(p)
+    for r in found:
+        assert r["holm"] == pytest.approx(corrected[r["pair"]])
+    text = report.further(found)
+    assert "| 10 | all three | mgr | 6 | +" in text and "< 0.001 |" in text
+    assert report.further(tables.further(study, [])) == ""
 
 
 def test_a_row_without_lines_leaves_the_page_whole():
-    assert report.rows_of(low_data.STUDIES["digits"], [], {}) == []
+    assert tables.rows_of(low_data.STUDIES["digits"], [], {}) == []
     assert report.what_to_turn_on([], 10) == ""
+    assert report.summary({"digits": []}).count("\n") == 2
 
 
 def test_the_page_is_that_of_the_results():

@@ -25,7 +25,7 @@ BATCH = 32  # whose updates a study's config counts
 
 
 def draws(count, batches, updates):
-    """Random rates, decays and batches, as GEM's search has them (arXiv:2108.13122).
+    """Random rates, decays and batches, as GEM's search has them (doi:10.1109/ACCESS.2022.3172939).
 
     All see as many images, those of `updates` of `BATCH` images an epoch: with as many updates the
     largest batch would win by its work.
