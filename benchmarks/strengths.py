@@ -19,7 +19,7 @@ import optax
 from timing import compile_all, cost_rows
 
 import genreg_jax as gr
-from experiments.runner import shipped
+from experiments.study import shipped
 from genreg_jax import build
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import from_config

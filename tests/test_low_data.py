@@ -22,7 +22,8 @@ costs = importlib.import_module("experiments.low_data.costs")
 report = importlib.import_module("experiments.low_data.report")
 tables = importlib.import_module("experiments.low_data.tables")
 low_data = importlib.import_module("experiments.low_data.run")
-runner = importlib.import_module("experiments.runner")
+written = importlib.import_module("experiments.lines")
+settings_of = importlib.import_module("experiments.study").settings_of
 
 
 # -------------------------------------------------------------------------------------- statistics
@@ -45,13 +46,13 @@ def test_holm_rejects_what_its_definition_rejects(seed):
 def test_a_paired_difference_is_that_of_scipy():
     rng = np.random.default_rng(0)
     a, b = ({i: float(v) for i, v in enumerate(rng.normal(size=n))} for n in (7, 9))
-    mean, error, p, n = runner.paired(a, b)
+    mean, error, p, n = written.paired(a, b)
     gains = np.array([a[i] - b[i] for i in range(7)])
     assert n == 7 and mean == pytest.approx(gains.mean())
     assert error == pytest.approx(scipy.stats.sem(gains))
     assert p == pytest.approx(scipy.stats.ttest_rel(list(a.values()), list(b.values())[:7]).pvalue)
-    assert math.isnan(runner.paired({0: 1.0}, b)[1])
-    assert runner.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})[2] == 1.0
+    assert math.isnan(written.paired({0: 1.0}, b)[1])
+    assert written.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})[2] == 1.0
 
 
 # -------------------------------------------------------------------------------------- operations
@@ -82,7 +83,7 @@ def test_a_loop_counts_its_turns_and_a_branch_the_larger_one():
 def test_the_count_of_a_plain_update_is_that_of_xla():
     study = low_data.STUDIES["digits"]
     changes = low_data.draws(1, (16,), 50)[0]
-    settings = runner.settings_of(study, changes, 10, 0, "")
+    settings = settings_of(study, changes, 10, 0, "")
     ours = costs.of_update(settings)
     x, w = jnp.zeros((16, 8, 8, 32)), jnp.zeros((3, 3, 32, 64))
     conv = lambda x, w: jax.lax.conv_general_dilated(
@@ -94,7 +95,7 @@ def test_the_count_of_a_plain_update_is_that_of_xla():
     adversarial = {"latent.kind": "adversarial", "latent.epsilon": 1.0}
     few, many = (
         costs.of_update(
-            runner.settings_of(study, {**changes, **adversarial, "latent.num_steps": n}, 10, 0, "")
+            settings_of(study, {**changes, **adversarial, "latent.num_steps": n}, 10, 0, "")
         )
         for n in (1, 4)
     )
@@ -164,9 +165,7 @@ def test_every_row_has_its_settings_whatever_tuning_chooses(name):
             tuned[best] = {**study.rows[group[pick]], **tuned[group[pick]]}
         changes = study.changes(tuned)
         assert changes.keys() == study.rows.keys()
-        settings = {
-            r: runner.settings_of(study, c, study.sizes[0], 0, "") for r, c in changes.items()
-        }
+        settings = {r: settings_of(study, c, study.sizes[0], 0, "") for r, c in changes.items()}
         everything = settings["all three"]
         assert everything.uses_meta and everything.uses_phantom and everything.uses_latent
         assert settings["all three + best augmentation"].uses_meta
@@ -202,7 +201,7 @@ def test_every_batch_fits_into_the_smallest_subset(name):
     seen = set()
     for candidate in (*study.candidates["base"], study.rows["small batches, strong decay"]):
         seen.add(candidate["train.steps_per_epoch"] * candidate["train.batch_size"])
-        settings = runner.settings_of(study, candidate, min(study.sizes), 0, "")
+        settings = settings_of(study, candidate, min(study.sizes), 0, "")
         assert BatchPlan(settings, np.arange(images) % 10).steps_per_epoch > 0
     assert len(seen) == 1
 
@@ -389,14 +388,14 @@ def test_a_choice_stands_beside_the_next_one_of_tuning(tmp_path):
     tuned = json.loads((results / "tuned.json").read_text())
     best = tables.best_rows(study, tuned)
     found = tables.margins(study, results, tuned, best)
-    lines = [r for i in (0, 1) for r in runner.read_lines(results / f"tuning-{i}.jsonl")]
+    lines = [r for i in (0, 1) for r in written.read_lines(results / f"tuning-{i}.jsonl")]
     means = {}
     for row in study.candidates:
         chosen = [r["validation_accuracy"] for r in lines if r["row"] == row]
         chosen = [
             r["validation_accuracy"]
             for r in lines
-            if r["row"] == row and r["changes"] == runner.as_read(tuned[row])
+            if r["row"] == row and r["changes"] == written.as_read(tuned[row])
         ]
         means[row] = 100 * np.mean(chosen) if chosen else math.nan
     for name, (own, second, other) in found.items():

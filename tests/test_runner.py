@@ -18,10 +18,15 @@ import scipy.stats
 
 import genreg_jax as gr
 from genreg_jax.batches import BatchPlan
-from genreg_jax.config import default_config, from_config
+from genreg_jax.config import config_hash, default_config, from_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 runner = importlib.import_module("experiments.runner")
+runs = importlib.import_module("experiments.runs")
+tuning = importlib.import_module("experiments.tuning")
+written = importlib.import_module("experiments.lines")
+Study = importlib.import_module("experiments.study").Study
+settings_of = importlib.import_module("experiments.study").settings_of
 
 RATES = (0.1, 0.2, 0.3)
 
@@ -35,7 +40,7 @@ def study(rates=RATES, rows=("base", "other"), **changes):
         return config
 
     smoothing = {"base": 0.0, "other": 0.1, "third": 0.2}
-    return runner.Study(
+    return Study(
         config=config,
         rows={row: {"augment.label_smoothing": smoothing[row]} for row in rows},
         candidates={row: [{"optimizer.learning_rate": r} for r in rates] for row in rows},
@@ -65,7 +70,7 @@ def command(tmp_path, monkeypatch):
 
     call.accuracy = lambda settings: settings.optimizer.learning_rate
     call.commit = "a"
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     yield call
     jax.config.update("jax_compilation_cache_dir", cache)
 
@@ -307,7 +312,7 @@ def test_a_shard_that_does_not_fit_is_refused_with_what_differs(
     results, elsewhere = shards
     before = (results / "table.jsonl").read_text()
     first, *rest = map(json.loads, elsewhere.read_text().splitlines())
-    runner.write_lines(elsewhere, [first | change, *rest])
+    written.write_lines(elsewhere, [first | change, *rest])
     with pytest.raises(SystemExit):
         command(study(), "--merge", elsewhere)
     assert re.search(message, capsys.readouterr().err)
@@ -331,7 +336,7 @@ def test_a_plan_scales_a_few_updates_to_what_is_left(command, capsys, monkeypatc
     command(changed, "--stage=tune")
     command(changed, "--rows", "base", "--seeds=1")
     capsys.readouterr()
-    monkeypatch.setattr(runner, "run", brief)
+    monkeypatch.setattr(runs, "run", brief)
     command(changed, "--stage=plan")
     out = capsys.readouterr().out.splitlines()
     # 100 updates of 2 s, 20 validations of 2 s, 3 s; of `base` two seeds are left.
@@ -454,20 +459,20 @@ def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
         studies = value if isinstance(value, dict) else {name.lower(): value}
         for folder, study in studies.items():
             folder = results if name == "STUDY" else results / folder
-            found = runner.read_lines(folder / "table.jsonl")
+            found = written.read_lines(folder / "table.jsonl")
             rows = {line["row"] for line in found}
             home = results / study.tuned_as if study.tuned_as else folder
-            tuned = runner.chosen(study, home / "tuned.json", rows, pytest.fail)
+            tuned = tuning.chosen(study, home / "tuned.json", rows, pytest.fail)
             changes = study.changes(tuned)
-            assert found and all(runner.is_current(study, changes, line) for line in found)
+            assert found and all(written.is_current(study, changes, line) for line in found)
 
 
 def test_the_papers_study_has_its_classifier_its_attack_and_its_flow(tmp_path):
     """arXiv:2108.07958 and its code: 5 % of CIFAR-10; 250 passes of the flow, ten of warm-up."""
     paper = importlib.import_module("experiments.latent.run").CIFAR10
-    runner.chosen(paper, tmp_path / "tuned.json", paper.rows, pytest.fail)  # nothing is tuned
+    tuning.chosen(paper, tmp_path / "tuned.json", paper.rows, pytest.fail)  # nothing is tuned
     changes = paper.changes({})
-    of = {r: runner.settings_of(paper, c, paper.sizes[0], 0, "") for r, c in changes.items()}
+    of = {r: settings_of(paper, c, paper.sizes[0], 0, "") for r, c in changes.items()}
     images = 10 * paper.sizes[0]
     assert images == 0.05 * 50_000 and len(paper.seeds) >= 2
     for settings in of.values():
@@ -498,31 +503,31 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(tmp_path):
             "data.validation_fraction": 0.1,
         }  # fmt: skip
     )
-    settings = runner.settings_of(small, {}, 10, 3, "")
-    found = runner.ensemble(tmp_path, settings, 3)
-    runs = {path.parent: gr.load(path.parent) for path in tmp_path.glob("*/summary.json")}
-    seeds = sorted(run.config.seed for run in runs.values())
+    settings = settings_of(small, {}, 10, 3, "")
+    found = runs.ensemble(tmp_path, settings, 3)
+    loaded = {path.parent: gr.load(path.parent) for path in tmp_path.glob("*/summary.json")}
+    seeds = sorted(run.config.seed for run in loaded.values())
     assert seeds == [3, 1003, 2003]
-    dataset = runner.load(settings)
+    dataset = runs.load(settings)
     for name in ("validation", "test"):
         split = getattr(dataset, name)
-        each = [run.predict(split.images).probabilities for run in runs.values()]
+        each = [run.predict(split.images).probabilities for run in loaded.values()]
         assert not np.allclose(each[0], each[1], atol=1e-3)
         predicted = np.mean(each, 0).argmax(-1)
         assert found[f"{name}_accuracy"] == pytest.approx(np.mean(predicted == split.labels))
-    summaries = [json.loads((path / "summary.json").read_text()) for path in runs]
+    summaries = [json.loads((path / "summary.json").read_text()) for path in loaded]
     assert found["seconds"] == pytest.approx(sum(s["seconds"] for s in summaries))
     assert {s["subset_hash"] for s in summaries} == {found["subset_hash"]}
     assert 0 < found["processor_seconds"]
-    alone = runner.run(tmp_path, settings)["processor_seconds"]
+    alone = runs.run(tmp_path, settings)["processor_seconds"]
     assert (
         0
         < alone
         < found["processor_seconds"]
-        == runner.ensemble(tmp_path, settings, 3)["processor_seconds"]
+        == runs.ensemble(tmp_path, settings, 3)["processor_seconds"]
     )
     next(tmp_path.glob("*-member-2.processor_seconds")).unlink()  # of before it was measured
-    assert runner.ensemble(tmp_path, settings, 3)["processor_seconds"] is None
+    assert runs.ensemble(tmp_path, settings, 3)["processor_seconds"] is None
 
 
 def test_processor_seconds_add_up_over_processes_and_do_not_count_what_others_do(tmp_path):
@@ -531,34 +536,50 @@ def test_processor_seconds_add_up_over_processes_and_do_not_count_what_others_do
         while time.process_time() < end:
             pass
 
-    settings, folder = runner.settings_of(study(), {}, 10, 3, ""), tmp_path / "run"
-    spent = lambda: runner.processor_seconds(settings, [folder])
-    with runner.processor_time(folder, begun=False):
+    settings, folder = settings_of(study(), {}, 10, 3, ""), tmp_path / "run"
+    spent = lambda: runs.processor_seconds(settings, [folder])
+    with runs.processor_time(folder, begun=False):
         time.sleep(0.3)
         assert spent() is None  # until it ends: a process may be killed
     assert spent() < 0.1
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), runner.processor_time(folder, begun=True):
+        with pytest.raises(KeyboardInterrupt), runs.processor_time(folder, begun=True):
             work()
             raise KeyboardInterrupt
     assert 0.4 <= spent() < 0.6
     flow = dataclasses.replace(
-        runner.settings_of(study(), {"synthetic.loss": "pcr", "synthetic.weight": 1.0}, 10, 3, ""),
+        settings_of(study(), {"synthetic.loss": "pcr", "synthetic.weight": 1.0}, 10, 3, ""),
         flow=dataclasses.replace(settings.flow, workdir=str(tmp_path / "flow")),
     )
-    assert runner.processor_seconds(flow, [tmp_path / "run"]) is None
+    assert runs.processor_seconds(flow, [tmp_path / "run"]) is None
     (tmp_path / "flow.processor_seconds").write_text("3.5")
-    assert 3.9 <= runner.processor_seconds(flow, [tmp_path / "run"]) < 4.1
+    assert 3.9 <= runs.processor_seconds(flow, [tmp_path / "run"]) < 4.1
     (tmp_path / "run.processor_seconds").unlink()  # as of a process that was killed
-    with runner.processor_time(folder, begun=True):
+    with runs.processor_time(folder, begun=True):
         work()
     assert spent() is None
 
 
+def test_help_and_slips_name_the_studies_and_the_rows(command, capsys):
+    both = {"one": study(), "two": study(rows=("base", "third"))}
+    for args, code, words in (
+        (["--help"], 0, "{one,two}"),
+        ([], 2, "required: --study"),
+        (["--study=three"], 2, "choose from"),
+        (["--study=two", "--rows", "other"], 2, "no row 'other'; it has 'base', 'third'"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            command(both, *args)
+        assert stopped.value.code == code and words in "".join(capsys.readouterr())
+    with pytest.raises(SystemExit):
+        command(study(), "--rows", "mrg")
+    assert "no row 'mrg'; it has 'base', 'other'" in capsys.readouterr().err
+
+
 def test_a_line_of_another_number_of_members_does_not_count(command, monkeypatch):
     calls = []
-    one = lambda folder, settings, members: calls.append(members) or runner.run(folder, settings)
-    monkeypatch.setattr(runner, "ensemble", one)
+    one = lambda folder, settings, members: calls.append(members) or runs.run(folder, settings)
+    monkeypatch.setattr(runs, "ensemble", one)
     two = dataclasses.replace(study(), candidates={}, members={"other": 2})
     results = command(two)
     assert [r.get("members") for r in lines(results, "table.jsonl")] == [None, 2] * 3
@@ -576,14 +597,12 @@ def test_two_processes_train_a_shared_flow_once(tmp_path, monkeypatch):
         time.sleep(0.3)
         return None, {"bits": 1.0}
 
-    monkeypatch.setattr(runner, "trained_flow_generator", train)
-    settings = runner.settings_of(
-        study(), {"synthetic.loss": "pcr", "synthetic.weight": 1.0}, 10, 3, ""
-    )
+    monkeypatch.setattr(runs, "trained_flow_generator", train)
+    settings = settings_of(study(), {"synthetic.loss": "pcr", "synthetic.weight": 1.0}, 10, 3, "")
 
     def one(_):
         both.wait()
-        return runner.with_flow(tmp_path, settings).flow.workdir
+        return runs.with_flow(tmp_path, settings).flow.workdir
 
     with ThreadPoolExecutor(2) as pool:  # a lock is of an open file: threads stand for processes
         folders = set(pool.map(one, range(2)))
@@ -594,7 +613,7 @@ def test_a_run_that_goes_on_from_before_it_was_measured_has_no_processor_seconds
     small = study(
         **{"model.widths": (4,), "train.epochs": 2, "train.steps_per_epoch": 2},
     )
-    settings = runner.settings_of(small, {}, 10, 3, "")
-    run = lambda: runner.run(tmp_path, settings)["processor_seconds"]
-    (tmp_path / runner.config_hash(settings)).mkdir()
+    settings = settings_of(small, {}, 10, 3, "")
+    run = lambda: runs.run(tmp_path, settings)["processor_seconds"]
+    (tmp_path / config_hash(settings)).mkdir()
     assert run() is None

@@ -13,7 +13,8 @@ import pathlib
 from flax.traverse_util import flatten_dict
 
 from configs import mgr_digits, mgr_fashion_mnist
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 PUBLISHED = {
     "digits": mgr_digits.as_published,

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 
 import genreg_jax as gr
 from experiments.digits.run import STUDY
-from experiments.runner import load, mean_and_error, record, run, settings_of
+from experiments.lines import mean_and_error, record
+from experiments.runs import load, run
+from experiments.study import settings_of
 from genreg_jax.config import config_hash
 
 SEEDS = range(100, 106)

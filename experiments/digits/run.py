@@ -6,7 +6,8 @@ python -m experiments.digits.run                     # the table; continues wher
 
 import pathlib
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 INTERPOLATED = {"synthetic.loss": "pcr", "synthetic.source": "interpolated"}
 

@@ -6,7 +6,8 @@ python -m experiments.fashion_mnist.run --data_dir=DIR                 # the tab
 
 import pathlib
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 STUDY = Study(
     config=lambda: shipped("base", "fashion_mnist"),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from sklearn.linear_model import LogisticRegression
 
-from experiments.runner import mean_and_error
+from experiments.lines import mean_and_error
 from genreg_jax import data
 from genreg_jax.build import model_of
 from genreg_jax.config import from_config

@@ -17,7 +17,8 @@ import pathlib
 
 from flax.traverse_util import flatten_dict
 
-from experiments.runner import Study, main
+from experiments.runner import main
+from experiments.study import Study
 
 METHODS = ("phantom", "gda", "pcr", "mgr", "latent_adversarial", "combined")
 

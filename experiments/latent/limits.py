@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import optax
 
 from experiments.latent.run import FASHION_MNIST as STUDY
-from experiments.runner import load, mean_and_error, run, settings_of, with_flow
+from experiments.lines import mean_and_error
+from experiments.runs import load, run, with_flow
+from experiments.study import settings_of
 from genreg_jax.build import perturbation_of
 from genreg_jax.config import config_hash
 from genreg_jax.logs import provenance

@@ -9,7 +9,8 @@ python -m experiments.latent.run --study=cifar10 --data_dir=DIR     # the paper'
 
 import pathlib
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 
 def attack(radii):

@@ -18,7 +18,8 @@ import jax
 
 from experiments.low_data.run import STUDIES
 from experiments.parts import parts_of
-from experiments.runner import chosen, settings_of
+from experiments.study import settings_of
+from experiments.tuning import chosen
 from genreg_jax.epoch import update_of
 from genreg_jax.logs import write_json
 

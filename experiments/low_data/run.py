@@ -18,7 +18,8 @@ import pathlib
 
 import numpy as np
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 SEARCH_SEED, DRAWS = 8_128_496, 16
 BATCH = 32  # whose updates a study's config counts

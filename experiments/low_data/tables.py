@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.lines import paired, read_lines, with_error
 from experiments.low_data.run import ENSEMBLE, LONG, TIMES
-from experiments.runner import Study, paired, read_lines, tuning_scores, with_error
+from experiments.study import Study
+from experiments.tuning import tuning_scores
 
 LONGER = ("base", *(f"base, {n} times the updates" for n in TIMES), ENSEMBLE)
 OUTSIDE = (*LONGER, *(f"{row}, 4 times the updates" for row in LONG))  # of Holm's family

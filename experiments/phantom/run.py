@@ -7,7 +7,8 @@ python -m experiments.phantom.run --study=digits                    # the table;
 import itertools
 import pathlib
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 from genreg_jax.regularizers.phantom import READINGS
 
 # Tried in tuning, six of each row: for a reading, each of these at two weight decays.

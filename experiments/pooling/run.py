@@ -8,7 +8,8 @@ Nothing is tuned here: both rows have the settings of the shipped `base` configs
 
 import pathlib
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 
 def study(dataset, sizes):

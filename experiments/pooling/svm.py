@@ -12,8 +12,10 @@ import pathlib
 
 from sklearn.svm import SVC
 
+from experiments.lines import mean_and_error
 from experiments.pooling.run import STUDIES
-from experiments.runner import load, mean_and_error, settings_of
+from experiments.runs import load
+from experiments.study import settings_of
 from genreg_jax.logs import provenance
 
 CS = (1.0, 3.0, 10.0, 30.0)

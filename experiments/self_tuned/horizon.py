@@ -20,8 +20,10 @@ import numpy as np
 import optax
 
 import genreg_jax as gr
-from experiments.runner import load, mean_and_error, settings_of, with_flow
+from experiments.lines import mean_and_error
+from experiments.runs import load, with_flow
 from experiments.self_tuned.run import STUDIES
+from experiments.study import settings_of
 from genreg_jax import build
 from genreg_jax.batches import BatchPlan
 from genreg_jax.contract import to_float

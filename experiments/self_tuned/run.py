@@ -12,7 +12,8 @@ import pathlib
 
 from flax.traverse_util import flatten_dict
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 FACTORS = {"0.1x": 0.1, "1x": 1.0, "10x": 10.0}
 # Of each part the shipped config that has it as tuned, and the strengths of it that are learned.

@@ -20,16 +20,10 @@ import numpy as np
 
 import genreg_jax as gr
 from experiments.digits.limits import of_images
-from experiments.runner import (
-    load,
-    mean_and_error,
-    read_lines,
-    record,
-    settings_of,
-    with_flow,
-    write_lines,
-)
+from experiments.lines import mean_and_error, read_lines, record, write_lines
+from experiments.runs import load, with_flow
 from experiments.sources.run import FASHION_MNIST
+from experiments.study import settings_of
 from genreg_jax import build, data
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash

@@ -11,7 +11,8 @@ they take what was chosen for their parts.
 import dataclasses
 import pathlib
 
-from experiments.runner import Study, main, shipped
+from experiments.runner import main
+from experiments.study import Study, shipped
 
 SOURCES = ("prior", "renoised", "interpolated")
 # The source that the rivals of the finder and its controls are run on.

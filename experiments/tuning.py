@@ -1,0 +1,197 @@
+"""Chooses each row's settings on validation images."""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments import runs
+from experiments.lines import as_read, read_lines, record, with_error, write_lines
+from experiments.study import Changes, Study, settings_of
+from genreg_jax.config import config_hash
+from genreg_jax.settings import Settings
+
+
+def chosen(
+    study: Study, path: pathlib.Path, rows: Iterable[str], error: Callable[[str], Any]
+) -> dict[str, Changes]:
+    """The settings that tuning chose, of the rows that have one that still counts.
+
+    `error` is called where one of `rows` has none.
+    """
+    tuned = json.loads(path.read_text()) if path.exists() else {}
+    tuned = {
+        row: choice
+        for row, choice in tuned.items()
+        if row in study.best or choice in as_read(list(study.candidates.get(row, ())))
+    }
+    missing = {source: row for row in rows for source in study.sources(row) if source not in tuned}
+    if missing:
+        error(
+            f"{path.name} has no candidate of the study for {', '.join(missing)}; run --stage=tune"
+        )
+    return tuned
+
+
+def tune(
+    study: Study,
+    rows: Sequence[str],
+    folder: pathlib.Path,
+    results: pathlib.Path,
+    data_dir: str,
+    part: int,
+    parts: int,
+    again: bool = False,
+) -> None:
+    """Tries every candidate of these rows on the tuning seeds and keeps the best on validation.
+
+    Runs whose lines are there are not repeated. The other rows keep what was chosen for them, and
+    their lines; not where they were tuned on another choice of the first row than it has now.
+
+    Job `k` belongs to shard `k % parts`, and only that shard's file is read for it: what another
+    sharding left does not count twice. The shard whose file completes the jobs chooses.
+    """
+    path = results / "tuned.json"
+    tuned = json.loads(path.read_text()) if path.exists() else {}
+    if study.halving and study.first in rows:
+        choice = halve(study, folder, results, data_dir)
+        if as_read(choice) != tuned.get(study.first):
+            tuned = {study.first: choice}
+        path.write_text(json.dumps(tuned, indent=2) + "\n")
+        rows = [row for row in rows if row != study.first]
+    basis = tuned[study.first] if study.on_first and rows and rows != [study.first] else {}
+
+    jobs = [
+        (row, candidate, seed, settings)
+        for row in rows
+        for candidate in study.candidates[row]
+        for seed, settings in zip(
+            study.tuning_seeds, in_tuning(study, basis, row, candidate, data_dir)
+        )
+    ]
+    files = [results / f"tuning-{i}.jsonl" for i in range(parts)]
+
+    def found(shard):
+        """Job number to line, of a shard's file."""
+        lines = {
+            (line["row"], line.get("settings_hash")): line for line in read_lines(files[shard])
+        }
+        keys = {k: (jobs[k][0], config_hash(jobs[k][3])) for k in range(shard, len(jobs), parts)}
+        return {k: lines[key] for k, key in keys.items() if key in lines}
+
+    own = found(part)
+    others = [
+        line
+        for line in read_lines(files[part])
+        if line["row"] in study.candidates and line["row"] not in rows
+    ]
+    for k in range(part, len(jobs), parts):
+        if k in own and not again:
+            continue
+        row, candidate, seed, settings = jobs[k]
+        summary = runs.run(folder / "tuning", settings)
+        own[k] = record(row, study.tuning_size, candidate, summary, settings)
+        write_lines(files[part], [*others, *(own[k] for k in sorted(own))])
+        print(row, candidate, seed, summary["validation_accuracy"], flush=True)
+    lines = {k: line for i in range(parts) for k, line in found(i).items()}
+    for other in sorted(set(results.glob("tuning-*.jsonl")) - set(files)):
+        print(f"{other.name} is of another sharding and is not read.")
+    commits = {line["commit"] for line in lines.values()}
+    if len(commits) > 1:
+        print(f"The runs are of {len(commits)} commits: {', '.join(sorted(map(str, commits)))}.")
+    if len(lines) < len(jobs):
+        print(f"{len(lines)} of {len(jobs)} runs are there; the last shard to finish chooses.")
+        return
+    tuned = {row: choice for row, choice in tuned.items() if row in study.candidates}
+    print("| row | candidate | n | validation accuracy, % |\n|---|---|---|---|")
+    for row in rows:
+        means = []
+        for candidate in study.candidates[row]:
+            values = [
+                100 * lines[k]["validation_accuracy"]
+                for k, job in enumerate(jobs)
+                if job[:2] == (row, candidate)
+            ]
+            means.append(statistics.fmean(values))
+            print(f"| {row} | {candidate} | {len(values)} | {with_error(values)} |")
+        tuned[row] = study.candidates[row][means.index(max(means))]
+    scores = tuning_scores(study, results, tuned)
+    for name, group in study.best.items():
+        if all(row in scores for row in group):
+            row = max(group, key=lambda row: scores[row])
+            tuned[name] = {**study.rows[row], **tuned[row]}
+            print(f"{name}: {row}")
+    path.write_text(json.dumps(tuned, indent=2) + "\n")
+
+
+def in_tuning(
+    study: Study, basis: Changes, row: str, candidate: Changes, data_dir: str
+) -> list[Settings]:
+    """The settings of a candidate of each seed, on top of the first row's choice, `basis`."""
+    changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
+    changes = {**basis, **changes} if row != study.first else changes
+    return [
+        settings_of(study, changes, study.tuning_size, seed, data_dir)
+        for seed in study.tuning_seeds
+    ]
+
+
+def tuning_scores(
+    study: Study, results: pathlib.Path, tuned: Mapping[str, Changes]
+) -> dict[str, float]:
+    """Row to the mean validation accuracy of its choice in tuning, in per cent, where it is known.
+
+    What was tuned on another choice of the first row than `tuned` has does not count.
+    """
+    every = {
+        (line["row"], line.get("settings_hash")): 100 * line["validation_accuracy"]
+        for file in sorted(results.glob("tuning-*.jsonl"))
+        for line in read_lines(file)
+    }
+    basis = tuned.get(study.first, {}) if study.on_first else {}
+    scores = {}
+    for row in study.candidates:
+        if row in tuned:
+            keys = [
+                (row, config_hash(settings))
+                for settings in in_tuning(study, basis, row, tuned[row], "")
+            ]
+            if all(key in every for key in keys):
+                scores[row] = statistics.fmean(every[key] for key in keys)
+    return scores
+
+
+def halve(
+    study: Study, folder: pathlib.Path, results: pathlib.Path, data_dir: str
+) -> dict[str, Any]:
+    """The choice of the first row by successive halving on validation; resumes.
+
+    Jamieson and Talwalkar, 2016, arXiv:1502.07943: all candidates with few epochs, the better half
+    with more. The lines go to `halving.jsonl`, each with its share of the epochs.
+    """
+    row, path = study.first, results / "halving.jsonl"
+    records = read_lines(path)
+    left, epochs = list(study.candidates[row]), study.config().train.epochs
+    for share in study.halving:
+        scores = []
+        for candidate in left:
+            found = []
+            for seed in study.tuning_seeds:
+                changes = {**study.rows[row], **candidate, "train.evaluate_test": False}
+                changes["train.epochs"] = max(1, round(share * epochs))
+                settings = settings_of(study, changes, study.tuning_size, seed, data_dir)
+                key = config_hash(settings)
+                line = next((r for r in records if r["settings_hash"] == key), None)
+                if line is None:
+                    summary = runs.run(folder / "tuning", settings)
+                    line = record(row, study.tuning_size, candidate, summary, settings)
+                    line["share"] = share
+                    records.append(line)
+                    write_lines(path, records)
+                found.append(line["validation_accuracy"])
+            scores.append(statistics.fmean(found))
+            print(row, share, candidate, scores[-1], flush=True)
+        order = sorted(range(len(left)), key=lambda i: -scores[i])
+        left = [left[i] for i in order[: max(len(left) // 2, 1)]]
+    return dict(left[0])
