@@ -257,7 +257,7 @@ def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
             corrected = tables.holm(every)
             assert {r: of[size, r][name]["holm"] for r in p} == {r: corrected[r] for r in p}
     text = report.what_to_turn_on(rows, 10)
-    assert "mgr gains most" in text and "are 1 of the 3 rows of five seeds" in text
+    assert "mgr gains most" in text and "are 1 of the 3 methods of five seeds" in text
     assert "the cheapest is mgr" in text and "p < 0.001" in text and "no longer" not in text
     base = of[10, "base, 4 times the updates"]["gain"]["gain"]
     assert f"Base with 4 times the updates gains {base:+.2f}" in text

@@ -124,11 +124,11 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
         "base's time."
     )
     second = (
-        f"With p below 0.05 are {len(sure)} of the {len(able)} rows of {seeds} seeds or more; the "
+        f"With p below 0.05 are {len(sure)} of the {len(able)} methods of {seeds} seeds or more; the "
         f"cheapest is {cheap['row']}, {gained(cheap['gain'])} for {cheap['time']:.1f} times base's "
         "time."
         if cheap
-        else f"None of the {len(able)} rows of {seeds} seeds or more has p below 0.05."
+        else f"None of the {len(able)} methods of {seeds} seeds or more has p below 0.05."
     )
     same = best["same_time"]
     if same["n"] < 2 or same["over"] == "base":
