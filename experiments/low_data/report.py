@@ -124,9 +124,9 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
         "base's time."
     )
     second = (
-        f"With p below 0.05 are {len(sure)} of the {len(able)} methods of {seeds} seeds or more; the "
-        f"cheapest is {cheap['row']}, {gained(cheap['gain'])} for {cheap['time']:.1f} times base's "
-        "time."
+        f"With p below 0.05 are {len(sure)} of the {len(able)} methods of {seeds} seeds or more; "
+        f"the cheapest is {cheap['row']}, {gained(cheap['gain'])} for {cheap['time']:.1f} times "
+        "base's time."
         if cheap
         else f"None of the {len(able)} methods of {seeds} seeds or more has p below 0.05."
     )
