@@ -391,7 +391,6 @@ def test_a_choice_stands_beside_the_next_one_of_tuning(tmp_path):
     lines = [r for i in (0, 1) for r in written.read_lines(results / f"tuning-{i}.jsonl")]
     means = {}
     for row in study.candidates:
-        chosen = [r["validation_accuracy"] for r in lines if r["row"] == row]
         chosen = [
             r["validation_accuracy"]
             for r in lines

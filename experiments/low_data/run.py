@@ -80,6 +80,11 @@ TIMES = (2, 4, 8, 16)  # base's updates
 LONG = ("label smoothing", "gda", "latent adversarial", "all three")  # those of four times, too
 
 
+def times(row, n):
+    """The row of a longer training."""
+    return f"{row}, {n} times the updates"
+
+
 def robust(config):
     """With updates that are not finite left out and counted, so that one ends no study."""
     config.train.nonfinite = "skip"
@@ -161,21 +166,21 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
     }
     for row, parts in combined.items():
         rows[row] = of(*parts)
-    long = {f"{row}, 4 times the updates": row for row in LONG}
+    long = {times(row, 4): row for row in LONG}
     inherits = {
         **combined,
         **{name: combined.get(row, (row,)) for name, row in long.items()},
         "best single + best augmentation": ("best augmentation", "best single"),
         "all three + best augmentation": ("best augmentation", *PARTS),
         "all three, self-tuned": PARTS,
-        **{f"base, {n} times the updates": ("base",) for n in TIMES},
+        **{times("base", n): ("base",) for n in TIMES},
         ENSEMBLE: ("base",),
     }
     rows |= {
         "best single + best augmentation": {},
         "all three + best augmentation": of(*PARTS),
         "all three, self-tuned": {**of(*PARTS), "tune.learn": LEARNED},
-        **{f"base, {n} times the updates": {"train.epochs": n * epochs} for n in TIMES},
+        **{times("base", n): {"train.epochs": n * epochs} for n in TIMES},
         ENSEMBLE: {},
         **{name: {**rows[row], "train.epochs": 4 * epochs} for name, row in long.items()},
     }
@@ -204,7 +209,7 @@ def study(config, view, *, side, radii, attacks, batches=(16, 32, 64), **options
                 for row in ("best single", "all three")
                 for a in AUGMENTATIONS
             ),
-            *((name, "base, 4 times the updates") for name in long),
+            *((name, times("base", 4)) for name in long),
         ],
         tuning_seeds=(100, 101),
         **options,

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.lines import paired, read_lines, with_error
-from experiments.low_data.run import ENSEMBLE, LONG, TIMES
+from experiments.low_data.run import ENSEMBLE, LONG, TIMES, times
 from experiments.study import Study
 from experiments.tuning import tuning_scores
 
-LONGER = ("base", *(f"base, {n} times the updates" for n in TIMES), ENSEMBLE)
-OUTSIDE = (*LONGER, *(f"{row}, 4 times the updates" for row in LONG))  # of Holm's family
-LEAST = (
-    5  # pairs of runs for a p-value: of two or three, t-tests of rounded accuracies say anything
-)
+LONGER = ("base", *(times("base", n) for n in TIMES), ENSEMBLE)
+OUTSIDE = (*LONGER, *(times(row, 4) for row in LONG))  # of Holm's family
+# Pairs of runs for a p-value: of two or three, t-tests of rounded accuracies say anything.
+LEAST = 5
 
 Line = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genreg_jax import bounds, checks
-from genreg_jax.arcs import great_arc
+from genreg_jax.arcs import cosine_of, great_arc
 from genreg_jax.flows.checks import call
 from genreg_jax.flows.layout import from_planes, to_planes
 
@@ -302,9 +302,10 @@ class Flow:
             raise ValueError(f"x1 has shape {x1.shape}; allowed is that of x0, {x0.shape}.")
         z0 = call(self, _encode_only, params, x0, y)
         z1 = call(self, _encode_only, params, x1, y)
+        cosine = cosine_of(z0, z1)
         images = []
         for t in np.linspace(0, 1, num).astype(np.float32):
-            z = great_arc(z0, z1, t)
+            z = great_arc(z0, z1, t, cosine)
             images.append(bounds.clip(call(self, _decode_only, params, z, y), 0, 1))
         return jnp.stack(images)
 

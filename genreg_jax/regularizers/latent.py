@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genreg_jax.arcs import great_arc
+from genreg_jax.arcs import cosine_of, great_arc
 from genreg_jax.checks import (
     as_array,
     as_images,
@@ -321,7 +321,8 @@ def latent_interpolation(
     share = jnp.zeros((batch, 1, 1, 1), z.dtype)
     share = epsilon * ball.draw(key_share, share, indices, jax.random.uniform)
     stays = ~jnp.any(others, axis=1).reshape(-1, 1, 1, 1) | (share == 0)
-    decoded = decode(jnp.where(stays, z, great_arc(z, partner, share)))
+    arc = great_arc(z, partner, share, cosine_of(z, partner))
+    decoded = decode(jnp.where(stays, z, arc))
     return ball.choose(key_ratio, x, finish(decoded), ratio, indices, epsilon)
 
 

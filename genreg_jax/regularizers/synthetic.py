@@ -187,7 +187,7 @@ def interpolated_latents(
     numbers = start + jnp.arange(len(rows))
     share = strength * _draw(key_share, numbers, (1,), target.dtype, jax.random.uniform)
     cosine = jnp.sum(_unit(rows.astype(target.dtype)) * _unit(target), axis=1, keepdims=True)
-    arc = great_arc(rows, target, share, cosine=cosine)
+    arc = great_arc(rows, target, share, cosine)
     moved = jnp.where(where & (share > 0), arc.astype(z.dtype), rows)
     return moved.reshape(z.shape)
 
