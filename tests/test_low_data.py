@@ -329,6 +329,28 @@ def test_seconds_are_the_processors_where_every_run_has_them():
     assert "seconds are the clock's" in report.about(lines, 0)
 
 
+def test_times_are_multiples_of_bases_at_the_same_commit():
+    """Two seeds were made on a machine that takes three times as long."""
+    lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 25.0}, sizes=(10,), seeds=5)
+    for line in lines:
+        slow = line["seed"] < 2
+        line |= {"commit": "slow" if slow else "fast"}
+        line["processor_seconds"] = line["seconds"] * (3 if slow else 1) + line["seed"]
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+
+    def of(lines):
+        return {r["row"]: r for r in tables.rows_of(study, lines, {})}
+
+    # Base's medians are 30.5 and 13; 75 and 76 of the one are more than 27 to 29 of the other.
+    assert of(lines)["mgr"]["time"] == pytest.approx(29 / 13)
+    slow = [r for r in lines if r["row"] != "mgr" or r["commit"] == "slow"]
+    found = of(slow)["mgr"]
+    assert found["time"] == pytest.approx((75 + 76) / 2 / 30.5)
+    assert found["seconds"] == pytest.approx(14 * found["time"])  # base's median of 13, 14, 30, ...
+    other = [r | {"commit": "third"} if r["row"] == "mgr" else r for r in slow]
+    assert of(other)["mgr"]["time"] == pytest.approx((75 + 76) / 2 / 14)  # no base of its commit
+
+
 def with_goals(monkeypatch, gains, seeds=6):
     """A study of one size with goals, its lines, and what tuning chose: gda and mixup."""
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))

@@ -80,6 +80,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """A dict for each size and row that has lines.
 
+    `time` is in multiples of base's, see `relative_times`, and `seconds` that many of base's median.
     `gain` and `same_time` are of `difference`, with `holm`, p after the correction over the rows of
     Holm's family; `same_time` has the other row as `over`, and whether it is `less` than the time.
     """
@@ -89,10 +90,8 @@ def rows_of(
         if study.first not in of:
             continue
         processor = on_processor(line for runs in of.values() for line in runs.values())
-        seconds = {
-            row: statistics.median(seconds_of(line, processor) for line in runs.values())
-            for row, runs in of.items()
-        }
+        time = relative_times(of, study.first, processor)
+        base = statistics.median(seconds_of(line, processor) for line in of[study.first].values())
         entries = {}
         for row in (row for row in study.rows if row in of):
             entries[row] = {
@@ -100,14 +99,14 @@ def rows_of(
                 "row": row,
                 "accuracy": with_error(list(accuracies(of[row]).values())),
                 "n": len(of[row]),
-                "seconds": seconds[row],
-                "time": seconds[row] / seconds[study.first],
+                "seconds": time[row] * base,
+                "time": time[row],
                 "flops": multiples.get(row),
             }
             if row != study.first:
                 entries[row]["gain"] = difference(accuracies(of[row]), accuracies(of[study.first]))
             if row not in LONGER:
-                entries[row]["same_time"] = same_time(of, seconds, row)
+                entries[row]["same_time"] = same_time(of, time, row)
         for name in ("gain", "same_time"):
             family = {
                 row: entries.get(row, {}).get(name, {}).get("p", math.nan)
@@ -121,8 +120,28 @@ def rows_of(
     return found
 
 
+def relative_times(
+    of: Mapping[str, Mapping[int, Line]], first: str, processor: bool
+) -> dict[str, float]:
+    """Row to the median of its runs' times, each in multiples of the first row's median.
+
+    Of the first row's runs those of the same commit count, where there are any: a table grows, and
+    lines of another day may be of a machine that is twice as fast.
+    """
+    by_commit: dict[Any, list[float]] = {}
+    for line in of[first].values():
+        by_commit.setdefault(line.get("commit"), []).append(seconds_of(line, processor))
+    every = [seconds for found in by_commit.values() for seconds in found]
+
+    def multiple(line):
+        reference = statistics.median(by_commit.get(line.get("commit"), every))
+        return seconds_of(line, processor) / reference
+
+    return {row: statistics.median(map(multiple, runs.values())) for row, runs in of.items()}
+
+
 def same_time(
-    of: Mapping[str, Mapping[int, Line]], seconds: Mapping[str, float], row: str
+    of: Mapping[str, Mapping[int, Line]], time: Mapping[str, float], row: str
 ) -> dict[str, Any]:
     """The difference to plain training that was given the time of a row.
 
@@ -131,8 +150,8 @@ def same_time(
     """
     shared = {other: of[other].keys() & of[row].keys() for other in LONGER if other in of}
     told = [other for other in shared if len(shared[other]) > 1] or list(shared)
-    longer = sorted(told, key=lambda other: seconds[other])
-    as_long = [i for i, other in enumerate(longer) if seconds[other] >= 0.9 * seconds[row]]
+    longer = sorted(told, key=lambda other: time[other])
+    as_long = [i for i, other in enumerate(longer) if time[other] >= 0.9 * time[row]]
     within = longer[: as_long[0] + 1] if as_long else longer
     mine = accuracies(of[row], "validation")
 
