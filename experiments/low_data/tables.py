@@ -80,7 +80,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """A dict for each size and row that has lines.
 
-    `time` is in multiples of base's, see `relative_times`, and `seconds` that many of base's median.
+    `time` is in multiples of base's, see `relative_times`, and `seconds` so many of base's median.
     `gain` and `same_time` are of `difference`, with `holm`, p after the correction over the rows of
     Holm's family; `same_time` has the other row as `over`, and whether it is `less` than the time.
     """

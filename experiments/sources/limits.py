@@ -98,23 +98,23 @@ def one(folder, settings, substitute):
         )
 
 
-def table(records, rows):
-    """Markdown: validation accuracy, paired differences to base and to pcr."""
+def table(records, rows, compared=("base", "pcr")):
+    """Markdown: validation accuracy and paired differences to the rows of `compared`."""
     of = {
         row: {r["seed"]: 100 * r["validation_accuracy"] for r in records if r["row"] == row}
         for row in rows
     }
+    differences = " | ".join(f"difference to {other}" for other in compared)
     lines = [
-        "| row | n | validation accuracy, % | difference to base | difference to pcr | "
-        "finder's share |",
-        "|---|---|---|---|---|---|",
+        f"| row | n | validation accuracy, % | {differences} | finder's share |",
+        "|---" * (4 + len(compared)) + "|",
     ]
     for row, runs in of.items():
         if len(runs) < 2:
             continue
         cells = [f"{mean_and_error(list(runs.values()))[0]:.2f} ± "]
         cells[0] += f"{mean_and_error(list(runs.values()))[1]:.2f}"
-        for other in ("base", "pcr"):
+        for other in compared:
             both = sorted(runs.keys() & of[other].keys())
             gain = [runs[seed] - of[other][seed] for seed in both]
             cells.append("{:+.2f} ± {:.2f}".format(*mean_and_error(gain)) if row != other else "")
@@ -124,8 +124,11 @@ def table(records, rows):
     return "\n".join(lines) + "\n"
 
 
-def main(study, rows, seeds, here):
-    """The command line of a study of limits: rows that need no finder first, as they are cheap."""
+def main(study, rows, seeds, here, **options):
+    """The command line of a study of limits: rows that need no finder first, as they are cheap.
+
+    `options` are those of `table`.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.limits")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
@@ -146,8 +149,8 @@ def main(study, rows, seeds, here):
         records.append(record(row, size, changes, one(folder, settings, substitute), settings))
         print(json.dumps(records[-1]), flush=True)
         write_lines(path, records)
-        path.with_suffix(".md").write_text(table(records, rows))
-    print(table(records, rows))
+        path.with_suffix(".md").write_text(table(records, rows, **options))
+    print(table(records, rows, **options))
 
 
 if __name__ == "__main__":
