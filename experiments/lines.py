@@ -55,6 +55,17 @@ def with_error(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {error:.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
+def by_row(
+    lines: Iterable[Mapping[str, Any]], size: int
+) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """The lines of a number of labels per class: row to seed to line."""
+    of: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for line in lines:
+        if line["labels_per_class"] == size:
+            of.setdefault(line["row"], {})[line["seed"]] = line
+    return of
+
+
 def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: accuracy, paired difference to the first row with its p-value, seconds."""
     reference = study.first
@@ -68,12 +79,8 @@ def table(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for size in study.sizes:
-        of = {
-            row: {
-                r["seed"]: r for r in records if r["row"] == row and r["labels_per_class"] == size
-            }
-            for row in study.rows
-        }
+        there = by_row(records, size)
+        of = {row: there.get(row, {}) for row in study.rows}
         for row, runs in of.items():
             if not runs:
                 continue

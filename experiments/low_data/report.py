@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.lines import is_current, with_error
+from experiments.lines import by_row, is_current, with_error
 from experiments.low_data import tables
 from experiments.low_data.run import ENSEMBLE, STUDIES
-from experiments.low_data.tables import LONGER, OUTSIDE, by_row
+from experiments.low_data.tables import LONGER, OUTSIDE
 from experiments.study import Study
 from experiments.tuning import chosen
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.lines import paired, read_lines, with_error
+from experiments.lines import by_row, paired, read_lines, with_error
 from experiments.low_data.run import ENSEMBLE, LONG, TIMES, times
 from experiments.study import Study
 from experiments.tuning import tuning_scores
@@ -35,15 +35,6 @@ def holm(values: Mapping[Any, float]) -> dict[Any, float]:
         largest = max(largest, min((len(values) - rank) * told[key], 1.0))
         corrected[key] = largest
     return corrected
-
-
-def by_row(lines: Iterable[Line], size: int) -> dict[str, dict[int, Line]]:
-    """The lines of a number of labels per class: row to seed to line."""
-    of: dict[str, dict[int, Line]] = {}
-    for line in lines:
-        if line["labels_per_class"] == size:
-            of.setdefault(line["row"], {})[line["seed"]] = line
-    return of
 
 
 def accuracies(runs: Mapping[int, Line], name: str = "test") -> dict[int, float]:
