@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from matplotlib.figure import Figure
 from test_runner import command, study  # noqa: F401  # a fixture
 
 from genreg_jax.batches import BatchPlan
@@ -269,6 +270,22 @@ def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
     report.draw(rows, tmp_path / "gain.png", "digits")
     report.draw([r for r in rows if r["size"] == 10], tmp_path / "one_size.png", "digits")
     assert (tmp_path / "gain.png").stat().st_size > 5000
+
+
+def test_a_line_a_method_over_labels_per_class_beside_the_longer_base():
+    gains = GAINS | {"mgr": 3.0, "pgd": -2.0, "cutout": 0.0, "gda": 9.0}
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(5, 10, 20))
+    lines = records(gains, dict.fromkeys(gains, 10.0), sizes=(5, 10, 20))
+    lines = [r for r in lines if r["row"] != "gda" or r["labels_per_class"] == 5]
+    rows = [r for r in tables.rows_of(study, lines, {}) if "gain" in r]
+    plot = Figure().subplots()
+    report._draw_sizes(plot, rows, shown=2)
+    assert [t.get_text() for t in plot.get_xticklabels()] == ["5", "10", "20"]
+    assert list(plot.get_xticks()) == [5, 10, 20] and plot.get_xscale() == "log"
+    _, labels = plot.get_legend_handles_labels()  # gda has one size of three
+    assert labels == ["mgr", "cutout", "base, 4 times the updates"]
+    of_mgr = [r["gain"]["gain"] for r in rows if r["row"] == "mgr"]
+    assert list(plot.get_lines()[0].get_ydata()) == of_mgr
 
 
 def test_of_the_longer_trainings_the_best_on_validation_images_counts():

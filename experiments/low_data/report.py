@@ -275,8 +275,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str) -> N
         plot.set(xlabel=label, title=f"{title}, {sizes.pop()} labels per class")
     else:
         figure, plot = plt.subplots(figsize=(8, 5))
-        _draw_sizes(plot, able)
-        plot.set(xscale="log", xlabel="labels per class", ylabel=label, title=title)
+        _draw_sizes(plot, rows)
+        plot.set(xlabel="labels per class", ylabel=label, title=title)
     plot.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -303,19 +303,28 @@ def _draw_size(plot, rows):
     plot.legend(fontsize=8, loc="lower right")
 
 
-def _draw_sizes(plot, rows, shown=8):
-    """A line a method, bands of an error, of the methods that gain most."""
-    mean = {
-        name: statistics.fmean(r["gain"]["gain"] for r in rows if r["row"] == name)
-        for name in dict.fromkeys(r["row"] for r in rows)
+def _draw_sizes(plot, rows, shown=6):
+    """A line a method, bands of an error, of the methods that gain most; base's longer in grey."""
+    of: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda r: r["size"]):
+        of.setdefault(row["row"], []).append(row)
+    most = max(len(mine) for name, mine in of.items() if name not in OUTSIDE)
+    gain = {
+        name: statistics.fmean(r["gain"]["gain"] for r in mine)
+        for name, mine in of.items()
+        if len(mine) == most  # of all sizes, so that they compare
     }
-    for name in sorted(mean, key=lambda name: -mean[name])[:shown]:
-        mine = sorted((r for r in rows if r["row"] == name), key=lambda r: r["size"])
-        x, y = [r["size"] for r in mine], [r["gain"]["gain"] for r in mine]
-        (line,) = plot.plot(x, y, label=name)
-        low, high = ([r["gain"]["gain"] + s * r["gain"]["error"] for r in mine] for s in (-1, 1))
-        plot.fill_between(x, low, high, alpha=0.15, color=line.get_color())
-        plot.scatter(x, y, s=[AREA * r["time"] for r in mine], color=line.get_color())
+    first = lambda names: sorted(names, key=lambda name: -gain[name])
+    drawn = first(name for name in gain if name not in OUTSIDE)[:shown]
+    for name in drawn + first(name for name in gain if name in LONGER)[:1]:
+        x = [r["size"] for r in of[name]]
+        y, errors = ([r["gain"][key] for r in of[name]] for key in ("gain", "error"))
+        style = {"color": "grey", "linestyle": "--"} if name in LONGER else {}
+        (line,) = plot.plot(x, y, label=name, **style)
+        low, high = ([v + sign * e for v, e in zip(y, errors)] for sign in (-1, 1))
+        plot.fill_between(x, low, high, alpha=0.12, color=line.get_color())
+        plot.scatter(x, y, s=[AREA * r["time"] for r in of[name]], color=line.get_color())
+    plot.set_xscale("log")
     sizes = sorted({r["size"] for r in rows})
     plot.set_xticks(sizes, sizes)
     plot.minorticks_off()
