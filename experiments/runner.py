@@ -9,16 +9,20 @@ and would still run it with the same settings. See `main` for the command line.
 
 import argparse
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
 from experiments import runs
-from experiments.lines import add_lines, merged, record, table
+from experiments.lines import add_lines, check_data, current_lines, merged, record, table
 from experiments.study import Changes, Study, settings_of
 from experiments.tuning import chosen, tune
 from genreg_jax.batches import BatchPlan
+from genreg_jax.door import leave, through
+from genreg_jax.errors import BusyError, UserError
 
 
 def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
@@ -29,6 +33,12 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     few updates of each row and prints the hours that the rest of the table will take. Several
     studies have their results in folders of their names.
     """
+    status = through(lambda: _command(study, here))
+    if status:
+        leave(status)
+
+
+def _command(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.run")
     if not isinstance(study, Study):
         parser.add_argument("--study", choices=study, required=True)
@@ -41,7 +51,11 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these labels per class")
     parser.add_argument("--rows", nargs="+", help="only these rows")
-    parser.add_argument("--again", action="store_true", help="repeat runs whose lines are there")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="runs whose lines are there, too; what has finished in --runs is not repeated",
+    )
     parser.add_argument(
         "--merge", type=pathlib.Path, nargs="+", help="run nothing; add the lines of these files"
     )
@@ -49,42 +63,30 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     results = here / "results"
     if not isinstance(study, Study):
         study, results = study[args.study], results / args.study
-    for row in args.rows or ():
-        if row not in study.rows:
-            parser.error(f"the study has no row {row!r}; it has {', '.join(map(repr, study.rows))}")
-    part, parts = args.shard
+    only(parser, args, study)
     # Seeds share their compiled programs, and studies the runs that they have in common.
     folder = args.runs
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
-    results.mkdir(parents=True, exist_ok=True)
+    for path in (results, folder):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise UserError(f"{path} cannot be written, and what is run would be lost.")
     if args.stage == "tune":
-        if not study.candidates:
-            parser.error("nothing is tuned in this study")
-        if study.tuned_as:
-            parser.error(f"this study takes the choices of {study.tuned_as}; tune that one")
-        if args.seeds is not None or args.sizes:
-            parser.error("--seeds and --sizes are of the table; tuning runs as a whole")
-        rows = [row for row in study.candidates if row in (args.rows or study.rows)]
-        tuned = results / "tuned.json"
-        if study.on_first and study.first not in rows:
-            chosen(study, tuned, [study.first], parser.error)
-        if study.halving and study.first in rows and parts > 1:
-            parser.error(f"{study.first} is tuned by halving, in one process; leave out --shard")
-        tune(study, rows, folder, results, args.data_dir, part, parts, args.again)
+        _tune(parser, args, study, results)
         return
     sizes, rows = args.sizes or study.sizes, args.rows or list(study.rows)
     home = results.parent / study.tuned_as if study.tuned_as else results
     changes = study.changes(chosen(study, home / "tuned.json", rows, parser.error))
     path = results / "table.jsonl"
-    lines = add_lines(study, changes, path, [])
+    lines = current_lines(study, changes, path)
     if args.merge:
-        try:
-            found = [line for other in args.merge for line in merged(study, changes, lines, other)]
-        except ValueError as error:
-            parser.error(str(error))
+        found: list[Mapping[str, Any]] = []
+        for other in args.merge:
+            found += merged(study, changes, [*lines, *found], other)
         print(table(study, add_lines(study, changes, path, found)))
         return
     there = {(line["labels_per_class"], line["seed"], line["row"]) for line in lines}
+    part, parts = args.shard
     jobs = [
         (seed, size, row)
         for seed in study.seeds[: args.seeds]
@@ -95,18 +97,60 @@ def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     if args.stage == "plan":
         plan(study, changes, jobs, folder / "plan", args.data_dir)
         return
+    left = []
     for seed, size, row in jobs:
         settings = settings_of(study, changes[row], size, seed, args.data_dir)
         members = study.members.get(row, 1)
-        found = (
-            runs.run(folder, settings) if members == 1 else runs.ensemble(folder, settings, members)
-        )
-        line = record(row, size, changes[row], found, settings)
+        try:
+            found_run = (
+                runs.run(folder, settings)
+                if members == 1
+                else runs.ensemble(folder, settings, members)
+            )
+        except BusyError:
+            left.append(f"{row!r} with {size} labels per class, seed {seed}")
+            continue
+        line = record(row, size, changes[row], found_run, settings)
         if members > 1:
             line["members"] = members
-        print(json.dumps(line), flush=True)
+        check_data(lines, line, f"Row {row!r}, seed {seed}")
         lines = add_lines(study, changes, path, [line])
-    print(table(study, lines))
+        print(json.dumps(line), flush=True)
+    print(table(study, add_lines(study, changes, path, [])))
+    if left:
+        print(f"Another program is making these runs, which are not in it: {'; '.join(left)}.")
+
+
+def only(parser: argparse.ArgumentParser, args: argparse.Namespace, study: Study) -> None:
+    """Refuses parts that a study has not, and makes each asked for once."""
+    for row in args.rows or ():
+        if row not in study.rows:
+            parser.error(f"the study has no row {row!r}; it has {', '.join(map(repr, study.rows))}")
+    for size in args.sizes or ():
+        if size not in study.sizes:
+            known = ", ".join(map(str, study.sizes))
+            parser.error(f"the study has no cell of {size} labels per class; it has {known}")
+    if args.seeds is not None and not 0 < args.seeds <= len(study.seeds):
+        parser.error(f"--seeds is {args.seeds}; allowed: 1 to {len(study.seeds)}")
+    if args.merge and args.stage != "table":
+        parser.error("--merge adds lines to the table; leave out --stage")
+    args.rows, args.sizes = (v and list(dict.fromkeys(v)) for v in (args.rows, args.sizes))
+
+
+def _tune(parser, args, study, results):
+    part, parts = args.shard
+    if not study.candidates:
+        parser.error("nothing is tuned in this study")
+    if study.tuned_as:
+        parser.error(f"this study takes the choices of {study.tuned_as}; tune that one")
+    if args.seeds is not None or args.sizes:
+        parser.error("--seeds and --sizes are of the table; tuning runs as a whole")
+    rows = [row for row in study.candidates if row in (args.rows or study.rows)]
+    if study.on_first and study.first not in rows:
+        chosen(study, results / "tuned.json", [study.first], parser.error)
+    if study.halving and study.first in rows and parts > 1:
+        parser.error(f"{study.first} is tuned by halving, in one process; leave out --shard")
+    tune(study, rows, args.runs, results, args.data_dir, part, parts, args.again)
 
 
 FEW = {

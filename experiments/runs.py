@@ -76,12 +76,15 @@ def processor_time(folder: pathlib.Path, *, begun: bool) -> Iterator[None]:
     if begun and not path.exists():
         yield
         return
-    before = float(path.read_text()) if path.exists() else 0.0
+    before = _seconds(folder) if path.exists() else 0.0
     path.unlink(missing_ok=True)
     try:
         yield
     finally:
-        path.write_text(str(before + time.process_time() - start))
+        if before is not None:
+            new = path.with_name(path.name + ".new")
+            new.write_text(str(before + time.process_time() - start))
+            new.replace(path)
 
 
 def processor_seconds(settings: Settings, workdirs: Sequence[pathlib.Path]) -> float | None:
@@ -89,10 +92,15 @@ def processor_seconds(settings: Settings, workdirs: Sequence[pathlib.Path]) -> f
     if jax.default_backend() != "cpu":
         return None
     folders = [*workdirs, *[pathlib.Path(settings.flow.workdir)] * settings.uses_flow]
-    files = [_times(folder) for folder in folders]
-    if not all(file.exists() for file in files):
+    known = [seconds for folder in folders if (seconds := _seconds(folder)) is not None]
+    return round(sum(known), 2) if len(known) == len(folders) else None
+
+
+def _seconds(folder: pathlib.Path) -> float | None:
+    try:
+        return float(_times(folder).read_text())
+    except (FileNotFoundError, ValueError):  # never measured, or a damaged file
         return None
-    return round(sum(float(file.read_text()) for file in files), 2)
 
 
 def _times(folder: pathlib.Path) -> pathlib.Path:

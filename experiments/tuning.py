@@ -1,16 +1,44 @@
 """Chooses each row's settings on validation images."""
 
-import json
 import pathlib
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import runs
-from experiments.lines import as_read, read_lines, record, with_error, write_lines
+from experiments.lines import as_read, locked, put_line, read_lines, record, with_error
 from experiments.study import Changes, Study, settings_of
 from genreg_jax.config import config_hash
+from genreg_jax.errors import UserError
+from genreg_jax.logs import read_json, write_json
 from genreg_jax.settings import Settings
+
+
+def read_choices(path: pathlib.Path) -> dict[str, Any]:
+    """What tuning chose; empty where there is nothing yet.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return read_json(path)
+    except UserError as error:
+        raise UserError(
+            f"{error} Or remove it and run --stage=tune: runs whose lines are in the tuning files "
+            "beside it are not repeated."
+        ) from None
+
+
+def best_rows(study: Study, tuned: Mapping[str, Any]) -> dict[str, str]:
+    """The row behind each name of `study.best`, unless its choice is none of its rows' now."""
+    return {
+        name: row
+        for name, group in study.best.items()
+        for row in group
+        if name in tuned and as_read({**study.rows[row], **tuned.get(row, {})}) == tuned[name]
+    }
 
 
 def chosen(
@@ -20,18 +48,23 @@ def chosen(
 
     `error` is called where one of `rows` has none.
     """
-    tuned = json.loads(path.read_text()) if path.exists() else {}
-    tuned = {
-        row: choice
-        for row, choice in tuned.items()
-        if row in study.best or choice in as_read(list(study.candidates.get(row, ())))
-    }
+    tuned = _valid(study, read_choices(path))
     missing = {source: row for row in rows for source in study.sources(row) if source not in tuned}
     if missing:
         error(
             f"{path.name} has no candidate of the study for {', '.join(missing)}; run --stage=tune"
         )
     return tuned
+
+
+def _valid(study: Study, tuned: Mapping[str, Changes]) -> dict[str, Changes]:
+    """The choices that are candidates of the study, and the names that one of them is behind."""
+    best = best_rows(study, tuned)
+    return {
+        row: choice
+        for row, choice in tuned.items()
+        if row in best or choice in as_read(list(study.candidates.get(row, ())))
+    }
 
 
 def tune(
@@ -53,13 +86,15 @@ def tune(
     sharding left does not count twice. The shard whose file completes the jobs chooses.
     """
     path = results / "tuned.json"
-    tuned = json.loads(path.read_text()) if path.exists() else {}
     if study.halving and study.first in rows:
-        choice = halve(study, folder, results, data_dir)
-        if as_read(choice) != tuned.get(study.first):
-            tuned = {study.first: choice}
-        path.write_text(json.dumps(tuned, indent=2) + "\n")
+        choice = halve(study, folder, results, data_dir, again)
+        with locked(results):
+            tuned = read_choices(path)
+            if as_read(choice) != tuned.get(study.first):
+                tuned = {study.first: choice}  # what was tuned on another one does not count
+            write_json(path, tuned)
         rows = [row for row in rows if row != study.first]
+    tuned = read_choices(path)
     basis = tuned[study.first] if study.on_first and rows and rows != [study.first] else {}
 
     jobs = [
@@ -81,18 +116,16 @@ def tune(
         return {k: lines[key] for k, key in keys.items() if key in lines}
 
     own = found(part)
-    others = [
-        line
-        for line in read_lines(files[part])
-        if line["row"] in study.candidates and line["row"] not in rows
-    ]
     for k in range(part, len(jobs), parts):
         if k in own and not again:
             continue
         row, candidate, seed, settings = jobs[k]
         summary = runs.run(folder / "tuning", settings)
-        own[k] = record(row, study.tuning_size, candidate, summary, settings)
-        write_lines(files[part], [*others, *(own[k] for k in sorted(own))])
+        put_line(
+            files[part],
+            record(row, study.tuning_size, candidate, summary, settings),
+            lambda line: (line["row"], line.get("settings_hash")),
+        )
         print(row, candidate, seed, summary["validation_accuracy"], flush=True)
     lines = {k: line for i in range(parts) for k, line in found(i).items()}
     for other in sorted(set(results.glob("tuning-*.jsonl")) - set(files)):
@@ -103,7 +136,7 @@ def tune(
     if len(lines) < len(jobs):
         print(f"{len(lines)} of {len(jobs)} runs are there; the last shard to finish chooses.")
         return
-    tuned = {row: choice for row, choice in tuned.items() if row in study.candidates}
+    choices = {}
     print("| row | candidate | n | validation accuracy, % |\n|---|---|---|---|")
     for row in rows:
         means = []
@@ -115,14 +148,22 @@ def tune(
             ]
             means.append(statistics.fmean(values))
             print(f"| {row} | {candidate} | {len(values)} | {with_error(values)} |")
-        tuned[row] = study.candidates[row][means.index(max(means))]
-    scores = tuning_scores(study, results, tuned)
-    for name, group in study.best.items():
-        if all(row in scores for row in group):
-            row = max(group, key=lambda row: scores[row])
-            tuned[name] = {**study.rows[row], **tuned[row]}
-            print(f"{name}: {row}")
-    path.write_text(json.dumps(tuned, indent=2) + "\n")
+        choices[row] = study.candidates[row][means.index(max(means))]
+    with locked(results):
+        # Another process may have chosen for other rows meanwhile.
+        tuned = as_read(_valid(study, read_choices(path)) | choices)
+        scores = tuning_scores(study, results, tuned)
+        best = best_rows(study, tuned)
+        for name, group in study.best.items():
+            if absent := [row for row in group if row not in scores]:
+                kept = f"stays {best[name]}" if name in best else "is not chosen yet"
+                print(f"{name} {kept}: no tuning lines of {', '.join(absent)}.")
+            else:
+                best[name] = max(group, key=lambda row: scores[row])
+                print(f"{name}: {best[name]}")
+        tuned = {row: choice for row, choice in tuned.items() if row not in study.best}
+        tuned |= {name: {**study.rows[row], **tuned[row]} for name, row in best.items()}
+        write_json(path, tuned)
 
 
 def in_tuning(
@@ -163,7 +204,7 @@ def tuning_scores(
 
 
 def halve(
-    study: Study, folder: pathlib.Path, results: pathlib.Path, data_dir: str
+    study: Study, folder: pathlib.Path, results: pathlib.Path, data_dir: str, again: bool = False
 ) -> dict[str, Any]:
     """The choice of the first row by successive halving on validation; resumes.
 
@@ -182,13 +223,12 @@ def halve(
                 changes["train.epochs"] = max(1, round(share * epochs))
                 settings = settings_of(study, changes, study.tuning_size, seed, data_dir)
                 key = config_hash(settings)
-                line = next((r for r in records if r["settings_hash"] == key), None)
-                if line is None:
+                line = next((r for r in records if r.get("settings_hash") == key), None)
+                if line is None or again:
                     summary = runs.run(folder / "tuning", settings)
                     line = record(row, study.tuning_size, candidate, summary, settings)
                     line["share"] = share
-                    records.append(line)
-                    write_lines(path, records)
+                    put_line(path, line, lambda line: line.get("settings_hash"))
                 found.append(line["validation_accuracy"])
             scores.append(statistics.fmean(found))
             print(row, share, candidate, scores[-1], flush=True)

@@ -133,15 +133,15 @@ def shared(function: Callable[[], Any]) -> Any:
 
     It is called in the first process only, and gives a JSON value or raises a `UserError`.
     """
-    result, error = None, None
+    result, error, ours = None, None, None
     if is_first():
         try:
             result = function()
         except UserError as raised:
-            error = str(raised)
+            error, ours = str(raised), raised
     result, error = agreed([result, error])
     if error is not None:
-        raise UserError(error)
+        raise ours or UserError(error)
     return result
 
 

@@ -43,6 +43,10 @@ class ConfigError(UserError):
         self.key = key
 
 
+class BusyError(UserError):
+    """Another program writes to the workdir, or has just finished its run."""
+
+
 def way_out(error: OSError, workdir: Path) -> str:
     """What to do about a file that the system refuses: of the workdir, or somebody else's.
 

@@ -24,7 +24,7 @@ from genreg_jax.checks import check_folder, short
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
 from genreg_jax.devices import is_first, shared, warn
-from genreg_jax.errors import UserError
+from genreg_jax.errors import BusyError, UserError
 from genreg_jax.logs import (
     Summary,
     changes,
@@ -229,7 +229,7 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
                 workdir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_lock(workdir))
                 if claim(workdir, settings) is not None:
-                    raise UserError(
+                    raise BusyError(
                         f"Another program has just finished the run in {workdir}; the same command "
                         "shows its result."
                     )
@@ -282,7 +282,7 @@ def _lock(workdir: Path) -> Iterator[None]:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = path.read_text("utf-8", "replace") if path.is_file() else ""
-                raise UserError(
+                raise BusyError(
                     f"Another program writes to the workdir {workdir}: {holder or 'unknown'}. "
                     "Nothing was changed. Wait until it has ended, or stop it (Ctrl-C there saves "
                     "the update at hand) and run this command again; or choose another workdir."

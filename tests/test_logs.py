@@ -449,6 +449,13 @@ def test_commit_is_of_the_packages_own_checkout(tmp_path, monkeypatch):
     assert _commit(package) is None, "no git installed"
 
 
+def test_the_commit_is_that_of_the_code_that_the_process_has_loaded(monkeypatch):
+    before = logs.provenance()["commit"]
+    module = sys.modules["genreg_jax.logs.provenance"]
+    monkeypatch.setattr(module, "_commit", lambda folder: "a later one")
+    assert logs.provenance()["commit"] == before
+
+
 def test_write_json(tmp_path):
     path = tmp_path / "summary.json"
     logs.write_json(path, {"b": float("nan"), "a": [np.inf, jnp.arange(2), (1, None)], "p": path})

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from test_runner import command, study  # noqa: F401  # a fixture
 
 from genreg_jax.batches import BatchPlan
+from genreg_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -24,6 +25,7 @@ report = importlib.import_module("experiments.low_data.report")
 tables = importlib.import_module("experiments.low_data.tables")
 low_data = importlib.import_module("experiments.low_data.run")
 written = importlib.import_module("experiments.lines")
+tuning = importlib.import_module("experiments.tuning")
 settings_of = importlib.import_module("experiments.study").settings_of
 
 
@@ -54,6 +56,10 @@ def test_a_paired_difference_is_that_of_scipy():
     assert p == pytest.approx(scipy.stats.ttest_rel(list(a.values()), list(b.values())[:7]).pvalue)
     assert math.isnan(written.paired({0: 1.0}, b)[1])
     assert written.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})[2] == 1.0
+    # The same gain on every seed is no certainty: of n signs all are the same in 2 of 2^n cases.
+    same = written.paired({i: 50.2 for i in range(5)}, {i: 50.0 for i in range(5)})
+    sign = scipy.stats.binomtest(5, 5).pvalue
+    assert same == (pytest.approx(0.2), pytest.approx(0), pytest.approx(sign), 5)
 
 
 # -------------------------------------------------------------------------------------- operations
@@ -341,7 +347,14 @@ def test_seconds_are_the_processors_where_every_run_has_them():
     text = report.about(lines, 2)
     assert "labels per class seconds are the processor's" in text and "commits 0123456," in text
     assert "2 lines of other settings are left out" in text
-    del lines[3]["processor_seconds"]
+    of = [line for line in lines if line["row"] == "mgr"]
+    of[0]["processor_seconds"] = 50.0
+    for line, spent in zip(of[1:3], (None, 0.0), strict=True):
+        line["processor_seconds"] = spent  # of a process that was killed
+    del of[3]["processor_seconds"]
+    assert (of_mgr()["seconds"], of_mgr()["time"]) == (20.0, 2.5)  # of 50, 20 and 20
+    for line in of:
+        line["processor_seconds"] = None
     assert (of_mgr()["seconds"], of_mgr()["time"]) == (43.0, 4.3)
     assert "seconds are the clock's" in report.about(lines, 0)
 
@@ -407,7 +420,8 @@ def test_a_goal_without_lines_or_choices_is_left_out(monkeypatch):
     assert "gda" in text and "mixup" not in text and "errors" not in text
     assert report.goals("digits", lines[:1], tuned) == report.goals("digits", lines, {}) == ""
     few = [line for line in lines if line["seed"] < 3]
-    assert "not reached" in report.goals("digits", few, tuned)  # no p-value of three seeds
+    text = report.goals("digits", few, tuned)
+    assert "no p below 5 seeds of two), not decided yet." in text and "reached" not in text
     del tuned["gda"]  # its candidates have changed since
     assert report.goals("digits", lines, tuned) == ""
     lines, _ = with_goals(monkeypatch, {"base": 0.0, "latent adversarial": 6.0})
@@ -415,7 +429,7 @@ def test_a_goal_without_lines_or_choices_is_left_out(monkeypatch):
     text = report.goals("digits", few, tuned)
     base, attacked = (np.array([r["test_accuracy"] for r in few[i : i + 3]]) for i in (0, 6))
     share = 100 * (attacked - base).mean() / (1 - base).mean()
-    assert f"latent adversarial: {share:.0f} ± " in text and "n = 3" in text
+    assert f"latent adversarial: {share:.0f} ± " in text and "n = 3), not decided yet" in text
     for line in lines:
         line["test_accuracy"] = 1.0
     assert report.goals("digits", lines, tuned) == ""  # no error to take away
@@ -425,7 +439,7 @@ def test_a_choice_stands_beside_the_next_one_of_tuning(tmp_path):
     study = low_data.STUDIES["fashion_mnist"]
     results = report.HERE / "results" / "fashion_mnist"
     tuned = json.loads((results / "tuned.json").read_text())
-    best = tables.best_rows(study, tuned)
+    best = tuning.best_rows(study, tuned)
     found = tables.margins(study, results, tuned, best)
     lines = [r for i in (0, 1) for r in written.read_lines(results / f"tuning-{i}.jsonl")]
     means = {}
@@ -511,6 +525,53 @@ def test_a_row_without_lines_leaves_the_page_whole():
     assert tables.rows_of(low_data.STUDIES["digits"], [], {}) == []
     assert report.what_to_turn_on([], 10) == ""
     assert report.summary({"digits": []}).count("\n") == 2
+
+
+def test_what_limits_has_the_choices_of_tuning_and_says_which_it_lacks(tmp_path, monkeypatch):
+    limits = importlib.import_module("experiments.low_data.limits")
+    rows = limits.rows()
+    chosen = json.loads((report.HERE / "results" / "cifar10" / "tuned.json").read_text())
+    assert all(chosen["base"].items() <= changes.items() for _, changes in rows.values())
+    for name, (_, changes) in rows.items():
+        if "flow of all images" in name:
+            assert changes["flow.images"] == "all" and not changes["flow.conditional"]
+            assert changes["latent.epsilon"] == float(name.split()[-1])
+            assert changes["latent.step_size"] == changes["latent.epsilon"] / 2
+    assert rows["gda, labelled real"][0] == rows["pcr, real"][0] == "labelled"
+    monkeypatch.setattr(limits, "HERE", tmp_path)
+    with pytest.raises(UserError, match="has no choice for base, gda, latent adversarial, pcr"):
+        limits.rows()
+
+
+@pytest.mark.parametrize("damage", ["missing", "other", "half"])
+def test_the_page_is_not_written_without_the_choices_of_tuning(damage, tmp_path, monkeypatch):
+    for path in (report.HERE / "results" / "digits").iterdir():
+        (tmp_path / "results" / "digits").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "results" / "digits" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    assert report.report("digits")[0]
+    path = tmp_path / "results" / "digits" / "tuned.json"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text({"other": '{"base": {}}', "half": path.read_text()[:-9]}[damage])
+    with pytest.raises(UserError, match="is damaged" if damage == "half" else "None of the 174"):
+        report.report("digits")
+
+
+def test_of_a_line_without_a_commit_none_is_said():
+    lines = records({"base": 0.0}, {"base": 1.0}, sizes=(10,))
+    for line in lines:
+        line |= {"parameters": 7, "steps": 5, "changes": {"train.batch_size": 3}}
+        line |= {"commit": None, "device": {"kind": "cpu"}}
+    assert "6 lines of commits unknown, made on cpu" in report.about(lines, 0)
+
+
+def test_a_picture_of_base_alone_is_drawn(tmp_path):
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10, 50))
+    rows = tables.rows_of(study, records(GAINS, TIMES), {})
+    report.draw(rows, tmp_path / "longer.png", "digits")
+    assert (tmp_path / "longer.png").stat().st_size > 5000
 
 
 def test_the_page_is_that_of_the_results():

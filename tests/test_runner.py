@@ -1,9 +1,11 @@
 """The runner of studies: which lines count, in tuning and in the table. `run` is a fake."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import json
+import math
 import re
 import sys
 import threading
@@ -19,6 +21,7 @@ import scipy.stats
 import genreg_jax as gr
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash, default_config, from_config
+from genreg_jax.errors import BusyError, UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 runner = importlib.import_module("experiments.runner")
@@ -66,10 +69,11 @@ def command(tmp_path, monkeypatch):
         return {
             "validation_accuracy": accuracy, "test_accuracy": accuracy, "seed": settings.seed,
             "seconds": 1.0, "commit": call.commit,
+            "subset_hash": f"{call.data}{settings.seed}",
         }  # fmt: skip
 
     call.accuracy = lambda settings: settings.optimizer.learning_rate
-    call.commit = "a"
+    call.commit, call.data = "a", "s"
     monkeypatch.setattr(runs, "run", run)
     yield call
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -172,9 +176,9 @@ def test_a_candidate_that_is_gone_and_one_that_is_new(command, capsys):
     assert "runs are there" in capsys.readouterr().out  # of 0.3, not those of 0.9
     command(study(), "--stage=tune", "--shard=1/2")
     assert json.loads(folder.read_text())["base"] == {"optimizer.learning_rate": 0.3}
-    assert {r["changes"]["optimizer.learning_rate"] for r in lines(folder.parent, "tuning-*")} == {
-        *RATES
-    }
+    # Nothing is lost, should it come back.
+    rates = {r["changes"]["optimizer.learning_rate"] for r in lines(folder.parent, "tuning-*")}
+    assert rates == {*RATES, 0.9}
 
 
 def test_tuning_lines_of_other_settings_do_not_count(command, capsys):
@@ -201,8 +205,9 @@ def test_a_tuning_run_that_is_stopped_keeps_the_lines_it_had(command, capsys):
         raise KeyboardInterrupt
 
     command.accuracy = stop
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stopped:
         command(study(), "--stage=tune", "--again")
+    assert stopped.value.code == 130 and capsys.readouterr().err == "Interrupted.\n"
     assert (results / "tuning-0.jsonl").read_text() == before
 
 
@@ -231,6 +236,68 @@ def test_the_table_does_not_mix_old_settings_with_new(command, capsys):
     assert len(lines(results, "table.jsonl")) == 3
     command(study(**{"train.epochs": 7}), "--seeds=1")
     assert len(lines(results, "table.jsonl")) == 2
+
+
+def test_lines_that_do_not_count_now_are_kept_and_count_again(command, capsys, tmp_path):
+    command(study(), "--stage=tune")
+    results = command(study())
+    before, choice = (results / "table.jsonl").read_bytes(), (results / "tuned.json").read_text()
+    other = json.loads(choice) | {"other": {"optimizer.learning_rate": 0.1}}
+    (results / "tuned.json").write_text(json.dumps(other))
+    for args in (["--merge", tmp_path / "missing.jsonl"], ["--stage=plan", "--rows", "base"]):
+        with contextlib.suppress(SystemExit):
+            command(study(), *args)
+        assert "3 lines of table.jsonl are left out" in capsys.readouterr().out
+        assert (results / "table.jsonl").read_bytes() == before
+    command.commit = "b"
+    command(study(), "--rows", "other", "--seeds=1")
+    assert [line["commit"] for line in lines(results, "table.jsonl")] == ["a", "b", "a", "a"]
+    assert len(lines(results, "left_out.jsonl")) == 3
+    command(study(), "--rows", "base")  # twice is once
+    assert len(lines(results, "left_out.jsonl")) == 3
+    (results / "tuned.json").write_text(choice)
+    command(study(), "--rows", "base")
+    assert (results / "table.jsonl").read_bytes() == before
+    assert [line["commit"] for line in lines(results, "left_out.jsonl")] == ["b"]
+
+
+def test_two_programs_tune_rows_beside_each_other(command):
+    command(study(rows=("base",)), "--stage=tune")
+    three, inner = study(rows=("base", "other", "third")), []
+
+    def with_another(settings):
+        if not inner:
+            inner.append(settings)
+            command(three, "--stage=tune", "--rows", "third")
+        return settings.optimizer.learning_rate
+
+    command.accuracy = with_another
+    results = command(three, "--stage=tune", "--rows", "other")
+    assert tuned(results) == {"base": 0.3, "other": 0.3, "third": 0.3}
+    rows = [line["row"] for line in lines(results, "tuning-0.jsonl")]
+    assert {row: rows.count(row) for row in rows} == {"base": 6, "other": 6, "third": 6}
+
+
+def test_another_sharding_and_damaged_lines_take_nothing_away(command, capsys):
+    rows = ("base", "other", "third")
+    best = dataclasses.replace(study(rows=rows), best={"better": ("other", "third")})
+    command.accuracy = lambda s: s.augment.label_smoothing + 0.1 * s.optimizer.learning_rate
+    results = command(best, "--stage=tune")
+    path, choice = results / "tuning-0.jsonl", (results / "tuned.json").read_text()
+    whole = path.read_text().splitlines(keepends=True)
+    assert len(whole) == 18
+    path.write_text("".join(whole[1:]))
+    command(best, "--stage=tune", "--rows", "base", "--shard=0/2")
+    assert sorted(path.read_text().splitlines(keepends=True)) == sorted(whole)
+    path.write_text("".join(whole[:-1]) + whole[-1][:40])  # of what is best
+    for args in (["--rows", "other"], ["--rows", "base"]):
+        capsys.readouterr()
+        command(best, "--stage=tune", *args)
+        assert "better stays third: no tuning lines of third" in capsys.readouterr().out
+        assert (results / "tuned.json").read_text() == choice
+    edited = json.loads(choice) | {"better": {"synthetic.weight": 99.0}}
+    (results / "tuned.json").write_text(json.dumps(edited))
+    assert "better" not in tuning.chosen(best, results / "tuned.json", (), pytest.fail)
 
 
 def test_rows_can_be_tuned_alone_and_the_others_keep_their_choice_and_lines(command):
@@ -263,7 +330,7 @@ def test_a_table_has_each_line_as_soon_as_its_run_is_done(command):
         return 0.5
 
     command.accuracy = stop_at_the_third
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         command(study())
     results = command(study(), "--rows", "base", "--seeds=1")
     assert [line["row"] for line in lines(results, "table.jsonl")] == ["base", "other"]
@@ -298,7 +365,7 @@ def test_shards_of_two_machines_are_merged_once(shards, command, capsys):
     ("change", "message"),
     [
         ({"commit": "b"}, "has lines of commit b, and the table those of a"),
-        ({"row": "fourth"}, "this study has no such row; it has base, other"),
+        ({"row": "fourth"}, "seed 1 is of no row of this study; it has 'base', 'other'"),
         ({"settings_hash": "0"}, r"other settings \(those of all rows\)"),
         (
             {"changes": {"augment.label_smoothing": 0.0, "optimizer.learning_rate": 0.7}},
@@ -319,10 +386,86 @@ def test_a_shard_that_does_not_fit_is_refused_with_what_differs(
     assert (results / "table.jsonl").read_text() == before
 
 
-def test_a_file_without_lines_is_refused(shards, command, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *[({"test_accuracy": v}, f"test_accuracy is {v!r}") for v in (None, math.nan, "0.3", 30.0)],
+        *[({"seconds": v}, f"seconds is {v!r}") for v in (None, math.inf)],
+        *[({"seed": v}, f"seed {v} with 10 labels per class is no run") for v in (77, -1)],
+        ({"labels_per_class": 7}, "with 7 labels per class is no run of this study, which has 10"),
+        ({"settings_hash": ...}, "lacks its settings_hash"),
+        ({"commit": ...}, "lacks its commit"),
+        ({"members": 2}, r"other settings \(members = 2, here 1\)"),
+        ({"subset_hash": "zz"}, r"other labelled images than row 'other' .* zz, there s1"),
+        *[({key: ...}, "Line 1 of elsewhere.jsonl is no whole record") for key in ("row", "seed")],
+    ],
+)
+def test_a_line_that_is_not_whole_or_is_there_otherwise_is_refused(
+    shards, command, capsys, change, message
+):
+    results, elsewhere = shards
+    before = (results / "table.jsonl").read_bytes()
+    first, *rest = map(json.loads, elsewhere.read_text().splitlines())
+    first = {k: v for k, v in (first | change).items() if v is not ...}
+    written.write_lines(elsewhere, [first, *(rest if "subset_hash" in change else [])])
     with pytest.raises(SystemExit):
-        command(study(), "--merge", tmp_path / "missing.jsonl")
-    assert "has no line to merge" in capsys.readouterr().err
+        command(study(), "--merge", elsewhere)
+    out = capsys.readouterr()
+    assert re.search(message, out.out + out.err) and "Traceback" not in out.err
+    assert (results / "table.jsonl").read_bytes() == before
+
+
+def test_another_result_of_the_same_run_is_refused(shards, command, capsys):
+    results, _ = shards
+    before = (results / "table.jsonl").read_bytes()
+    first, *_ = written.read_lines(results / "table.jsonl")
+    written.write_lines(results / "other.jsonl", [first | {"test_accuracy": 0.1}])
+    with pytest.raises(SystemExit):
+        command(study(), "--merge", results / "other.jsonl")
+    assert "with another result (test_accuracy = 0.1, here 0.3)" in capsys.readouterr().err
+    assert (results / "table.jsonl").read_bytes() == before
+    command(study(), "--merge", results / "table.jsonl")
+    assert (results / "table.jsonl").read_bytes() == before
+
+
+def test_what_is_no_table_is_refused(shards, command, capsys, tmp_path):
+    results, _ = shards
+    before = (results / "table.jsonl").read_bytes()
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "binary.jsonl").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "other.jsonl").write_text("{}\n5\nnull\n[1, 2]\n")
+    for name, message in (
+        ("missing.jsonl", "is no file"),
+        (".", "is no file"),
+        ("empty.jsonl", "has no line to merge"),
+        ("binary.jsonl", "has no line to merge"),
+        ("other.jsonl", "has no line to merge"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            command(study(), "--merge", tmp_path / name)
+        assert stopped.value.code == 1 and message in capsys.readouterr().err
+    assert (results / "table.jsonl").read_bytes() == before
+
+
+def test_an_empty_table_takes_a_table_of_several_commits_and_not_two_of_one_each(
+    shards, command, capsys, tmp_path
+):
+    results, one = shards
+    other, both = tmp_path / "other.jsonl", tmp_path / "both.jsonl"
+    second = [line | {"commit": "b", "seed": 2} for line in written.read_lines(one)]
+    for line in second:
+        changes = line["changes"]
+        line["settings_hash"] = config_hash(settings_of(study(), changes, 10, 2, ""))
+        line["subset_hash"] = "s2"
+    written.write_lines(other, second)
+    written.write_lines(both, [*written.read_lines(one), *second])
+    (results / "table.jsonl").unlink()
+    with pytest.raises(SystemExit):
+        command(study(), "--merge", one, other)
+    assert "has lines of commit b, and the table those of a" in capsys.readouterr().err
+    assert not (results / "table.jsonl").exists()
+    command(study(), "--merge", both)
+    assert len(lines(results, "table.jsonl")) == 4
 
 
 def test_a_plan_scales_a_few_updates_to_what_is_left(command, capsys, monkeypatch):
@@ -403,6 +546,11 @@ def test_lines_without_a_settings_hash_count_by_their_changes(command):
         (["--shard=2/2"], "'2/2' is not i/n"),
         (["--shard=1"], "'1' is not i/n"),
         (["--stage=tune", "--seeds=1"], "tuning runs as a whole"),
+        (["--stage=tune", "--merge=x"], "leave out --stage"),
+        (["--seeds=0"], "--seeds is 0; allowed: 1 to 3"),
+        (["--seeds=-1"], "--seeds is -1; allowed: 1 to 3"),
+        (["--seeds=4"], "--seeds is 4; allowed: 1 to 3"),
+        (["--sizes", "7"], "the study has no cell of 7 labels per class; it has 10"),
         ([], "no candidate of the study for base, other; run --stage=tune"),
     ],
 )
@@ -410,6 +558,63 @@ def test_what_a_command_line_can_get_wrong(command, args, message, capsys):
     with pytest.raises(SystemExit):
         command(study(), *args)
     assert message in capsys.readouterr().err
+
+
+def test_a_damaged_choice_or_a_folder_that_cannot_be_used_is_said_in_a_paragraph(
+    command, capsys, tmp_path
+):
+    results = command(study(), "--stage=tune")
+    whole = (results / "tuned.json").read_text()
+    for text in (whole[:-9], "", "[]", "null", "\x00\x01"):
+        (results / "tuned.json").write_text(text)
+        for args in ([], ["--stage=tune", "--again"], ["--stage=plan"]):
+            with pytest.raises(SystemExit) as stopped:
+                command(study(), *args)
+            error = capsys.readouterr().err
+            assert stopped.value.code == 1 and error.count("\n") == 1
+            assert "tuned.json is damaged" in error and "run --stage=tune" in error
+        assert (results / "tuned.json").read_text() == text
+    (results / "tuned.json").write_text(whole)
+    command(study(), "--seeds=1")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        command(study(), f"--runs={tmp_path / 'file'}")
+    assert "cannot be read or written" in capsys.readouterr().err
+
+    def refused(settings):
+        raise UserError("no data there")
+
+    command.accuracy = refused
+    for args in (["--stage=tune", "--again"], ["--again"]):
+        with pytest.raises(SystemExit) as stopped:
+            command(study(), *args)
+        assert stopped.value.code == 1 and capsys.readouterr().err == "no data there\n"
+    assert len(lines(results, "table.jsonl")) == 2
+
+
+def test_a_run_that_another_program_makes_is_left_to_it(command, capsys):
+    command(study(), "--stage=tune")
+
+    def busy(settings):
+        if settings.seed == 1 and not settings.augment.label_smoothing:
+            raise BusyError("another program")
+        return 0.5
+
+    command.accuracy = busy
+    results = command(study())
+    assert "making these runs, which are not in it: 'base' with 10" in capsys.readouterr().out
+    assert len(lines(results, "table.jsonl")) == 5
+
+
+def test_rows_of_other_data_do_not_stand_beside_each_other(command, capsys):
+    command(study(), "--stage=tune")
+    results = command(study(), "--rows", "base")
+    command.data = "t"  # another --data_dir
+    with pytest.raises(SystemExit):
+        command(study(), "--rows", "other")
+    error = capsys.readouterr().err
+    assert "Row 'other', seed 0 has other labelled images than row 'base'" in error
+    assert "--data_dir" in error and len(lines(results, "table.jsonl")) == 3
 
 
 def test_a_study_takes_the_choices_of_another(command, tmp_path, capsys):
@@ -554,7 +759,12 @@ def test_processor_seconds_add_up_over_processes_and_do_not_count_what_others_do
     assert runs.processor_seconds(flow, [tmp_path / "run"]) is None
     (tmp_path / "flow.processor_seconds").write_text("3.5")
     assert 3.9 <= runs.processor_seconds(flow, [tmp_path / "run"]) < 4.1
-    (tmp_path / "run.processor_seconds").unlink()  # as of a process that was killed
+    (tmp_path / "run.processor_seconds").write_text("")  # a full disk
+    assert spent() is None
+    with runs.processor_time(folder, begun=True):
+        work()
+    assert spent() is None  # some of them are lost
+    (tmp_path / "run.processor_seconds").unlink(missing_ok=True)  # as of a killed process
     with runs.processor_time(folder, begun=True):
         work()
     assert spent() is None
@@ -568,9 +778,10 @@ def test_help_and_slips_name_the_studies_and_the_rows(command, capsys):
         (["--study=three"], 2, "choose from"),
         (["--study=two", "--rows", "other"], 2, "no row 'other'; it has 'base', 'third'"),
     ):
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(SystemExit) if code else contextlib.nullcontext() as stopped:
             command(both, *args)
-        assert stopped.value.code == code and words in "".join(capsys.readouterr())
+        assert words in "".join(capsys.readouterr())
+        assert not code or stopped.value.code == code
     with pytest.raises(SystemExit):
         command(study(), "--rows", "mrg")
     assert "no row 'mrg'; it has 'base', 'other'" in capsys.readouterr().err
@@ -587,6 +798,47 @@ def test_a_line_of_another_number_of_members_does_not_count(command, monkeypatch
     assert calls == [2] * 3
     results = command(dataclasses.replace(two, members={"other": 3}))
     assert calls == [2] * 3 + [3] * 3
+
+
+@pytest.fixture
+def limits(command, tmp_path, monkeypatch):
+    """Calls the command line of a study of limits; `limits.made` is what has been run."""
+    module = importlib.import_module("experiments.sources.limits")
+    (tmp_path / "results").mkdir()
+
+    def one(folder, settings, substitute):
+        call.made.append((settings.seed, substitute, settings.optimizer.learning_rate))
+        accuracy = settings.optimizer.learning_rate + 0.01 * settings.seed
+        return {"validation_accuracy": accuracy, "seed": settings.seed, "commit": "a"}
+
+    def call(rows, *args):
+        monkeypatch.setattr(sys, "argv", ["limits", f"--runs={tmp_path / 'runs'}", *args])
+        module.main(study(), lambda: rows, range(2, 5), tmp_path)
+        return tmp_path / "results"
+
+    call.made = []
+    monkeypatch.setattr(module, "one", one)
+    return call
+
+
+def test_what_limits_is_run_once_with_each_rows_settings(limits, capsys):
+    rate = lambda r: {"optimizer.learning_rate": r}
+    rows = {"base": ("", rate(0.1)), "pcr": ("real", rate(0.2))}
+    for _ in range(2):
+        results = limits(rows, "--rows", "base")  # nothing to compare it with yet
+    assert limits.made == [(seed, "", 0.1) for seed in (2, 3, 4)]
+    limits(rows, "--seeds=2")
+    assert limits.made[3:] == [(2, "real", 0.2), (3, "real", 0.2)]
+    assert "| pcr | 2 | 22.50 ± 0.50 | +10.00 ± 0.00 |  |  |" in capsys.readouterr().out
+    changed = {"base": ("", rate(0.5)), "pcr": ("real", rate(0.2))}
+    limits(changed, "--seeds=2")  # the old lines of base do not stand in for the new
+    assert limits.made[5:] == [(2, "", 0.5), (3, "", 0.5)]
+    assert "| pcr | 2 | 22.50 ± 0.50 | -30.00 ± 0.00 |" in (results / "limits.md").read_text()
+    assert len(lines(results, "limits.jsonl")) == 7
+    for args, message in ((["--seeds=0"], "allowed: 1 to 3"), (["--rows", "x"], "invalid choice")):
+        with pytest.raises(SystemExit):
+            limits(rows, *args)
+        assert message in capsys.readouterr().err
 
 
 def test_two_processes_train_a_shared_flow_once(tmp_path, monkeypatch):

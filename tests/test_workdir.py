@@ -14,7 +14,7 @@ import genreg_jax as gr
 from genreg_jax import workdir as workdirs
 from genreg_jax.checkpoint import CheckpointReader, Checkpoints
 from genreg_jax.config import from_config
-from genreg_jax.errors import UserError
+from genreg_jax.errors import BusyError, UserError
 
 SETTINGS = from_config({"data": {"name": "digits"}})
 HOLD = """
@@ -47,7 +47,7 @@ def test_a_second_writer_is_refused_with_the_first_one_s_name_and_changes_nothin
 def test_a_removed_lock_file_lets_no_second_writer_in(tmp_path):
     with workdirs.start(tmp_path, SETTINGS):
         (tmp_path / ".lock").unlink()
-        with pytest.raises(UserError, match="Another program writes to the workdir"):
+        with pytest.raises(BusyError, match="Another program writes to the workdir"):
             workdirs.start(tmp_path, SETTINGS)
     with workdirs.start(tmp_path, SETTINGS):
         pass
@@ -88,7 +88,7 @@ def test_a_run_that_another_program_finished_meanwhile_is_not_run_again(tmp_path
     assert workdirs.claim(tmp_path, SETTINGS) is None
     summary = '{"test_accuracy": 0.5, "subset_hash": "a", "flow": null}'
     (tmp_path / "summary.json").write_text(summary)
-    with pytest.raises(UserError, match="Another program has just finished"):
+    with pytest.raises(BusyError, match="Another program has just finished"):
         workdirs.start(tmp_path, SETTINGS)
 
 

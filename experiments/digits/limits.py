@@ -20,6 +20,7 @@ from experiments.lines import mean_and_error, record
 from experiments.runs import load, run
 from experiments.study import settings_of
 from genreg_jax.config import config_hash
+from genreg_jax.door import leave, through
 
 SEEDS = range(100, 106)
 
@@ -80,4 +81,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

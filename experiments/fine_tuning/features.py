@@ -19,6 +19,7 @@ from experiments.lines import mean_and_error
 from genreg_jax import data
 from genreg_jax.build import model_of
 from genreg_jax.config import from_config
+from genreg_jax.door import leave, through
 from genreg_jax.evaluate import make_evaluate
 from genreg_jax.logs import provenance
 from genreg_jax.restore import pretrained_start
@@ -82,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

@@ -41,4 +41,4 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    main(CIFAR10, ROWS, range(102, 106), pathlib.Path(__file__).parent)
+    main(CIFAR10, lambda: ROWS, range(102, 106), pathlib.Path(__file__).parent)

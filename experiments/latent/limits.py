@@ -24,6 +24,7 @@ from experiments.runs import load, run, with_flow
 from experiments.study import settings_of
 from genreg_jax.build import perturbation_of
 from genreg_jax.config import config_hash
+from genreg_jax.door import leave, through
 from genreg_jax.logs import provenance
 from genreg_jax.restore import restore_classifier, restore_flow
 from genreg_jax.settings import LatentSettings
@@ -106,4 +107,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

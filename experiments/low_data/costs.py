@@ -20,6 +20,7 @@ from experiments.low_data.run import STUDIES
 from experiments.parts import parts_of
 from experiments.study import settings_of
 from experiments.tuning import chosen
+from genreg_jax.door import leave, through
 from genreg_jax.epoch import update_of
 from genreg_jax.logs import write_json
 
@@ -85,4 +86,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

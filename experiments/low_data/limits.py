@@ -9,34 +9,46 @@ the samples are 4,500 real images that the run does not have, and `gda, labelled
 labels too. Writes `results/limits.jsonl` and `results/limits.md`.
 """
 
-import json
 import pathlib
 
 from experiments.low_data.run import STUDIES, attack
 from experiments.sources.limits import DRAWN, main
+from experiments.tuning import read_choices
+from genreg_jax.errors import UserError
 
 STUDY = STUDIES["cifar10"]
 HERE = pathlib.Path(__file__).parent
-CHOSEN = STUDY.changes(json.loads((HERE / "results" / "cifar10" / "tuned.json").read_text()))
 ON_ALL = {
     "flow.images": "all", "flow.conditional": False, "flow.updates": 1600, "flow.dropout": 0.0,
 }  # fmt: skip
-ADVERSARIAL = CHOSEN["latent adversarial"]
-ROWS = {
-    "base": ("", CHOSEN["base"]),
-    "latent adversarial": ("", ADVERSARIAL),
-    **{
-        f"latent adversarial, flow of all images, radius {radius:g}": (
-            "",
-            {**ADVERSARIAL, **ON_ALL, **changes},
+
+
+def rows():
+    """Row to what is replaced and its settings."""
+    path = HERE / "results" / "cifar10" / "tuned.json"
+    chosen = STUDY.changes(read_choices(path))
+    if missing := {"base", "latent adversarial", "pcr", "gda"} - chosen.keys():
+        raise UserError(
+            f"{path} has no choice for {', '.join(sorted(missing))}; put it back, or run "
+            "python -m experiments.low_data.run --study=cifar10 --stage=tune."
         )
-        for radius, changes in zip((0.5, 1.5, 4.0), attack(0.5, 1.5, 4.0))
-    },
-    "pcr": ("", CHOSEN["pcr"]),
-    "pcr, real": ("labelled", {**CHOSEN["pcr"], **DRAWN}),
-    "gda": ("", CHOSEN["gda"]),
-    "gda, labelled real": ("labelled", {**CHOSEN["gda"], **DRAWN}),
-}
+    own = {row: ("", chosen[row]) for row in ("base", "latent adversarial")}
+    on_all = {
+        f"latent adversarial, flow of all images, radius {changes['latent.epsilon']:g}": (
+            "",
+            {**chosen["latent adversarial"], **ON_ALL, **changes},
+        )
+        for changes in attack(0.5, 1.5, 4.0)
+    }
+    return {
+        **own,
+        **on_all,
+        "pcr": ("", chosen["pcr"]),
+        "pcr, real": ("labelled", {**chosen["pcr"], **DRAWN}),
+        "gda": ("", chosen["gda"]),
+        "gda, labelled real": ("labelled", {**chosen["gda"], **DRAWN}),
+    }
+
 
 if __name__ == "__main__":
-    main(STUDY, ROWS, range(102, 106), HERE, compared=("base", "latent adversarial"))
+    main(STUDY, rows, range(102, 106), HERE, compared=("base", "latent adversarial"))

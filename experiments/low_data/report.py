@@ -16,7 +16,9 @@ from experiments.low_data import tables
 from experiments.low_data.run import ENSEMBLE, STUDIES
 from experiments.low_data.tables import LONGER, OUTSIDE
 from experiments.study import Study
-from experiments.tuning import chosen
+from experiments.tuning import best_rows, chosen
+from genreg_jax.door import leave, through
+from genreg_jax.errors import UserError
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -129,6 +131,8 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
         "base's time."
         if cheap
         else f"None of the {len(able)} methods of {seeds} seeds or more has p below 0.05."
+        if seeds == "five"
+        else "No method has five seeds yet, so that there is no p."
     )
     same = best["same_time"]
     if same["n"] < 2 or same["over"] == "base":
@@ -142,6 +146,13 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
     return f"- **{size} labels per class.** {first} {second} {third}\n"
 
 
+def verdict(reached: bool, n: int) -> str:
+    """Of a goal; nothing is decided below five seeds."""
+    if n < tables.LEAST:
+        return "not decided yet"
+    return "reached" if reached else "not reached"
+
+
 def goals(name: str, lines: Sequence[tables.Line], tuned: Mapping[str, Any]) -> str:
     """Whether the goals of a study that has any are reached."""
     if name not in GOALS:
@@ -149,7 +160,7 @@ def goals(name: str, lines: Sequence[tables.Line], tuned: Mapping[str, Any]) -> 
     study, size = STUDIES[name], GOALS[name]
     best = {
         kind: row
-        for kind, row in tables.best_rows(study, tuned).items()
+        for kind, row in best_rows(study, tuned).items()
         if kind in ("best single", "best augmentation")
     }
     beside, removed = tables.goals(study, lines, best, size)
@@ -163,13 +174,13 @@ def goals(name: str, lines: Sequence[tables.Line], tuned: Mapping[str, Any]) -> 
         reached = found["gain"] > 0 and found["holm"] < 0.05
         sentences.append(
             f"All three beside {best[kind]}, the {words}: {gained(found)} (n = {found['n']}, "
-            f"{with_p(found['holm'])} of two), {'' if reached else 'not '}reached."
+            f"{with_p(found['holm'])} of two), {verdict(reached, found['n'])}."
         )
     if removed:
         reached = removed["share"] >= 10
         sentences.append(
             f"A tenth of base's errors taken away by latent adversarial: {removed['share']:.0f} ± "
-            f"{removed['error']:.0f} % (n = {removed['n']}), {'' if reached else 'not '}reached."
+            f"{removed['error']:.0f} % (n = {removed['n']}), {verdict(reached, removed['n'])}."
         )
     return f"- **Goals, {size} labels per class.** {' '.join(sentences)}\n" * bool(sentences)
 
@@ -197,7 +208,7 @@ def published(study: Study, lines: Sequence[tables.Line]) -> str:
 
 def choices(study: Study, tuned: Mapping[str, Any]) -> str:
     """Markdown: what tuning chose for each row."""
-    best = tables.best_rows(study, tuned)
+    best = best_rows(study, tuned)
     lines = ["Chosen on validation images:\n", "| row | chosen |", "|---|---|"]
     for row, choice in tuned.items():
         if row in best:
@@ -220,9 +231,9 @@ def about(lines: Sequence[tables.Line], dropped: int) -> str:
     )
     for size in dict.fromkeys(r["labels_per_class"] for r in lines):
         runs = [r for r in lines if r["labels_per_class"] == size]
-        kind = "processor" if tables.on_processor(runs) else "clock"
+        kind = "processor" if tables.on_processor(by_row(runs, size)) else "clock"
         text += f"With {size} labels per class seconds are the {kind}'s. "
-    commits = sorted({r["commit"][:7] for r in lines})
+    commits = sorted({(r["commit"] or "unknown")[:7] for r in lines})
     kinds = sorted({r["device"]["kind"] for r in lines})
     text += f"{len(lines)} lines of commits {', '.join(commits)}, made on {', '.join(kinds)}."
     if dropped:
@@ -267,8 +278,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str) -> N
     rows = [r for r in rows if "gain" in r and r["gain"]["n"] > 1]
     if not rows:
         return
-    able = [r for r in rows if r["row"] not in OUTSIDE]
-    sizes, label = {r["size"] for r in able}, "points above tuned base, ± standard error"
+    sizes, label = {r["size"] for r in rows}, "points above tuned base, ± standard error"
     if len(sizes) == 1:
         figure, plot = plt.subplots(figsize=(8, 1.2 + 0.25 * len(rows)))
         _draw_size(plot, rows)
@@ -308,7 +318,7 @@ def _draw_sizes(plot, rows, shown=6):
     of: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda r: r["size"]):
         of.setdefault(row["row"], []).append(row)
-    most = max(len(mine) for name, mine in of.items() if name not in OUTSIDE)
+    most = max(len(mine) for mine in of.values())
     gain = {
         name: statistics.fmean(r["gain"]["gain"] for r in mine)
         for name, mine in of.items()
@@ -339,6 +349,11 @@ def report(name: str) -> tuple[list[dict[str, Any]], str]:
     tuned = chosen(study, results / "tuned.json", (), print)
     changes = study.changes(tuned)
     lines = [line for line in every if is_current(study, changes, line)]
+    if every and not lines:
+        raise UserError(
+            f"None of the {len(every)} lines of {results} counts: its tuned.json is missing, or of "
+            "other choices, or the study has changed. Put that file back. The page was not written."
+        )
     if not any(line["row"] == study.first for line in lines):
         return [], ""
     rows = tables.rows_of(study, lines, multiples)
@@ -377,4 +392,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

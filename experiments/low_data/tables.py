@@ -1,16 +1,16 @@
 """What the lines of a low-data study say: gains over base, their times and their p-values."""
 
-import json
 import math
 import pathlib
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.lines import by_row, paired, read_lines, with_error
 from experiments.low_data.run import ENSEMBLE, LONG, TIMES, times
 from experiments.study import Study
 from experiments.tuning import tuning_scores
+from genreg_jax.logs import read_json
 
 LONGER = ("base", *(times("base", n) for n in TIMES), ENSEMBLE)
 OUTSIDE = (*LONGER, *(times(row, 4) for row in LONG))  # of Holm's family
@@ -51,18 +51,21 @@ def difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, Any]
     return {"gain": gain, "error": error, "p": p if n >= LEAST else math.nan, "n": n}
 
 
-def on_processor(lines: Iterable[Line]) -> bool:
-    """Whether all lines have the processor's seconds, which other work does not lengthen."""
-    return all(line.get("processor_seconds") for line in lines)
+def on_processor(of: Mapping[str, Mapping[int, Line]]) -> bool:
+    """Whether each row has runs with the processor's seconds, which other work does not lengthen.
+
+    Of a run whose process was killed they are not known.
+    """
+    return all(any(line.get("processor_seconds") for line in runs.values()) for runs in of.values())
 
 
-def seconds_of(line: Line, processor: bool) -> float:
-    """Of a run, with the training of its flow.
+def seconds_of(line: Line, processor: bool) -> float | None:
+    """Of a run, with the training of its flow; None where they are not known.
 
     Those of the processor have the making of the network and the pictures in them, too.
     """
     if processor:
-        return line["processor_seconds"]
+        return line.get("processor_seconds")
     return line["seconds"] + ((line.get("flow") or {}).get("seconds") or 0)
 
 
@@ -80,9 +83,7 @@ def rows_of(
         of = by_row(lines, size)
         if study.first not in of:
             continue
-        processor = on_processor(line for runs in of.values() for line in runs.values())
-        time = relative_times(of, study.first, processor)
-        base = statistics.median(seconds_of(line, processor) for line in of[study.first].values())
+        time, base = relative_times(of, study.first, on_processor(of))
         entries = {}
         for row in (row for row in study.rows if row in of):
             entries[row] = {
@@ -113,22 +114,30 @@ def rows_of(
 
 def relative_times(
     of: Mapping[str, Mapping[int, Line]], first: str, processor: bool
-) -> dict[str, float]:
-    """Row to the median of its runs' times, each in multiples of the first row's median.
+) -> tuple[dict[str, float], float]:
+    """Row to the median of its runs' times, in multiples of the first row's, and its median.
 
     Of the first row's runs those of the same commit count, where there are any: a table grows, and
     lines of another day may be of a machine that is twice as fast.
     """
-    by_commit: dict[Any, list[float]] = {}
-    for line in of[first].values():
-        by_commit.setdefault(line.get("commit"), []).append(seconds_of(line, processor))
-    every = [seconds for found in by_commit.values() for seconds in found]
+    seconds = {
+        row: [
+            (line.get("commit"), spent)
+            for line in runs.values()
+            if (spent := seconds_of(line, processor)) is not None
+        ]
+        for row, runs in of.items()
+    }
+    every = [spent for _, spent in seconds[first]]
 
-    def multiple(line):
-        reference = statistics.median(by_commit.get(line.get("commit"), every))
-        return seconds_of(line, processor) / reference
+    def multiple(commit, spent):
+        same = [base for other, base in seconds[first] if other == commit]
+        return spent / statistics.median(same or every)
 
-    return {row: statistics.median(map(multiple, runs.values())) for row, runs in of.items()}
+    times = {
+        row: statistics.median(multiple(*run) for run in runs) for row, runs in seconds.items()
+    }
+    return times, statistics.median(every)
 
 
 def same_time(
@@ -194,16 +203,6 @@ def goals(
     return beside, {"share": share, "error": error, "n": removed["n"]}
 
 
-def best_rows(study: Study, tuned: Mapping[str, Any]) -> dict[str, str]:
-    """The row behind each name of `study.best`."""
-    return {
-        name: row
-        for name, group in study.best.items()
-        for row in group
-        if name in tuned and study.rows[row] | tuned.get(row, {}) == tuned[name]
-    }
-
-
 def margins(
     study: Study, results: pathlib.Path, tuned: Mapping[str, Any], best: Mapping[str, str]
 ) -> dict[str, tuple[float, str, float]]:
@@ -228,7 +227,11 @@ def at_an_edge(candidates: Sequence[Mapping[str, Any]], choice: Mapping[str, Any
 
 
 def read(results: pathlib.Path) -> tuple[Sequence[Line], dict[str, float]]:
-    """The lines of a study's table, and the operations of its rows in multiples of base's."""
+    """The lines of a study's table, and the operations of its rows in multiples of base's.
+
+    Raises:
+      UserError: the file of operations is damaged.
+    """
     costs = results / "costs.json"
-    multiples = json.loads(costs.read_text())["multiples"] if costs.exists() else {}
+    multiples = read_json(costs, multiples=dict)["multiples"] if costs.exists() else {}
     return read_lines(results / "table.jsonl"), multiples

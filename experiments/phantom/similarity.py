@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 
 from experiments.phantom.run import STUDIES
+from genreg_jax.door import leave, through
 
 CURVES = {
     "within classes": "validation/intra_class_similarity",
@@ -79,4 +80,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

@@ -16,6 +16,7 @@ from experiments.lines import mean_and_error
 from experiments.pooling.run import STUDIES
 from experiments.runs import load
 from experiments.study import settings_of
+from genreg_jax.door import leave, through
 from genreg_jax.logs import provenance
 
 CS = (1.0, 3.0, 10.0, 30.0)
@@ -65,4 +66,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

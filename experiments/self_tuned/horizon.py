@@ -27,6 +27,7 @@ from experiments.study import settings_of
 from genreg_jax import build
 from genreg_jax.batches import BatchPlan
 from genreg_jax.contract import to_float
+from genreg_jax.door import leave, through
 from genreg_jax.logs import provenance
 from genreg_jax.restore import restore_flow
 from genreg_jax.strengths import calibrated_cross_entropy
@@ -196,4 +197,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    leave(through(main))

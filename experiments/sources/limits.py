@@ -20,13 +20,14 @@ import numpy as np
 
 import genreg_jax as gr
 from experiments.digits.limits import of_images
-from experiments.lines import mean_and_error, read_lines, record, write_lines
+from experiments.lines import mean_and_error, put_line, read_lines, record
 from experiments.runs import load, with_flow
 from experiments.sources.run import FASHION_MNIST
 from experiments.study import settings_of
 from genreg_jax import build, data
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash
+from genreg_jax.door import leave, through
 
 SEEDS = range(102, 106)
 PCR = {"synthetic.loss": "pcr", "synthetic.source": "interpolated", "synthetic.weight": 2.0}
@@ -117,7 +118,8 @@ def table(records, rows, compared=("base", "pcr")):
         for other in compared:
             both = sorted(runs.keys() & of[other].keys())
             gain = [runs[seed] - of[other][seed] for seed in both]
-            cells.append("{:+.2f} ± {:.2f}".format(*mean_and_error(gain)) if row != other else "")
+            told = row != other and len(gain) > 1
+            cells.append("{:+.2f} ± {:.2f}".format(*mean_and_error(gain)) if told else "")
         shares = [r["finder_share"] for r in records if r["row"] == row and r["finder_share"]]
         cells.append(f"{100 * np.median(shares):.0f} %" if shares else "")
         lines.append(f"| {row} | {len(runs)} | {' | '.join(cells)} |")
@@ -127,31 +129,49 @@ def table(records, rows, compared=("base", "pcr")):
 def main(study, rows, seeds, here, **options):
     """The command line of a study of limits: rows that need no finder first, as they are cheap.
 
-    `options` are those of `table`.
+    `rows` makes a dict; `options` are those of `table`.
     """
+    if status := through(lambda: _command(study, rows(), seeds, here, options)):
+        leave(status)
+
+
+def _command(study, rows, seeds, here, options):
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.limits")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
     parser.add_argument("--rows", nargs="+", choices=rows, help="only these rows")
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     args = parser.parse_args()
+    if args.seeds is not None and not 0 < args.seeds <= len(seeds):
+        parser.error(f"--seeds is {args.seeds}; allowed: 1 to {len(seeds)}")
     folder = args.runs / f"{here.name}_limits"
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     path, size = here / "results" / "limits.jsonl", study.tuning_size
-    records = read_lines(path)
-    there = {(r["row"], r["seed"]) for r in records}
-    some = [(row, seed) for seed in seeds[: args.seeds] for row in args.rows or rows]
-    jobs = [job for job in some if job not in there]
-    for row, seed in sorted(jobs, key=lambda job: "meta.enabled" in rows[job[0]][1]):
-        substitute, changes = rows[row]
-        changes = {**changes, "train.evaluate_test": False}
-        settings = settings_of(study, changes, size, seed, args.data_dir)
-        records.append(record(row, size, changes, one(folder, settings, substitute), settings))
-        print(json.dumps(records[-1]), flush=True)
-        write_lines(path, records)
-        path.with_suffix(".md").write_text(table(records, rows, **options))
-    print(table(records, rows, **options))
+    path.parent.mkdir(exist_ok=True)
+    key = lambda line: (line["row"], line["seed"], line.get("settings_hash"))
+    jobs = {}
+    for seed in seeds:
+        for row, (substitute, changes) in rows.items():
+            changes = {**changes, "train.evaluate_test": False}
+            settings = settings_of(study, changes, size, seed, args.data_dir)
+            jobs[row, seed, config_hash(settings)] = substitute, changes, settings
+    current = lambda: [line for line in read_lines(path) if key(line) in jobs]
+    there = {key(line) for line in current()}
+    asked = [
+        job
+        for job in jobs
+        if job not in there
+        and job[0] in (args.rows or rows)
+        and job[1] in list(seeds)[: args.seeds]
+    ]
+    for row, seed, digest in sorted(asked, key=lambda job: "meta.enabled" in rows[job[0]][1]):
+        substitute, changes, settings = jobs[row, seed, digest]
+        line = record(row, size, changes, one(folder, settings, substitute), settings)
+        put_line(path, line, key)
+        print(json.dumps(line), flush=True)
+        path.with_suffix(".md").write_text(table(current(), rows, **options))
+    print(table(current(), rows, **options))
 
 
 if __name__ == "__main__":
-    main(FASHION_MNIST, ROWS, SEEDS, pathlib.Path(__file__).parent)
+    main(FASHION_MNIST, lambda: ROWS, SEEDS, pathlib.Path(__file__).parent)

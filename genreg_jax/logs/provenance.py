@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import os
 import platform
 import subprocess
@@ -48,9 +49,9 @@ def provenance() -> dict[str, Any]:
     Returns:
       `versions` (package name to version, None where one is not installed), `device` (`platform`,
       `kind`, `count`), `numerics` (settings of JAX and of the compiler that change numbers) and
-      `commit`: of the checkout that the package lies in, with `-dirty` behind it if tracked Python
-      files were changed, None for an installed wheel or without git. Nothing that identifies the
-      machine or its user.
+      `commit`: of the checkout that the package lies in when the process first asks, with `-dirty`
+      behind it if tracked Python files were changed, None for an installed wheel or without git.
+      Nothing that identifies the machine or its user.
 
     Example:
       >>> sorted(provenance())
@@ -71,7 +72,7 @@ def provenance() -> dict[str, Any]:
             **{name: _plain(getattr(jax.config, name, None)) for name in NUMERICS},
             **{name: _options(os.environ.get(name, "")) for name in VARIABLES},
         },
-        "commit": _commit(Path(__file__).resolve().parents[1]),
+        "commit": _commit_loaded(),
     }
 
 
@@ -120,6 +121,12 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+@functools.cache
+def _commit_loaded() -> str | None:
+    # Asked once: what is committed while a process runs is not the code that it has loaded.
+    return _commit(Path(__file__).resolve().parents[1])
 
 
 def _commit(directory: Path) -> str | None:
