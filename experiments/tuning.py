@@ -151,7 +151,13 @@ def tune(
         choices[row] = study.candidates[row][means.index(max(means))]
     with locked(results):
         # Another process may have chosen for other rows meanwhile.
-        tuned = as_read(_valid(study, read_choices(path)) | choices)
+        tuned = read_choices(path)
+        if basis and tuned.get(study.first) != as_read(basis):
+            raise UserError(
+                f"{study.first} has another choice in {path} than when these rows' tuning began, "
+                "so that they were tuned on the old one. Run the same command again."
+            )
+        tuned = as_read(_valid(study, tuned) | choices)
         scores = tuning_scores(study, results, tuned)
         best = best_rows(study, tuned)
         for name, group in study.best.items():

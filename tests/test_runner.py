@@ -278,6 +278,24 @@ def test_two_programs_tune_rows_beside_each_other(command):
     assert {row: rows.count(row) for row in rows} == {"base": 6, "other": 6, "third": 6}
 
 
+def test_rows_that_were_tuned_on_an_older_choice_of_the_first_are_not_chosen(command, capsys):
+    first = dataclasses.replace(study(), on_first=True)
+    results = command(first, "--stage=tune")
+    choice = (results / "tuned.json").read_text()
+
+    def meanwhile(settings):
+        changed = {"base": {"optimizer.learning_rate": 0.1}}
+        (results / "tuned.json").write_text(json.dumps(changed))
+        return 0.5
+
+    command.accuracy = meanwhile
+    with pytest.raises(SystemExit):
+        command(first, "--stage=tune", "--rows", "other", "--again")
+    assert "base has another choice" in capsys.readouterr().err
+    assert tuned(results) == {"base": 0.1}
+    (results / "tuned.json").write_text(choice)
+
+
 def test_another_sharding_and_damaged_lines_take_nothing_away(command, capsys):
     rows = ("base", "other", "third")
     best = dataclasses.replace(study(rows=rows), best={"better": ("other", "third")})
