@@ -279,7 +279,7 @@ def test_two_programs_tune_rows_beside_each_other(command):
 
 
 def test_rows_that_were_tuned_on_an_older_choice_of_the_first_are_not_chosen(command, capsys):
-    first = dataclasses.replace(study(), on_first=True)
+    first = dataclasses.replace(study(), on_first=True, halving=(0.5, 1.0))
     results = command(first, "--stage=tune")
     choice = (results / "tuned.json").read_text()
 
@@ -292,8 +292,7 @@ def test_rows_that_were_tuned_on_an_older_choice_of_the_first_are_not_chosen(com
     with pytest.raises(SystemExit):
         command(first, "--stage=tune", "--rows", "other", "--again")
     assert "base has another choice" in capsys.readouterr().err
-    assert tuned(results) == {"base": 0.1}
-    (results / "tuned.json").write_text(choice)
+    assert tuned(results) == {"base": 0.1} and choice != (results / "tuned.json").read_text()
 
 
 def test_another_sharding_and_damaged_lines_take_nothing_away(command, capsys):
