@@ -9,20 +9,19 @@ and would still run it with the same settings. See `main` for the command line.
 
 import argparse
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
 from experiments import runs
-from experiments.lines import add_lines, check_data, current_lines, merged, record, table
+from experiments.lines import record, table
+from experiments.store import add_lines, current_lines, key_of, merge, writable
 from experiments.study import Changes, Study, settings_of
 from experiments.tuning import chosen, tune
 from genreg_jax.batches import BatchPlan
 from genreg_jax.door import leave, through
-from genreg_jax.errors import BusyError, UserError
+from genreg_jax.errors import BusyError
 
 
 def main(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
@@ -67,10 +66,7 @@ def _command(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     # Seeds share their compiled programs, and studies the runs that they have in common.
     folder = args.runs
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
-    for path in (results, folder):
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise UserError(f"{path} cannot be written, and what is run would be lost.")
+    writable(results, *([] if args.merge else [folder]))
     if args.stage == "tune":
         _tune(parser, args, study, results)
         return
@@ -78,17 +74,19 @@ def _command(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     home = results.parent / study.tuned_as if study.tuned_as else results
     changes = study.changes(chosen(study, home / "tuned.json", rows, parser.error))
     path = results / "table.jsonl"
-    lines = current_lines(study, changes, path)
     if args.merge:
-        found: list[Mapping[str, Any]] = []
-        for other in args.merge:
-            found += merged(study, changes, [*lines, *found], other)
-        print(table(study, add_lines(study, changes, path, found)))
+        print(table(study, merge(study, changes, path, args.merge)))
         return
-    there = {(line["labels_per_class"], line["seed"], line["row"]) for line in lines}
+    lines, left_out = current_lines(study, changes, path)
+    if left_out:
+        print(
+            f"{len(left_out)} lines do not count: the study no longer has their row, or its "
+            "settings have changed. They are kept."
+        )
+    there = {key_of(line) for line in lines}
     part, parts = args.shard
     jobs = [
-        (seed, size, row)
+        (size, seed, row)
         for seed in study.seeds[: args.seeds]
         for size in sizes
         for row in rows
@@ -97,28 +95,26 @@ def _command(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
     if args.stage == "plan":
         plan(study, changes, jobs, folder / "plan", args.data_dir)
         return
-    left = []
-    for seed, size, row in jobs:
+    busy = []
+    for size, seed, row in jobs:
         settings = settings_of(study, changes[row], size, seed, args.data_dir)
         members = study.members.get(row, 1)
         try:
-            found_run = (
-                runs.run(folder, settings)
-                if members == 1
-                else runs.ensemble(folder, settings, members)
-            )
+            if members == 1:
+                found = runs.run(folder, settings)
+            else:
+                found = runs.ensemble(folder, settings, members)
         except BusyError:
-            left.append(f"{row!r} with {size} labels per class, seed {seed}")
+            busy.append(f"{row!r} with {size} labels per class, seed {seed}")
             continue
-        line = record(row, size, changes[row], found_run, settings)
+        line = record(row, size, changes[row], found, settings)
         if members > 1:
             line["members"] = members
-        check_data(lines, line, f"Row {row!r}, seed {seed}")
-        lines = add_lines(study, changes, path, [line])
+        add_lines(study, changes, path, [line])
         print(json.dumps(line), flush=True)
     print(table(study, add_lines(study, changes, path, [])))
-    if left:
-        print(f"Another program is making these runs, which are not in it: {'; '.join(left)}.")
+    if busy:
+        print(f"Left to another program, which was making them: {'; '.join(busy)}.")
 
 
 def only(parser: argparse.ArgumentParser, args: argparse.Namespace, study: Study) -> None:
@@ -132,8 +128,8 @@ def only(parser: argparse.ArgumentParser, args: argparse.Namespace, study: Study
             parser.error(f"the study has no cell of {size} labels per class; it has {known}")
     if args.seeds is not None and not 0 < args.seeds <= len(study.seeds):
         parser.error(f"--seeds is {args.seeds}; allowed: 1 to {len(study.seeds)}")
-    if args.merge and args.stage != "table":
-        parser.error("--merge adds lines to the table; leave out --stage")
+    if args.merge and (args.stage != "table" or args.rows or args.sizes or args.seeds):
+        parser.error("--merge adds all lines of its files to the table; leave out the other flags")
     args.rows, args.sizes = (v and list(dict.fromkeys(v)) for v in (args.rows, args.sizes))
 
 
@@ -146,6 +142,10 @@ def _tune(parser, args, study, results):
     if args.seeds is not None or args.sizes:
         parser.error("--seeds and --sizes are of the table; tuning runs as a whole")
     rows = [row for row in study.candidates if row in (args.rows or study.rows)]
+    if args.rows and not rows:
+        parser.error(
+            f"nothing is tuned for {', '.join(args.rows)}, only {', '.join(study.candidates)}"
+        )
     if study.on_first and study.first not in rows:
         chosen(study, results / "tuned.json", [study.first], parser.error)
     if study.halving and study.first in rows and parts > 1:
@@ -166,7 +166,7 @@ def plan(
     folder: pathlib.Path,
     data_dir: str,
 ) -> None:
-    """Prints what jobs, each a seed, a size and a row, will take, from eight updates of each row.
+    """Prints what jobs, each a size, a seed and a row, will take, from eight updates of each row.
 
     Compilation counts once a row, since seeds share their programs, and the training of a flow once
     for each subset of images. The compilation of the validation is counted at every fourth one,
@@ -174,9 +174,11 @@ def plan(
     """
     print("| labels per class | row | seconds a run | runs | hours |\n|---|---|---|---|---|")
     hours, flows = 0.0, {}
-    left = {job[1:] for job in jobs}
+    left: dict[tuple[int, str], list[int]] = {}
+    for size, seed, row in jobs:
+        left.setdefault((size, row), []).append(seed)
     for size, row in [(s, row) for s in study.sizes for row in study.rows if (s, row) in left]:
-        seeds = [job[0] for job in jobs if job[1:] == (size, row)]
+        seeds = left[size, row]
         settings = settings_of(study, changes[row], size, seeds[0], data_dir)
         found = runs.run(
             folder, settings_of(study, {**changes[row], **FEW}, size, seeds[0], data_dir)

@@ -6,6 +6,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import math
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,9 @@ import numpy as np
 from genreg_jax import data, predict, train
 from genreg_jax.augment import make as make_augment
 from genreg_jax.config import config_hash, identity
+from genreg_jax.errors import BusyError
 from genreg_jax.flow_run import trained_flow_generator
+from genreg_jax.logs.files import write_atomically
 from genreg_jax.settings import Settings
 
 MEMBER_SEED = 1000  # between the members of an ensemble
@@ -80,11 +83,12 @@ def processor_time(folder: pathlib.Path, *, begun: bool) -> Iterator[None]:
     path.unlink(missing_ok=True)
     try:
         yield
+    except BusyError:  # the seconds are the other process's to tell
+        before = None
+        raise
     finally:
         if before is not None:
-            new = path.with_name(path.name + ".new")
-            new.write_text(str(before + time.process_time() - start))
-            new.replace(path)
+            write_atomically(path, str(before + time.process_time() - start))
 
 
 def processor_seconds(settings: Settings, workdirs: Sequence[pathlib.Path]) -> float | None:
@@ -98,9 +102,10 @@ def processor_seconds(settings: Settings, workdirs: Sequence[pathlib.Path]) -> f
 
 def _seconds(folder: pathlib.Path) -> float | None:
     try:
-        return float(_times(folder).read_text())
+        seconds = float(_times(folder).read_text())
     except (FileNotFoundError, ValueError):  # never measured, or a damaged file
         return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _times(folder: pathlib.Path) -> pathlib.Path:

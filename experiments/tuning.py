@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import runs
-from experiments.lines import as_read, locked, put_line, read_lines, record, with_error
+from experiments.lines import record, with_error
+from experiments.store import as_read, locked, put_line, read_lines
 from experiments.study import Changes, Study, settings_of
 from genreg_jax.config import config_hash
-from genreg_jax.errors import UserError
+from genreg_jax.errors import BusyError, UserError
 from genreg_jax.logs import read_json, write_json
 from genreg_jax.settings import Settings
 
@@ -22,13 +23,19 @@ def read_choices(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
+    way_out = (
+        "Or remove it and run --stage=tune: runs whose lines are in the tuning files beside it are "
+        "not repeated."
+    )
     try:
-        return read_json(path)
+        found = read_json(path)
     except UserError as error:
+        raise UserError(f"{error} {way_out}") from None
+    if odd := [row for row, choice in found.items() if not isinstance(choice, dict)]:
         raise UserError(
-            f"{error} Or remove it and run --stage=tune: runs whose lines are in the tuning files "
-            "beside it are not repeated."
-        ) from None
+            f"{path} is damaged: its {odd[0]!r} is no object. Put the file back. {way_out}"
+        )
+    return found
 
 
 def best_rows(study: Study, tuned: Mapping[str, Any]) -> dict[str, str]:
@@ -120,7 +127,11 @@ def tune(
         if k in own and not again:
             continue
         row, candidate, seed, settings = jobs[k]
-        summary = runs.run(folder / "tuning", settings)
+        try:
+            summary = runs.run(folder / "tuning", settings)
+        except BusyError as error:
+            print(f"{row} {candidate} {seed} is left to another program. {error}")
+            continue
         put_line(
             files[part],
             record(row, study.tuning_size, candidate, summary, settings),
@@ -129,7 +140,7 @@ def tune(
         print(row, candidate, seed, summary["validation_accuracy"], flush=True)
     lines = {k: line for i in range(parts) for k, line in found(i).items()}
     for other in sorted(set(results.glob("tuning-*.jsonl")) - set(files)):
-        print(f"{other.name} is of another sharding and is not read.")
+        print(f"{other.name} is of another sharding and chooses nothing here.")
     commits = {line["commit"] for line in lines.values()}
     if len(commits) > 1:
         print(f"The runs are of {len(commits)} commits: {', '.join(sorted(map(str, commits)))}.")

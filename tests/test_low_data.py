@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ costs = importlib.import_module("experiments.low_data.costs")
 report = importlib.import_module("experiments.low_data.report")
 tables = importlib.import_module("experiments.low_data.tables")
 low_data = importlib.import_module("experiments.low_data.run")
+store = importlib.import_module("experiments.store")
 written = importlib.import_module("experiments.lines")
 tuning = importlib.import_module("experiments.tuning")
 settings_of = importlib.import_module("experiments.study").settings_of
@@ -441,13 +443,13 @@ def test_a_choice_stands_beside_the_next_one_of_tuning(tmp_path):
     tuned = json.loads((results / "tuned.json").read_text())
     best = tuning.best_rows(study, tuned)
     found = tables.margins(study, results, tuned, best)
-    lines = [r for i in (0, 1) for r in written.read_lines(results / f"tuning-{i}.jsonl")]
+    lines = [r for i in (0, 1) for r in store.read_lines(results / f"tuning-{i}.jsonl")]
     means = {}
     for row in study.candidates:
         chosen = [
             r["validation_accuracy"]
             for r in lines
-            if r["row"] == row and r["changes"] == written.as_read(tuned[row])
+            if r["row"] == row and r["changes"] == store.as_read(tuned[row])
         ]
         means[row] = 100 * np.mean(chosen) if chosen else math.nan
     for name, (own, second, other) in found.items():
@@ -539,24 +541,41 @@ def test_what_limits_has_the_choices_of_tuning_and_says_which_it_lacks(tmp_path,
             assert changes["latent.step_size"] == changes["latent.epsilon"] / 2
     assert rows["gda, labelled real"][0] == rows["pcr, real"][0] == "labelled"
     monkeypatch.setattr(limits, "HERE", tmp_path)
-    with pytest.raises(UserError, match="has no choice for base, gda, latent adversarial, pcr"):
+    with pytest.raises(UserError, match="no candidate of the study for base, latent adv"):
         limits.rows()
 
 
-@pytest.mark.parametrize("damage", ["missing", "other", "half"])
-def test_the_page_is_not_written_without_the_choices_of_tuning(damage, tmp_path, monkeypatch):
-    for path in (report.HERE / "results" / "digits").iterdir():
-        (tmp_path / "results" / "digits").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "results" / "digits" / path.name).write_bytes(path.read_bytes())
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("tuned.json", None, "No line of base in"),
+        ("tuned.json", b'{"base": {}}', "No line of base in"),
+        ("tuned.json", b'{"base": {}', "tuned.json is damaged"),
+        ("tuned.json", b'{"base": 5}', "its 'base' is no object"),
+        ("table.jsonl", None, "has digits, of which there is no line"),
+        ("table.jsonl", b"\xff{}\n5\n", "has digits, of which there is no line"),
+        ("costs.json", b"{", "costs.json is damaged"),
+        ("costs.json", b'{"multiples": {"mgr": "x"}}', "its multiples are no numbers"),
+    ],
+)
+def test_the_page_stays_as_it_is_where_a_file_is_damaged(
+    name, damage, message, tmp_path, monkeypatch
+):
+    results, page = tmp_path / "results" / "digits", tmp_path / "low_data.md"
+    shutil.copytree(report.HERE / "results" / "digits", results)
     monkeypatch.setattr(report, "HERE", tmp_path)
-    assert report.report("digits")[0]
-    path = tmp_path / "results" / "digits" / "tuned.json"
-    if damage == "missing":
-        path.unlink()
+    report.write(page)
+    before = page.read_bytes()
+    assert b"## digits" in before and b"## cifar10" not in before
+    picture = (tmp_path / "low_data_digits.png").stat().st_mtime_ns
+    if damage is None:
+        (results / name).unlink()
     else:
-        path.write_text({"other": '{"base": {}}', "half": path.read_text()[:-9]}[damage])
-    with pytest.raises(UserError, match="is damaged" if damage == "half" else "None of the 174"):
-        report.report("digits")
+        (results / name).write_bytes(damage)
+    with pytest.raises(UserError, match=message):
+        report.write(page)
+    assert page.read_bytes() == before
+    assert (tmp_path / "low_data_digits.png").stat().st_mtime_ns == picture
 
 
 def test_of_a_line_without_a_commit_none_is_said():
@@ -575,4 +594,4 @@ def test_a_picture_of_base_alone_is_drawn(tmp_path):
 
 
 def test_the_page_is_that_of_the_results():
-    assert (report.DOCS / "low_data.md").read_text() == report.page()
+    assert (report.DOCS / "low_data.md").read_text() == report.page(report.reports())

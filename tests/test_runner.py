@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 runner = importlib.import_module("experiments.runner")
 runs = importlib.import_module("experiments.runs")
 tuning = importlib.import_module("experiments.tuning")
+store = importlib.import_module("experiments.store")
 written = importlib.import_module("experiments.lines")
 Study = importlib.import_module("experiments.study").Study
 settings_of = importlib.import_module("experiments.study").settings_of
@@ -69,7 +70,8 @@ def command(tmp_path, monkeypatch):
         return {
             "validation_accuracy": accuracy, "test_accuracy": accuracy, "seed": settings.seed,
             "seconds": 1.0, "commit": call.commit,
-            "subset_hash": f"{call.data}{settings.seed}",
+            "subset_hash": f"{call.data}{settings.seed}", "device": {"kind": "cpu"},
+            "versions": {"jax": "0"}, "parameters": 7, "steps": 5, "train_examples": 3,
         }  # fmt: skip
 
     call.accuracy = lambda settings: settings.optimizer.learning_rate
@@ -219,7 +221,7 @@ def test_the_table_drops_rows_that_the_study_no_longer_has(command, capsys):
     capsys.readouterr()
     command(study())
     assert {line["row"] for line in lines(results, "table.jsonl")} == {"base", "other"}
-    assert "3 lines of table.jsonl are left out" in capsys.readouterr().out
+    assert "3 lines do not count" in capsys.readouterr().out
     assert "third" not in (results / "table.md").read_text()
 
 
@@ -247,8 +249,8 @@ def test_lines_that_do_not_count_now_are_kept_and_count_again(command, capsys, t
     for args in (["--merge", tmp_path / "missing.jsonl"], ["--stage=plan", "--rows", "base"]):
         with contextlib.suppress(SystemExit):
             command(study(), *args)
-        assert "3 lines of table.jsonl are left out" in capsys.readouterr().out
         assert (results / "table.jsonl").read_bytes() == before
+    assert "3 lines do not count" in capsys.readouterr().out
     command.commit = "b"
     command(study(), "--rows", "other", "--seeds=1")
     assert [line["commit"] for line in lines(results, "table.jsonl")] == ["a", "b", "a", "a"]
@@ -396,7 +398,7 @@ def test_a_shard_that_does_not_fit_is_refused_with_what_differs(
     results, elsewhere = shards
     before = (results / "table.jsonl").read_text()
     first, *rest = map(json.loads, elsewhere.read_text().splitlines())
-    written.write_lines(elsewhere, [first | change, *rest])
+    store.write_lines(elsewhere, [first | change, *rest])
     with pytest.raises(SystemExit):
         command(study(), "--merge", elsewhere)
     assert re.search(message, capsys.readouterr().err)
@@ -412,8 +414,16 @@ def test_a_shard_that_does_not_fit_is_refused_with_what_differs(
         ({"labels_per_class": 7}, "with 7 labels per class is no run of this study, which has 10"),
         ({"settings_hash": ...}, "lacks its settings_hash"),
         ({"commit": ...}, "lacks its commit"),
+        ({"test_accuracy": True}, "test_accuracy is True"),
+        ({"settings_hash": None}, "lacks its settings_hash"),
+        ({"commit": None}, "lacks its commit"),
+        ({"commit": "b-dirty"}, "with code that is not committed"),
+        ({"device": ...}, "lacks its device"),
         ({"members": 2}, r"other settings \(members = 2, here 1\)"),
-        ({"subset_hash": "zz"}, r"other labelled images than row 'other' .* zz, there s1"),
+        (
+            {"subset_hash": "zz"},
+            r"Row 'other', seed 1 has other labelled images than row 'base' .* s1, there zz",
+        ),
         *[({key: ...}, "Line 1 of elsewhere.jsonl is no whole record") for key in ("row", "seed")],
     ],
 )
@@ -424,7 +434,7 @@ def test_a_line_that_is_not_whole_or_is_there_otherwise_is_refused(
     before = (results / "table.jsonl").read_bytes()
     first, *rest = map(json.loads, elsewhere.read_text().splitlines())
     first = {k: v for k, v in (first | change).items() if v is not ...}
-    written.write_lines(elsewhere, [first, *(rest if "subset_hash" in change else [])])
+    store.write_lines(elsewhere, [first, *(rest if "subset_hash" in change else [])])
     with pytest.raises(SystemExit):
         command(study(), "--merge", elsewhere)
     out = capsys.readouterr()
@@ -435,8 +445,8 @@ def test_a_line_that_is_not_whole_or_is_there_otherwise_is_refused(
 def test_another_result_of_the_same_run_is_refused(shards, command, capsys):
     results, _ = shards
     before = (results / "table.jsonl").read_bytes()
-    first, *_ = written.read_lines(results / "table.jsonl")
-    written.write_lines(results / "other.jsonl", [first | {"test_accuracy": 0.1}])
+    first, *_ = store.read_lines(results / "table.jsonl")
+    store.write_lines(results / "other.jsonl", [first | {"test_accuracy": 0.1}])
     with pytest.raises(SystemExit):
         command(study(), "--merge", results / "other.jsonl")
     assert "with another result (test_accuracy = 0.1, here 0.3)" in capsys.readouterr().err
@@ -469,13 +479,13 @@ def test_an_empty_table_takes_a_table_of_several_commits_and_not_two_of_one_each
 ):
     results, one = shards
     other, both = tmp_path / "other.jsonl", tmp_path / "both.jsonl"
-    second = [line | {"commit": "b", "seed": 2} for line in written.read_lines(one)]
+    second = [line | {"commit": "b", "seed": 2} for line in store.read_lines(one)]
     for line in second:
         changes = line["changes"]
         line["settings_hash"] = config_hash(settings_of(study(), changes, 10, 2, ""))
         line["subset_hash"] = "s2"
-    written.write_lines(other, second)
-    written.write_lines(both, [*written.read_lines(one), *second])
+    store.write_lines(other, second)
+    store.write_lines(both, [*store.read_lines(one), *second])
     (results / "table.jsonl").unlink()
     with pytest.raises(SystemExit):
         command(study(), "--merge", one, other)
@@ -526,7 +536,9 @@ def test_rows_that_are_not_tuned_take_the_choices_of_others(command):
         candidates={**base.candidates, "other": [{"optimizer.weight_decay": d} for d in (0, 1)]},
         pairs=[("both", "other"), ("both", "base")],
     )
-    command.accuracy = lambda s: s.optimizer.learning_rate + s.augment.label_smoothing * s.seed
+    command.accuracy = lambda s: min(
+        s.optimizer.learning_rate + s.augment.label_smoothing * s.seed, 1.0
+    )
     command(more, "--stage=tune")
     results = command(more)
     (changes,) = {
@@ -563,7 +575,8 @@ def test_lines_without_a_settings_hash_count_by_their_changes(command):
         (["--shard=2/2"], "'2/2' is not i/n"),
         (["--shard=1"], "'1' is not i/n"),
         (["--stage=tune", "--seeds=1"], "tuning runs as a whole"),
-        (["--stage=tune", "--merge=x"], "leave out --stage"),
+        (["--merge=x", "--rows", "base"], "leave out the other flags"),
+        (["--stage=tune", "--merge=x"], "leave out the other flags"),
         (["--seeds=0"], "--seeds is 0; allowed: 1 to 3"),
         (["--seeds=-1"], "--seeds is -1; allowed: 1 to 3"),
         (["--seeds=4"], "--seeds is 4; allowed: 1 to 3"),
@@ -619,8 +632,62 @@ def test_a_run_that_another_program_makes_is_left_to_it(command, capsys):
 
     command.accuracy = busy
     results = command(study())
-    assert "making these runs, which are not in it: 'base' with 10" in capsys.readouterr().out
+    assert "was making them: 'base' with 10 labels per class, seed 1." in capsys.readouterr().out
     assert len(lines(results, "table.jsonl")) == 5
+    command.accuracy = lambda settings: busy(dataclasses.replace(settings, seed=settings.seed - 99))
+    command(study(rates=(0.1, 0.7)), "--stage=tune")  # seed 100 of base's
+    out = capsys.readouterr().out
+    assert out.count("is left to another program") == 1 and "7 of 8 runs are there" in out
+
+
+def test_several_threads_lose_none_of_each_others_lines(command, tmp_path):
+    """A lock is of an open file, so that threads stand for processes."""
+    small = dataclasses.replace(study(), seeds=range(12))
+    results = command(small, "--stage=tune")
+    changes = small.changes(tuning.chosen(small, results / "tuned.json", (), pytest.fail))
+    first = {"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
+
+    def add(job):
+        seed, row = job
+        settings = settings_of(small, changes[row], 10, seed, "")
+        line = written.record(row, 10, changes[row], first | {"seed": seed}, settings)
+        store.add_lines(small, changes, results / "table.jsonl", [line])
+        store.put_line(results / "tuning-0.jsonl", line, lambda line: line["settings_hash"])
+
+    before = len(lines(results, "tuning-0.jsonl"))
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(add, [(seed, row) for seed in range(12) for row in ("base", "other")]))
+    assert len(lines(results, "table.jsonl")) == 24
+    assert len(lines(results, "tuning-0.jsonl")) == before + 24
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_line_that_comes_back_survives_what_stops_the_writing(command, stop, monkeypatch):
+    command(study(), "--stage=tune")
+    results = command(study())
+    choice = json.loads((results / "tuned.json").read_text())
+    other = choice | {"other": {"optimizer.learning_rate": 0.1}}
+    writes, whole = [], store.write_lines
+
+    def stopped(path, lines):
+        writes.append(path.name)
+        if len(writes) == stop:
+            raise KeyboardInterrupt
+        whole(path, lines)
+
+    for choices in (other, choice):  # the lines of `other` go, and come back
+        (results / "tuned.json").write_text(json.dumps(choices))
+        with monkeypatch.context() as patch:
+            writes.clear()
+            patch.setattr(store, "write_lines", stopped)
+            with contextlib.suppress(SystemExit):
+                command(study(), "--rows", "base")
+        every = lines(results, "table.jsonl") + lines(results, "left_out.jsonl")
+        assert {(line["row"], line["seed"]) for line in every} == {
+            (row, seed) for row in ("base", "other") for seed in range(3)
+        }
+        command(study(), "--rows", "base")
+    assert len(lines(results, "table.jsonl")) == 6 and not lines(results, "left_out.jsonl")
 
 
 def test_rows_of_other_data_do_not_stand_beside_each_other(command, capsys):
@@ -632,6 +699,8 @@ def test_rows_of_other_data_do_not_stand_beside_each_other(command, capsys):
     error = capsys.readouterr().err
     assert "Row 'other', seed 0 has other labelled images than row 'base'" in error
     assert "--data_dir" in error and len(lines(results, "table.jsonl")) == 3
+    command(study(), "--rows", "base", "--seeds=1", "--again")  # its own line is no other row's
+    assert [line["subset_hash"] for line in lines(results, "table.jsonl")] == ["t0", "s1", "s2"]
 
 
 def test_a_study_takes_the_choices_of_another(command, tmp_path, capsys):
@@ -681,12 +750,12 @@ def test_the_published_tables_are_of_the_studies_as_they_are(module, names):
         studies = value if isinstance(value, dict) else {name.lower(): value}
         for folder, study in studies.items():
             folder = results if name == "STUDY" else results / folder
-            found = written.read_lines(folder / "table.jsonl")
+            found = store.read_lines(folder / "table.jsonl")
             rows = {line["row"] for line in found}
             home = results / study.tuned_as if study.tuned_as else folder
             tuned = tuning.chosen(study, home / "tuned.json", rows, pytest.fail)
             changes = study.changes(tuned)
-            assert found and all(written.is_current(study, changes, line) for line in found)
+            assert found and all(store.is_current(study, changes, line) for line in found)
 
 
 def test_the_papers_study_has_its_classifier_its_attack_and_its_flow(tmp_path):

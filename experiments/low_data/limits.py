@@ -13,7 +13,7 @@ import pathlib
 
 from experiments.low_data.run import STUDIES, attack
 from experiments.sources.limits import DRAWN, main
-from experiments.tuning import read_choices
+from experiments.tuning import chosen
 from genreg_jax.errors import UserError
 
 STUDY = STUDIES["cifar10"]
@@ -25,28 +25,27 @@ ON_ALL = {
 
 def rows():
     """Row to what is replaced and its settings."""
-    path = HERE / "results" / "cifar10" / "tuned.json"
-    chosen = STUDY.changes(read_choices(path))
-    if missing := {"base", "latent adversarial", "pcr", "gda"} - chosen.keys():
-        raise UserError(
-            f"{path} has no choice for {', '.join(sorted(missing))}; put it back, or run "
-            "python -m experiments.low_data.run --study=cifar10 --stage=tune."
-        )
-    own = {row: ("", chosen[row]) for row in ("base", "latent adversarial")}
+
+    def missing(message):
+        raise UserError(f"{message} of python -m experiments.low_data.run --study=cifar10.")
+
+    path, names = HERE / "results" / "cifar10" / "tuned.json", ("base", "latent adversarial")
+    of = STUDY.changes(chosen(STUDY, path, (*names, "pcr", "gda"), missing))
+    own = {row: ("", of[row]) for row in names}
     on_all = {
         f"latent adversarial, flow of all images, radius {changes['latent.epsilon']:g}": (
             "",
-            {**chosen["latent adversarial"], **ON_ALL, **changes},
+            {**of["latent adversarial"], **ON_ALL, **changes},
         )
         for changes in attack(0.5, 1.5, 4.0)
     }
     return {
         **own,
         **on_all,
-        "pcr": ("", chosen["pcr"]),
-        "pcr, real": ("labelled", {**chosen["pcr"], **DRAWN}),
-        "gda": ("", chosen["gda"]),
-        "gda, labelled real": ("labelled", {**chosen["gda"], **DRAWN}),
+        "pcr": ("", of["pcr"]),
+        "pcr, real": ("labelled", {**of["pcr"], **DRAWN}),
+        "gda": ("", of["gda"]),
+        "gda, labelled real": ("labelled", {**of["gda"], **DRAWN}),
     }
 
 

@@ -11,14 +11,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.lines import by_row, is_current, with_error
+from experiments.lines import by_row, with_error
 from experiments.low_data import tables
 from experiments.low_data.run import ENSEMBLE, STUDIES
 from experiments.low_data.tables import LONGER, OUTSIDE
+from experiments.store import current_lines
 from experiments.study import Study
 from experiments.tuning import best_rows, chosen
 from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
+from genreg_jax.logs.files import write_atomically
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -345,40 +347,67 @@ def _draw_sizes(plot, rows, shown=6):
 def report(name: str) -> tuple[list[dict[str, Any]], str]:
     """A study's rows and its part of the page."""
     study, results = STUDIES[name], HERE / "results" / name
-    every, multiples = tables.read(results)
     tuned = chosen(study, results / "tuned.json", (), print)
-    changes = study.changes(tuned)
-    lines = [line for line in every if is_current(study, changes, line)]
-    if every and not lines:
-        raise UserError(
-            f"None of the {len(every)} lines of {results} counts: its tuned.json is missing, or of "
-            "other choices, or the study has changed. Put that file back. The page was not written."
-        )
+    lines, left = current_lines(study, study.changes(tuned), results / "table.jsonl")
     if not any(line["row"] == study.first for line in lines):
+        if lines or left:
+            raise UserError(
+                f"No line of {study.first} in {results} counts, of {len(lines) + len(left)} lines: "
+                "its tuned.json is missing or of other choices, its table.jsonl is damaged, or the "
+                "study has changed. Put the files back. The page was not changed."
+            )
         return [], ""
-    rows = tables.rows_of(study, lines, multiples)
+    rows = tables.rows_of(study, lines, tables.multiples(results / "costs.json"))
     said = "".join(what_to_turn_on(rows, size) for size in study.sizes)
     said += goals(name, lines, tuned) + published(study, lines)
-    parts = [said, about(lines, len(every) - len(lines)), table(rows)]
+    parts = [said, about(lines, len(left)), table(rows)]
     parts += [further(tables.further(study, lines)), choices(study, tuned)]
     return rows, "\n".join(part for part in parts if part)
 
 
-def page(pictures: pathlib.Path | None = None) -> str:
-    """The page of all studies that have lines; their pictures go into a folder, if it is given."""
-    found, parts = {}, []
-    for name in STUDIES:
-        rows, text = report(name)
-        if not rows:
-            continue
-        found[name], picture = rows, f"low_data_{name}.png"
-        if pictures is not None:
-            draw(rows, pictures / picture, name)
+def page(found: Mapping[str, tuple[list[dict[str, Any]], str]]) -> str:
+    """The page of the studies that have lines, from their reports."""
+    parts, words = [], "gains over base with their errors, the area of a mark the time"
+    for name, (rows, text) in found.items():
         drawn = any(r["gain"]["n"] > 1 for r in rows if "gain" in r)
-        image = f"![gains over base with their errors, the area of a mark the time]({picture})\n\n"
-        parts.append(f"## {name}\n\n{image * drawn}{text}")
-    text = PAGE.read_text().replace("{summary}", summary(found).rstrip())
+        image = f"![{words}]({picture(name)})\n\n" * drawn
+        parts.append(f"{heading(name)}\n\n{image}{text}")
+    rows = {name: rows for name, (rows, _) in found.items()}
+    text = PAGE.read_text().replace("{summary}", summary(rows).rstrip())
     return text.replace("{studies}", "\n".join(parts))
+
+
+def heading(name: str) -> str:
+    return f"## {name}"
+
+
+def picture(name: str) -> str:
+    return f"low_data_{name}.png"
+
+
+def reports() -> dict[str, tuple[list[dict[str, Any]], str]]:
+    """Those of the studies that have lines."""
+    found = {name: report(name) for name in STUDIES}
+    return {name: (rows, text) for name, (rows, text) in found.items() if rows}
+
+
+def write(path: pathlib.Path) -> None:
+    """Writes the page, and its pictures beside it.
+
+    Raises:
+      UserError: the page that is there has a study that has no lines now.
+    """
+    found = reports()
+    there = path.read_text().splitlines() if path.exists() else []
+    if gone := [name for name in STUDIES if heading(name) in there and name not in found]:
+        raise UserError(
+            f"{path} has {', '.join(gone)}, of which there is no line in {HERE / 'results'}. Put "
+            "its table.jsonl back, or take its part out of the page. The page was not changed."
+        )
+    text = page(found)
+    for name, (rows, _) in found.items():
+        draw(rows, path.with_name(picture(name)), name)
+    write_atomically(path, text)
 
 
 def main():
@@ -388,7 +417,7 @@ def main():
     if args.study:
         print(report(args.study)[1])
     else:
-        (DOCS / "low_data.md").write_text(page(DOCS))
+        write(DOCS / "low_data.md")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.lines import by_row, paired, read_lines, with_error
+from experiments.lines import by_row, paired, with_error
 from experiments.low_data.run import ENSEMBLE, LONG, TIMES, times
 from experiments.study import Study
 from experiments.tuning import tuning_scores
+from genreg_jax.errors import UserError
 from genreg_jax.logs import read_json
 
 LONGER = ("base", *(times("base", n) for n in TIMES), ENSEMBLE)
@@ -65,7 +66,7 @@ def seconds_of(line: Line, processor: bool) -> float | None:
     Those of the processor have the making of the network and the pictures in them, too.
     """
     if processor:
-        return line.get("processor_seconds")
+        return line.get("processor_seconds") or None
     return line["seconds"] + ((line.get("flow") or {}).get("seconds") or 0)
 
 
@@ -226,12 +227,13 @@ def at_an_edge(candidates: Sequence[Mapping[str, Any]], choice: Mapping[str, Any
     return False
 
 
-def read(results: pathlib.Path) -> tuple[Sequence[Line], dict[str, float]]:
-    """The lines of a study's table, and the operations of its rows in multiples of base's.
+def multiples(path: pathlib.Path) -> dict[str, float]:
+    """The operations of a study's rows in multiples of base's; empty where they are not counted.
 
     Raises:
-      UserError: the file of operations is damaged.
+      UserError: the file is damaged.
     """
-    costs = results / "costs.json"
-    multiples = read_json(costs, multiples=dict)["multiples"] if costs.exists() else {}
-    return read_lines(results / "table.jsonl"), multiples
+    found = read_json(path, multiples=dict)["multiples"] if path.exists() else {}
+    if not all(isinstance(value, int | float) for value in found.values()):
+        raise UserError(f"{path} is damaged: its multiples are no numbers. Make it again.")
+    return found

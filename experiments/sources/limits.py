@@ -20,14 +20,17 @@ import numpy as np
 
 import genreg_jax as gr
 from experiments.digits.limits import of_images
-from experiments.lines import mean_and_error, put_line, read_lines, record
+from experiments.lines import mean_and_error, record
 from experiments.runs import load, with_flow
 from experiments.sources.run import FASHION_MNIST
+from experiments.store import locked, put_line, read_lines, writable
 from experiments.study import settings_of
 from genreg_jax import build, data
 from genreg_jax.batches import BatchPlan
 from genreg_jax.config import config_hash
 from genreg_jax.door import leave, through
+from genreg_jax.errors import BusyError
+from genreg_jax.logs.files import write_atomically
 
 SEEDS = range(102, 106)
 PCR = {"synthetic.loss": "pcr", "synthetic.source": "interpolated", "synthetic.weight": 2.0}
@@ -120,7 +123,7 @@ def table(records, rows, compared=("base", "pcr")):
             gain = [runs[seed] - of[other][seed] for seed in both]
             told = row != other and len(gain) > 1
             cells.append("{:+.2f} ± {:.2f}".format(*mean_and_error(gain)) if told else "")
-        shares = [r["finder_share"] for r in records if r["row"] == row and r["finder_share"]]
+        shares = [r["finder_share"] for r in records if r["row"] == row and r.get("finder_share")]
         cells.append(f"{100 * np.median(shares):.0f} %" if shares else "")
         lines.append(f"| {row} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -147,7 +150,7 @@ def _command(study, rows, seeds, here, options):
     folder = args.runs / f"{here.name}_limits"
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     path, size = here / "results" / "limits.jsonl", study.tuning_size
-    path.parent.mkdir(exist_ok=True)
+    writable(path.parent, folder)
     key = lambda line: (line["row"], line["seed"], line.get("settings_hash"))
     jobs = {}
     for seed in seeds:
@@ -166,11 +169,18 @@ def _command(study, rows, seeds, here, options):
     ]
     for row, seed, digest in sorted(asked, key=lambda job: "meta.enabled" in rows[job[0]][1]):
         substitute, changes, settings = jobs[row, seed, digest]
-        line = record(row, size, changes, one(folder, settings, substitute), settings)
+        try:
+            found = one(folder, settings, substitute)
+        except BusyError as error:
+            print(f"{row}, seed {seed} is left to another program. {error}")
+            continue
+        line = record(row, size, changes, found, settings)
         put_line(path, line, key)
         print(json.dumps(line), flush=True)
-        path.with_suffix(".md").write_text(table(current(), rows, **options))
-    print(table(current(), rows, **options))
+    with locked(path.parent):
+        text = table(current(), rows, **options)
+        write_atomically(path.with_suffix(".md"), text)
+    print(text)
 
 
 if __name__ == "__main__":
