@@ -137,8 +137,8 @@ def merge(
 def _write(
     study: Study,
     path: pathlib.Path,
-    lines: Iterable[Line],
-    left: Iterable[Line],
+    lines: Sequence[Line],
+    left: Sequence[Line],
     new: Sequence[Line],
 ) -> list[Line]:
     order = list(study.rows).index
@@ -147,10 +147,11 @@ def _write(
     # A line that comes or goes is in both files until both are written.
     aside = path.with_name(LEFT_OUT)
     before = read_lines(aside)
-    if missing := [line for line in left if line not in before]:
-        write_lines(aside, [*before, *missing])
+    moved = left != before
+    if moved:
+        write_lines(aside, [*before, *(line for line in left if line not in before)])
     write_lines(path, rows)
-    if list(left) != before:
+    if moved:
         write_lines(aside, left)
     write_atomically(path.with_suffix(".md"), table(study, rows))
     return rows
