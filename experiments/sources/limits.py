@@ -20,7 +20,7 @@ import numpy as np
 
 import genreg_jax as gr
 from experiments.digits.limits import of_images
-from experiments.lines import mean_and_error, record
+from experiments.lines import mean_and_error, record, with_error
 from experiments.runs import load, with_flow
 from experiments.sources.run import FASHION_MNIST
 from experiments.store import locked, put_line, read_lines, writable
@@ -102,6 +102,14 @@ def one(folder, settings, substitute):
         )
 
 
+def signed(values):
+    """`+1.20 ± 0.30`, the mean alone of one value, nothing of none."""
+    if not values:
+        return ""
+    mean, error = mean_and_error(values)
+    return f"{mean:+.2f} ± {error:.2f}" if len(values) > 1 else f"{mean:+.2f}"
+
+
 def table(records, rows, compared=("base", "pcr")):
     """Markdown: validation accuracy and paired differences to the rows of `compared`."""
     of = {
@@ -114,15 +122,13 @@ def table(records, rows, compared=("base", "pcr")):
         "|---" * (4 + len(compared)) + "|",
     ]
     for row, runs in of.items():
-        if len(runs) < 2:
+        if not runs:
             continue
-        cells = [f"{mean_and_error(list(runs.values()))[0]:.2f} ± "]
-        cells[0] += f"{mean_and_error(list(runs.values()))[1]:.2f}"
+        cells = [with_error(list(runs.values()))]
         for other in compared:
             both = sorted(runs.keys() & of[other].keys())
             gain = [runs[seed] - of[other][seed] for seed in both]
-            told = row != other and len(gain) > 1
-            cells.append("{:+.2f} ± {:.2f}".format(*mean_and_error(gain)) if told else "")
+            cells.append(signed(gain) if row != other else "")
         shares = [r["finder_share"] for r in records if r["row"] == row and r.get("finder_share")]
         cells.append(f"{100 * np.median(shares):.0f} %" if shares else "")
         lines.append(f"| {row} | {len(runs)} | {' | '.join(cells)} |")
