@@ -358,7 +358,7 @@ def report(name: str) -> tuple[list[dict[str, Any]], str]:
             )
         return [], ""
     rows = tables.rows_of(study, lines, tables.multiples(results / "costs.json"))
-    said = "".join(what_to_turn_on(rows, size) for size in study.sizes)
+    said = "".join(what_to_turn_on(rows, size) for size in sorted(study.sizes))
     said += goals(name, lines, tuned) + published(study, lines)
     parts = [said, about(lines, len(left)), table(rows)]
     parts += [further(tables.further(study, lines)), choices(study, tuned)]

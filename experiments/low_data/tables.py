@@ -80,7 +80,7 @@ def rows_of(
     Holm's family; `same_time` has the other row as `over`, and whether it is `less` than the time.
     """
     found = []
-    for size in study.sizes:
+    for size in sorted(study.sizes):
         of = by_row(lines, size)
         if study.first not in of:
             continue
@@ -168,7 +168,7 @@ def same_time(
 def further(study: Study, lines: Sequence[Line]) -> list[dict[str, Any]]:
     """The study's other comparisons of two seeds or more, corrected among themselves at a size."""
     rows = []
-    for size in study.sizes:
+    for size in sorted(study.sizes):
         of = {row: accuracies(runs) for row, runs in by_row(lines, size).items()}
         found = {
             pair: difference(*(of.get(row, {}) for row in pair)) | {"size": size, "pair": pair}
