@@ -394,6 +394,24 @@ def with_goals(monkeypatch, gains, seeds=6):
     return records(gains, dict.fromkeys(gains, 1.0), sizes=(10,), seeds=seeds), tuned
 
 
+def test_longer_methods_stand_beside_base_of_as_many_updates():
+    gains = {low_data.times(row, 4): gain for row, gain in (("base", 3.0), ("gda", 4.0))}
+    gains |= {"base": 0.0, low_data.times("latent adversarial", 4): 9.0}
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10, 5))
+    lines = records(gains, dict.fromkeys(gains, 1.0), sizes=(5, 10))
+    text = report.longer(study, lines).splitlines()
+    of = {row: np.array([r["test_accuracy"] for r in lines if r["row"] == row]) for row in gains}
+    mean, error = [], []
+    for row in ("latent adversarial", "gda"):
+        found = 100 * (of[low_data.times(row, 4)] - of[low_data.times("base", 4)])[6:]
+        mean.append(found.mean())
+        error.append(scipy.stats.sem(found))
+    assert "updates, 5 labels" in text[0] and "updates, 10 labels" in text[1] and len(text) == 2
+    first, second = (f"{m:+.2f} ± {e:.2f} (n = 6, p" for m, e in zip(mean, error))
+    assert f"as many: latent adversarial {first} < 0.001), gda {second}" in text[1]
+    assert report.longer(study, records(GAINS, TIMES)) == ""
+
+
 @pytest.mark.parametrize("ahead", [True, False])
 def test_the_goals_are_those_of_the_study(ahead, monkeypatch):
     gains = {"base": 0.0, "mixup": 1.0, "cutout": 4.0, "gda": 2.0, "latent adversarial": 6.0}

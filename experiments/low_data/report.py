@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.lines import by_row, with_error
 from experiments.low_data import tables
-from experiments.low_data.run import ENSEMBLE, STUDIES
+from experiments.low_data.run import ENSEMBLE, STUDIES, times
 from experiments.low_data.tables import LONGER, OUTSIDE
 from experiments.store import current_lines
 from experiments.study import Study
@@ -146,6 +146,24 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
         f"({with_p(same['holm'])}{', no longer training having two seeds' * same['less']})."
     )
     return f"- **{size} labels per class.** {first} {second} {third}\n"
+
+
+def longer(study: Study, lines: Sequence[tables.Line]) -> str:
+    """A sentence a size: methods with four times the updates beside base of as many."""
+    base, text = times("base", 4), ""
+    found = [r for r in tables.further(study, lines) if r["pair"][1] == base]
+    for size in dict.fromkeys(r["size"] for r in found):
+        rows = sorted((r for r in found if r["size"] == size), key=lambda r: -r["gain"])
+        said = (
+            f"{r['pair'][0].removesuffix(times('', 4))} {gained(r)} (n = {r['n']}, "
+            f"{with_p(r['holm'])})"
+            for r in rows
+        )
+        text += (
+            f"- **Four times the updates, {size} labels per class.** Beside base of as many: "
+            f"{', '.join(said)}.\n"
+        )
+    return text
 
 
 def verdict(reached: bool, n: int) -> str:
@@ -296,10 +314,11 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str) -> N
 
 
 def _draw_size(plot, rows):
-    """A mark a row, base with more updates in grey; a line at the longer base that gains most."""
+    """A mark a row, base's longer trainings grey, others' red; a line at the best of base's."""
     rows = sorted(rows, key=lambda r: r["gain"]["gain"])
     x, errors = ([r["gain"][name] for r in rows] for name in ("gain", "error"))
-    colors = ["grey" if r["row"] in LONGER else "C0" for r in rows]
+    color = lambda row: "grey" if row in LONGER else "C3" if row in OUTSIDE else "C0"
+    colors = [color(r["row"]) for r in rows]
     plot.scatter(x, range(len(rows)), s=[AREA * r["time"] for r in rows], c=colors)
     plot.errorbar(x, range(len(rows)), xerr=errors, fmt="none", color="black")
     names = [f"{r['row']}  ({r['time']:.1f}x, n = {r['gain']['n']})" for r in rows]
@@ -359,7 +378,7 @@ def report(name: str) -> tuple[list[dict[str, Any]], str]:
         return [], ""
     rows = tables.rows_of(study, lines, tables.multiples(results / "costs.json"))
     said = "".join(what_to_turn_on(rows, size) for size in sorted(study.sizes))
-    said += goals(name, lines, tuned) + published(study, lines)
+    said += longer(study, lines) + goals(name, lines, tuned) + published(study, lines)
     parts = [said, about(lines, len(left)), table(rows)]
     parts += [further(tables.further(study, lines)), choices(study, tuned)]
     return rows, "\n".join(part for part in parts if part)
