@@ -48,6 +48,13 @@ def with_error(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {error:.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
+def signed(mean: float, error: float) -> str:
+    """`+1.20 ± 0.30`, the mean alone where the error is NaN, nothing where both are."""
+    if math.isnan(mean):
+        return ""
+    return f"{mean:+.2f}" if math.isnan(error) else f"{mean:+.2f} ± {error:.2f}"
+
+
 def by_row(
     lines: Iterable[Mapping[str, Any]], size: int
 ) -> dict[str, dict[int, Mapping[str, Any]]]:
@@ -112,4 +119,4 @@ def difference(
     """Paired difference in test accuracy, its p-value, and the number of seeds; "" below two."""
     a, b = ({s: 100 * r["test_accuracy"] for s, r in of.items()} for of in (runs, others))
     mean, error, p, n = paired(a, b)
-    return (f"{mean:+.2f} ± {error:.2f}", f"{p:.3f}", n) if n > 1 else ("", "", n)
+    return (signed(mean, error), f"{p:.3f}", n) if n > 1 else ("", "", n)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.store import locked
 from genreg_jax import data, predict, train
 from genreg_jax.augment import make as make_augment
 from genreg_jax.config import config_hash, identity
@@ -38,8 +38,7 @@ def with_flow(folder: pathlib.Path, settings: Settings) -> Settings:
         digest = hashlib.sha256(json.dumps(flow_key, sort_keys=True).encode()).hexdigest()[:12]
         home = folder / f"flow-{digest}"
         home.mkdir(parents=True, exist_ok=True)
-        with (home / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be training it
+        with locked(home):  # another process may be training it
             if not (home / "done").exists():
                 dataset = load(settings)
                 shape = settings.flow.shape_of(dataset.image_shape)

@@ -99,7 +99,7 @@ def add_lines(
         lines, left = current_lines(study, changes, path)
         own = {key_of(line) for line in new}
         _check_images([line for line in lines if key_of(line) not in own], new)
-        return _write(study, path, lines, left, new)
+        return _write(study, path, [*lines, *new], left)
 
 
 def merge(
@@ -131,18 +131,15 @@ def merge(
                 )
             _check_images(lines, found)
             lines = list(there.values())
-        return _write(study, path, lines, left, ())
+        return _write(study, path, lines, left)
 
 
 def _write(
-    study: Study,
-    path: pathlib.Path,
-    lines: Sequence[Line],
-    left: Sequence[Line],
-    new: Sequence[Line],
+    study: Study, path: pathlib.Path, lines: Sequence[Line], left: Sequence[Line]
 ) -> list[Line]:
+    """Writes the files of a table; of lines of one key the last counts."""
     order = list(study.rows).index
-    merged = {key_of(line): line for line in [*lines, *new]}
+    merged = {key_of(line): line for line in lines}
     rows = sorted(merged.values(), key=lambda r: (*key_of(r)[:2], order(r["row"])))
     # A line that comes or goes is in both files until both are written.
     aside = path.with_name(LEFT_OUT)
@@ -186,18 +183,22 @@ def _refused(study: Study, changes: Mapping[str, Changes], line: Line, own: Line
         return "was run with code that is not committed. Commit it there, and run it again."
     here = as_read(changes[row]) | {"members": study.members.get(row, 1)}
     theirs = line["changes"] | {"members": line.get("members", 1)}
-    keys = sorted(k for k in here.keys() | theirs.keys() if here.get(k) != theirs.get(k))
-    if keys or not is_current(study, changes, line):
-        differing = ", ".join(f"{k} = {theirs.get(k)!r}, here {here.get(k)!r}" for k in keys)
+    differing = _differing(theirs, here, sorted(here.keys() | theirs.keys()))
+    if differing or not is_current(study, changes, line):
         return (
             f"was run with other settings ({differing or 'those of all rows'}). Run it again "
             "there with this study and its tuned.json."
         )
     results = ("test_accuracy", "validation_accuracy")
-    if own and (keys := [key for key in results if line.get(key) != own.get(key)]):
-        differing = ", ".join(f"{k} = {line.get(k)!r}, here {own.get(k)!r}" for k in keys)
+    if own and (differing := _differing(line, own, results)):
         return f"is there already with another result ({differing}). Take one of the two out."
     return ""
+
+
+def _differing(theirs: Mapping[str, Any], here: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """The keys whose values differ, with both; empty where none does."""
+    differ = [key for key in keys if theirs.get(key) != here.get(key)]
+    return ", ".join(f"{key} = {theirs.get(key)!r}, here {here.get(key)!r}" for key in differ)
 
 
 def _check_images(lines: Iterable[Line], new: Iterable[Line]) -> None:

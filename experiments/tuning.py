@@ -116,9 +116,7 @@ def tune(
 
     def found(shard):
         """Job number to line, of a shard's file."""
-        lines = {
-            (line["row"], line.get("settings_hash")): line for line in read_lines(files[shard])
-        }
+        lines = {_run_of(line): line for line in read_lines(files[shard])}
         keys = {k: (jobs[k][0], config_hash(jobs[k][3])) for k in range(shard, len(jobs), parts)}
         return {k: lines[key] for k, key in keys.items() if key in lines}
 
@@ -135,7 +133,7 @@ def tune(
         put_line(
             files[part],
             record(row, study.tuning_size, candidate, summary, settings),
-            lambda line: (line["row"], line.get("settings_hash")),
+            _run_of,
         )
         print(row, candidate, seed, summary["validation_accuracy"], flush=True)
     lines = {k: line for i in range(parts) for k, line in found(i).items()}
@@ -183,6 +181,11 @@ def tune(
         write_json(path, tuned)
 
 
+def _run_of(line: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What tells one run of tuning from another."""
+    return line["row"], line.get("settings_hash")
+
+
 def in_tuning(
     study: Study, basis: Changes, row: str, candidate: Changes, data_dir: str
 ) -> list[Settings]:
@@ -203,7 +206,7 @@ def tuning_scores(
     What was tuned on another choice of the first row than `tuned` has does not count.
     """
     every = {
-        (line["row"], line.get("settings_hash")): 100 * line["validation_accuracy"]
+        _run_of(line): 100 * line["validation_accuracy"]
         for file in sorted(results.glob("tuning-*.jsonl"))
         for line in read_lines(file)
     }

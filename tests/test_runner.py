@@ -380,6 +380,17 @@ def test_shards_of_two_machines_are_merged_once(shards, command, capsys):
         assert "Line 3 of elsewhere.jsonl is no whole record" in out and "| 10 | base | 2 |" in out
 
 
+def refused(command, capsys, results, file):
+    """The status and the words with which a merge is refused; the table stays as it is."""
+    before = (results / "table.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        command(study(), "--merge", file)
+    assert (results / "table.jsonl").read_bytes() == before
+    out = capsys.readouterr()
+    assert "Traceback" not in out.err
+    return stopped.value.code, out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -396,13 +407,9 @@ def test_a_shard_that_does_not_fit_is_refused_with_what_differs(
     shards, command, capsys, change, message
 ):
     results, elsewhere = shards
-    before = (results / "table.jsonl").read_text()
     first, *rest = map(json.loads, elsewhere.read_text().splitlines())
     store.write_lines(elsewhere, [first | change, *rest])
-    with pytest.raises(SystemExit):
-        command(study(), "--merge", elsewhere)
-    assert re.search(message, capsys.readouterr().err)
-    assert (results / "table.jsonl").read_text() == before
+    assert re.search(message, refused(command, capsys, results, elsewhere)[1].err)
 
 
 @pytest.mark.parametrize(
@@ -431,15 +438,11 @@ def test_a_line_that_is_not_whole_or_is_there_otherwise_is_refused(
     shards, command, capsys, change, message
 ):
     results, elsewhere = shards
-    before = (results / "table.jsonl").read_bytes()
     first, *rest = map(json.loads, elsewhere.read_text().splitlines())
     first = {k: v for k, v in (first | change).items() if v is not ...}
     store.write_lines(elsewhere, [first, *(rest if "subset_hash" in change else [])])
-    with pytest.raises(SystemExit):
-        command(study(), "--merge", elsewhere)
-    out = capsys.readouterr()
-    assert re.search(message, out.out + out.err) and "Traceback" not in out.err
-    assert (results / "table.jsonl").read_bytes() == before
+    _, out = refused(command, capsys, results, elsewhere)
+    assert re.search(message, out.out + out.err)
 
 
 def test_another_result_of_the_same_run_is_refused(shards, command, capsys):
@@ -447,17 +450,14 @@ def test_another_result_of_the_same_run_is_refused(shards, command, capsys):
     before = (results / "table.jsonl").read_bytes()
     first, *_ = store.read_lines(results / "table.jsonl")
     store.write_lines(results / "other.jsonl", [first | {"test_accuracy": 0.1}])
-    with pytest.raises(SystemExit):
-        command(study(), "--merge", results / "other.jsonl")
-    assert "with another result (test_accuracy = 0.1, here 0.3)" in capsys.readouterr().err
-    assert (results / "table.jsonl").read_bytes() == before
+    _, out = refused(command, capsys, results, results / "other.jsonl")
+    assert "with another result (test_accuracy = 0.1, here 0.3)" in out.err
     command(study(), "--merge", results / "table.jsonl")
     assert (results / "table.jsonl").read_bytes() == before
 
 
 def test_what_is_no_table_is_refused(shards, command, capsys, tmp_path):
     results, _ = shards
-    before = (results / "table.jsonl").read_bytes()
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "binary.jsonl").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "other.jsonl").write_text("{}\n5\nnull\n[1, 2]\n")
@@ -468,10 +468,8 @@ def test_what_is_no_table_is_refused(shards, command, capsys, tmp_path):
         ("binary.jsonl", "has no line to merge"),
         ("other.jsonl", "has no line to merge"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            command(study(), "--merge", tmp_path / name)
-        assert stopped.value.code == 1 and message in capsys.readouterr().err
-    assert (results / "table.jsonl").read_bytes() == before
+        status, out = refused(command, capsys, results, tmp_path / name)
+        assert status == 1 and message in out.err
 
 
 def test_an_empty_table_takes_a_table_of_several_commits_and_not_two_of_one_each(

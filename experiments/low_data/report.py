@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.lines import by_row, with_error
+from experiments.lines import by_row, signed, with_error
 from experiments.low_data import tables
 from experiments.low_data.run import ENSEMBLE, STUDIES, times
 from experiments.low_data.tables import LONGER, OUTSIDE
@@ -50,10 +50,7 @@ def with_p(p: float) -> str:
 
 def gained(found: Mapping[str, Any]) -> str:
     """`+1.20 ± 0.30`, or the gain alone of one seed, nothing of none."""
-    if math.isnan(found["gain"]):
-        return ""
-    error = "" if math.isnan(found["error"]) else f" ± {found['error']:.2f}"
-    return f"{found['gain']:+.2f}{error}"
+    return signed(found["gain"], found["error"])
 
 
 def length(row: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 import genreg_jax as gr
 from experiments.digits.limits import of_images
-from experiments.lines import mean_and_error, record, with_error
+from experiments.lines import paired, record, signed, with_error
 from experiments.runs import load, with_flow
 from experiments.sources.run import FASHION_MNIST
 from experiments.store import locked, put_line, read_lines, writable
@@ -102,14 +102,6 @@ def one(folder, settings, substitute):
         )
 
 
-def signed(values):
-    """`+1.20 ± 0.30`, the mean alone of one value, nothing of none."""
-    if not values:
-        return ""
-    mean, error = mean_and_error(values)
-    return f"{mean:+.2f} ± {error:.2f}" if len(values) > 1 else f"{mean:+.2f}"
-
-
 def table(records, rows, compared=("base", "pcr")):
     """Markdown: validation accuracy and paired differences to the rows of `compared`."""
     of = {
@@ -126,9 +118,8 @@ def table(records, rows, compared=("base", "pcr")):
             continue
         cells = [with_error(list(runs.values()))]
         for other in compared:
-            both = sorted(runs.keys() & of[other].keys())
-            gain = [runs[seed] - of[other][seed] for seed in both]
-            cells.append(signed(gain) if row != other else "")
+            mean, error, _, _ = paired(runs, of[other])
+            cells.append(signed(mean, error) if row != other else "")
         shares = [r["finder_share"] for r in records if r["row"] == row and r.get("finder_share")]
         cells.append(f"{100 * np.median(shares):.0f} %" if shares else "")
         lines.append(f"| {row} | {len(runs)} | {' | '.join(cells)} |")
