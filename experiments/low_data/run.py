@@ -8,9 +8,9 @@ python -m experiments.low_data.report --study=fashion_mnist                     
 Of plain training the rate, the decay and the batch are searched at random, with as many images for
 each, and halved on validation images. All rows have that choice and the same number of updates, and
 each has four candidates of its own strengths; combinations have those of their parts, and what is
-best in tuning, of the augmentations and of the regularisers, goes on top. Some have four times the
-updates, too. `--study`: fashion_mnist, cifar10, cifar10_wide_resnet, cifar10_resnet18, digits,
-textures.
+best in tuning, of the augmentations and of the regularisers, goes on top. Base, augmentations and
+some methods have four times the updates, too. `--study`: fashion_mnist, cifar10,
+cifar10_wide_resnet, cifar10_resnet18, digits, textures.
 """
 
 import math
@@ -77,7 +77,7 @@ REGULARISERS = (
 ENSEMBLE = "base, ensemble of 2"
 LEARNED = "phantom.weight,synthetic.weight,latent.epsilon"
 TIMES = (2, 4, 8, 16)  # base's updates
-LONG = ("label smoothing", "gda", "latent adversarial", "all three")  # those of four times, too
+LONG = (*AUGMENTATIONS, "gda", "latent adversarial", "all three")  # those of four times, too
 
 
 def times(row, n):
