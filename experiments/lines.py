@@ -55,6 +55,13 @@ def signed(mean: float, error: float) -> str:
     return f"{mean:+.2f}" if math.isnan(error) else f"{mean:+.2f} ± {error:.2f}"
 
 
+def p_value(p: float) -> str:
+    """Three digits, never 0; nothing of NaN, one still to come."""
+    if math.isnan(p):
+        return ""
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
 def by_row(
     lines: Iterable[Mapping[str, Any]], size: int
 ) -> dict[str, dict[int, Mapping[str, Any]]]:
@@ -119,4 +126,4 @@ def difference(
     """Paired difference in test accuracy, its p-value, and the number of seeds; "" below two."""
     a, b = ({s: 100 * r["test_accuracy"] for s, r in of.items()} for of in (runs, others))
     mean, error, p, n = paired(a, b)
-    return (signed(mean, error), f"{p:.3f}", n) if n > 1 else ("", "", n)
+    return (signed(mean, error), p_value(p), n) if n > 1 else ("", "", n)

@@ -23,7 +23,7 @@ COSTS = CONFIGS.parent / "benchmarks" / "results" / "config_costs.json"
 IMAGE_SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 # Of one's own pictures, for which the main methods are shipped.
 FOLDER_SHAPE = (32, 32, 3)
-FOLDER = ("base", "phantom", "latent_adversarial", "mgr", "combined")
+FOLDER = ("base", "gda", "phantom", "latent_adversarial", "mgr", "combined")
 # Of photographs, with ImageNet's weights; the data set is an option.
 PHOTOGRAPHS = ("base", "gda", "pcr", "phantom", "latent_adversarial", "mgr", "combined", "glow")
 SETS = ("cars", "aircraft", "cub", "dtd", "flowers", "pets")

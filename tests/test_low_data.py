@@ -266,8 +266,9 @@ def test_the_page_compares_with_base_and_with_base_of_the_same_time(tmp_path):
             corrected = tables.holm(every)
             assert {r: of[size, r][name]["holm"] for r in p} == {r: corrected[r] for r in p}
     text = report.what_to_turn_on(rows, 10)
-    assert "mgr gains most" in text and "are 1 of the 3 methods of five seeds" in text
-    assert "the cheapest is mgr" in text and "p < 0.001" in text and "no longer" not in text
+    assert "mgr gains most" in text and "Of the 3 methods of five seeds or more 1 gains" in text
+    assert "cheapest of them mgr" in text and "p < 0.001" in text and "none takes" not in text
+    assert "and pgd loses." in text
     base = of[10, "base, 4 times the updates"]["gain"]["gain"]
     assert f"Base with 4 times the updates gains {base:+.2f}" in text
     page = report.table(rows)
@@ -311,8 +312,13 @@ def test_of_the_longer_trainings_the_best_on_validation_images_counts():
         if line["seed"] in (4, 5):
             line["validation_accuracy"] += 0.2
     few = [r for r in lines if "4 times" not in r["row"] or r["seed"] in (4, 5)]
-    of = {r["row"]: r for r in tables.rows_of(study, few, {})}
-    assert of["gda"]["same_time"]["over"] == twice
+    rows = tables.rows_of(study, few, {})
+    assert {r["row"]: r for r in rows}["gda"]["same_time"]["over"] == twice
+    for line in few:  # now the longer one is ahead, on the two seeds that the row shares with it
+        line["validation_accuracy"] += 0.1 * ("4 times" in line["row"])
+    rows = tables.rows_of(study, few, {})
+    assert {r["row"]: r for r in rows}["gda"]["same_time"]["over"] == "base, 4 times the updates"
+    assert " (n = 2) |" in next(r for r in report.table(rows).splitlines() if "| gda |" in r)
     alone = [line for line in lines if line["row"] in ("base", "cutmix")][:7]
     assert "nan" not in report.table(tables.rows_of(low_data.STUDIES["digits"], alone, {}))
 
@@ -398,18 +404,26 @@ def test_longer_methods_stand_beside_base_of_as_many_updates():
     gains = {low_data.times(row, 4): gain for row, gain in (("base", 3.0), ("gda", 4.0))}
     gains |= {"base": 0.0, low_data.times("latent adversarial", 4): 9.0}
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10, 5))
-    lines = records(gains, dict.fromkeys(gains, 1.0), sizes=(5, 10))
-    text = report.longer(study, lines).splitlines()
+    seconds = {low_data.times("latent adversarial", 4): 8.4, low_data.times("base", 4): 4.0}
+    lines = records(gains, dict.fromkeys(gains, 1.0) | seconds, sizes=(5, 10))
+    rows = tables.rows_of(study, lines, {})
+    text = [report.longer(rows, size) for size in (5, 10)]
     of = {row: np.array([r["test_accuracy"] for r in lines if r["row"] == row]) for row in gains}
     mean, error = [], []
     for row in ("latent adversarial", "gda"):
         found = 100 * (of[low_data.times(row, 4)] - of[low_data.times("base", 4)])[6:]
         mean.append(found.mean())
         error.append(scipy.stats.sem(found))
-    assert "updates, 5 labels" in text[0] and "updates, 10 labels" in text[1] and len(text) == 2
+    assert "updates, 5 labels" in text[0] and "updates, 10 labels" in text[1]
     first, second = (f"{m:+.2f} ± {e:.2f} (n = 6, p" for m, e in zip(mean, error))
     assert f"as many: latent adversarial {first} < 0.001), gda {second}" in text[1]
-    assert report.longer(study, records(GAINS, TIMES)) == ""
+    short = report.summary_of_longer({"digits": rows}).splitlines()
+    assert len(short) == 4 and short[3].startswith("| digits | 10 | ")
+    assert (
+        f"| latent adversarial | {mean[0]:+.2f} ± {error[0]:.2f} | 6 | < 0.001 | 2.1 |" in short[3]
+    )
+    rows = tables.rows_of(study, records(GAINS, TIMES, sizes=(5, 10)), {})
+    assert report.longer(rows, 10) == "" and report.summary_of_longer({"x": rows}).count("\n") == 2
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -519,7 +533,7 @@ def test_the_same_time_is_that_of_trainings_with_two_seeds():
     same = {r["row"]: r for r in rows}["mgr"]["same_time"]
     assert same["over"] == "base, 2 times the updates" and same["less"]
     text = report.what_to_turn_on(rows, 10)
-    assert "nan" not in text and "no longer training having two seeds" in text
+    assert "nan" not in text and "times the time, and none takes as long; mgr is at" in text
 
 
 def test_further_comparisons_are_corrected_among_themselves():

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.lines import by_row, signed, with_error
+from experiments.lines import by_row, p_value, signed, with_error
 from experiments.low_data import tables
 from experiments.low_data.run import ENSEMBLE, STUDIES, times
 from experiments.low_data.tables import LONGER, OUTSIDE
@@ -34,13 +34,6 @@ PUBLISHED = {  # data set to labels per class to what others had
         "(Brigato et al., 2022, doi:10.1109/ACCESS.2022.3172939)"
     }
 }
-
-
-def p_value(p: float) -> str:
-    """Three digits, never 0; nothing of what is still to come."""
-    if math.isnan(p):
-        return ""
-    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
 def with_p(p: float) -> str:
@@ -77,7 +70,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         if same["n"] > 1:
             over = length(same["over"]) + ", less" * same["less"]
-            cells += [gained(same), p_value(same.get("holm", math.nan)), over]
+            fewer = f" (n = {same['n']})" * (same["n"] < r["n"])
+            cells += [gained(same) + fewer, p_value(same.get("holm", math.nan)), over]
         else:
             cells += ["", "", ""]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -116,51 +110,61 @@ def what_to_turn_on(rows: Sequence[Mapping[str, Any]], size: int) -> str:
     able, best = able_of(rows, size), best_of(rows, size)
     if best is None:
         return ""
-    sure = [r for r in able if r["gain"]["gain"] > 0 and r["gain"]["holm"] < 0.05]
-    cheap = min(sure, key=lambda r: r["time"]) if sure else None
-    seeds = "five" if best["gain"]["n"] >= tables.LEAST else "two"
+    sure = [r for r in able if r["gain"]["holm"] < 0.05]
+    gain, lose = ([r for r in sure if sign * r["gain"]["gain"] > 0] for sign in (1, -1))
     first = (
         f"Of the methods {best['row']} gains most, {gained(best['gain'])} points "
         f"({with_p(best['gain']['holm'])}, n = {best['gain']['n']}), for {best['time']:.1f} times "
         "base's time."
     )
-    second = (
-        f"With p below 0.05 are {len(sure)} of the {len(able)} methods of {seeds} seeds or more; "
-        f"the cheapest is {cheap['row']}, {gained(cheap['gain'])} for {cheap['time']:.1f} times "
-        "base's time."
-        if cheap
-        else f"None of the {len(able)} methods of {seeds} seeds or more has p below 0.05."
-        if seeds == "five"
-        else "No method has five seeds yet, so that there is no p."
-    )
+    if best["gain"]["n"] < tables.LEAST:
+        second = "No method has five seeds yet, so that there is no p."
+    else:
+        second = f"Of the {len(able)} methods of five seeds or more {len(gain) or 'none'} gain"
+        second += "s with p below 0.05" if len(gain) < 2 else " with p below 0.05"
+        if gain:
+            cheap = min(gain, key=lambda r: r["time"])
+            second += (
+                f", the cheapest of them {cheap['row']}, {gained(cheap['gain'])} for "
+                f"{cheap['time']:.1f} times base's time"
+            )
+        if lose:
+            second += f", and {' and '.join(r['row'] for r in lose)} lose{'s' * (len(lose) < 2)}"
+        second += "."
     same = best["same_time"]
     if same["n"] < 2 or same["over"] == "base":
         return f"- **{size} labels per class.** {first} {second}\n"
     base = next(r for r in rows if (r["size"], r["row"]) == (size, same["over"]))
     third = (
         f"Base with {length(base['row'])} gains {gained(base['gain'])} for {base['time']:.1f} "
-        f"times the time; {best['row']} is at {gained(same)} from it "
-        f"({with_p(same['holm'])}{', no longer training having two seeds' * same['less']})."
+        f"times the time{', and none takes as long' * same['less']}; {best['row']} is at "
+        f"{gained(same)} from it ({with_p(same['holm'])})."
     )
     return f"- **{size} labels per class.** {first} {second} {third}\n"
 
 
-def longer(study: Study, lines: Sequence[tables.Line]) -> str:
-    """A sentence a size: methods with four times the updates beside base of as many."""
-    base, text = times("base", 4), ""
-    found = [r for r in tables.further(study, lines) if r["pair"][1] == base]
-    for size in dict.fromkeys(r["size"] for r in found):
-        rows = sorted((r for r in found if r["size"] == size), key=lambda r: -r["gain"])
-        said = (
-            f"{r['pair'][0].removesuffix(times('', 4))} {gained(r)} (n = {r['n']}, "
-            f"{with_p(r['holm'])})"
-            for r in rows
-        )
-        text += (
-            f"- **Four times the updates, {size} labels per class.** Beside base of as many: "
-            f"{', '.join(said)}.\n"
-        )
-    return text
+def longer(rows: Sequence[Mapping[str, Any]], size: int) -> str:
+    """A sentence: methods with four times the updates beside base of as many."""
+    found = sorted(long_of(rows, size), key=lambda r: -r["as_long"]["gain"])
+    said = (
+        f"{method(r)} {gained(r['as_long'])} (n = {r['as_long']['n']}, "
+        f"{with_p(r['as_long']['holm'])})"
+        for r in found
+    )
+    return (
+        f"- **Four times the updates, {size} labels per class.** Beside base of as many: "
+        f"{', '.join(said)}.\n"
+    ) * bool(found)
+
+
+def long_of(rows: Sequence[Mapping[str, Any]], size: int) -> list[Mapping[str, Any]]:
+    """The methods with four times the updates, of two seeds or more beside base of as many."""
+    return [r for r in rows if r["size"] == size and "as_long" in r]
+
+
+def method(row: Mapping[str, Any]) -> str:
+    """Of a row of four times the updates."""
+    return row["row"].removesuffix(times("", 4))
 
 
 def verdict(reached: bool, n: int) -> str:
@@ -281,6 +285,29 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary_of_longer(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Markdown: the same of four times the updates."""
+    lines = [
+        "| data | labels per class | base of as many, % | gains most | points | n | p | "
+        "time, x base of as many |",
+        "|---" * 8 + "|",
+    ]
+    for name, rows in found.items():
+        for size in dict.fromkeys(r["size"] for r in rows):
+            long = long_of(rows, size)
+            if not long:
+                continue
+            best = max(long, key=lambda r: r["as_long"]["gain"])
+            base = next(r for r in rows if (r["size"], r["row"]) == (size, times("base", 4)))
+            cells = [
+                *(name, size, base["accuracy"], method(best), gained(best["as_long"])),
+                *(best["as_long"]["n"], p_value(best["as_long"]["holm"])),
+                f"{best['time'] / base['time']:.1f}",
+            ]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str) -> None:
     """The gain over base, with its error and, as the area of a mark, the time.
 
@@ -314,21 +341,29 @@ def _draw_size(plot, rows):
     """A mark a row, base's longer trainings grey, others' red; a line at the best of base's."""
     rows = sorted(rows, key=lambda r: r["gain"]["gain"])
     x, errors = ([r["gain"][name] for r in rows] for name in ("gain", "error"))
-    color = lambda row: "grey" if row in LONGER else "C3" if row in OUTSIDE else "C0"
-    colors = [color(r["row"]) for r in rows]
-    plot.scatter(x, range(len(rows)), s=[AREA * r["time"] for r in rows], c=colors)
+    kinds = {
+        "methods": ("C0", lambda row: row not in OUTSIDE),
+        "methods, longer": ("C3", lambda row: row in OUTSIDE and row not in LONGER),
+        "base, longer": ("grey", lambda row: row in LONGER),
+    }
+    for name, (color, has) in kinds.items():
+        if mine := [i for i, r in enumerate(rows) if has(r["row"])]:
+            area = [AREA * rows[i]["time"] for i in mine]
+            plot.scatter([x[i] for i in mine], mine, s=area, c=color, label=name)
     plot.errorbar(x, range(len(rows)), xerr=errors, fmt="none", color="black")
     names = [f"{r['row']}  ({r['time']:.1f}x, n = {r['gain']['n']})" for r in rows]
     plot.set_yticks(range(len(rows)), names, fontsize=8)
     plot.axvline(0, color="black", linewidth=0.8, label="base")
     if longer := [r["gain"]["gain"] for r in rows if r["row"] in LONGER]:
-        plot.axvline(max(longer), color="grey", linestyle="--", linewidth=0.8, label="base, longer")
+        plot.axvline(max(longer), color="grey", linestyle="--", linewidth=0.8)
     # One run that fell over would squeeze all others.
     usual = [i for i, e in enumerate(errors) if e <= 4 * statistics.median(errors)]
     low = min(0.0, *(x[i] - errors[i] for i in usual))
     high = max(0.0, *(x[i] + errors[i] for i in usual))
     plot.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    plot.legend(fontsize=8, loc="lower right")
+    for mark in plot.legend(fontsize=8, loc="lower right").legend_handles:
+        if hasattr(mark, "set_sizes"):
+            mark.set_sizes([30])
 
 
 def _draw_sizes(plot, rows, shown=6):
@@ -374,8 +409,8 @@ def report(name: str) -> tuple[list[dict[str, Any]], str]:
             )
         return [], ""
     rows = tables.rows_of(study, lines, tables.multiples(results / "costs.json"))
-    said = "".join(what_to_turn_on(rows, size) for size in sorted(study.sizes))
-    said += longer(study, lines) + goals(name, lines, tuned) + published(study, lines)
+    said = "".join(what_to_turn_on(rows, size) + longer(rows, size) for size in sorted(study.sizes))
+    said += goals(name, lines, tuned) + published(study, lines)
     parts = [said, about(lines, len(left)), table(rows)]
     parts += [further(tables.further(study, lines)), choices(study, tuned)]
     return rows, "\n".join(part for part in parts if part)
@@ -383,13 +418,14 @@ def report(name: str) -> tuple[list[dict[str, Any]], str]:
 
 def page(found: Mapping[str, tuple[list[dict[str, Any]], str]]) -> str:
     """The page of the studies that have lines, from their reports."""
-    parts, words = [], "gains over base with their errors, the area of a mark the time"
+    parts, words = [], "gains over base with their errors; the area of a mark is the time"
     for name, (rows, text) in found.items():
         drawn = any(r["gain"]["n"] > 1 for r in rows if "gain" in r)
         image = f"![{words}]({picture(name)})\n\n" * drawn
         parts.append(f"{heading(name)}\n\n{image}{text}")
     rows = {name: rows for name, (rows, _) in found.items()}
     text = PAGE.read_text().replace("{summary}", summary(rows).rstrip())
+    text = text.replace("{longer}", summary_of_longer(rows).rstrip())
     return text.replace("{studies}", "\n".join(parts))
 
 

@@ -78,8 +78,10 @@ def rows_of(
     `time` is in multiples of base's, see `relative_times`, and `seconds` so many of base's median.
     `gain` and `same_time` are of `difference`, with `holm`, p after the correction over the rows of
     Holm's family; `same_time` has the other row as `over`, and whether it is `less` than the time.
+    Rows of four times the updates have `as_long`, of `further`, beside base of as many.
     """
-    found = []
+    found, long = [], times(study.first, 4)
+    as_long = {(r["size"], r["pair"]): r for r in further(study, lines)}
     for size in sorted(study.sizes):
         of = by_row(lines, size)
         if study.first not in of:
@@ -100,6 +102,8 @@ def rows_of(
                 entries[row]["gain"] = difference(accuracies(of[row]), accuracies(of[study.first]))
             if row not in LONGER:
                 entries[row]["same_time"] = same_time(of, time, row)
+            if (size, (row, long)) in as_long:
+                entries[row]["as_long"] = as_long[size, (row, long)]
         for name in ("gain", "same_time"):
             family = {
                 row: entries.get(row, {}).get(name, {}).get("p", math.nan)
@@ -147,20 +151,19 @@ def same_time(
     """The difference to plain training that was given the time of a row.
 
     Of those with two seeds of the row's, up to the cheapest that takes nine tenths of its time, the
-    one counts that is best on the validation images, beside the row on the same seeds.
+    one counts that is best on the validation images, on the seeds that all of them have.
     """
     shared = {other: of[other].keys() & of[row].keys() for other in LONGER if other in of}
     told = [other for other in shared if len(shared[other]) > 1] or list(shared)
     longer = sorted(told, key=lambda other: time[other])
     as_long = [i for i, other in enumerate(longer) if time[other] >= 0.9 * time[row]]
     within = longer[: as_long[0] + 1] if as_long else longer
-    mine = accuracies(of[row], "validation")
+    seeds = set.intersection(*(set(shared[other]) for other in within))
 
-    def ahead(other):
-        theirs = accuracies(of[other], "validation")
-        return statistics.fmean(theirs[seed] - mine[seed] for seed in shared[other])
+    def validation(other):
+        return statistics.fmean(of[other][seed]["validation_accuracy"] for seed in seeds)
 
-    best = max((other for other in within if shared[other]), key=ahead, default=within[0])
+    best = max(within, key=validation) if seeds else within[0]
     found = difference(accuracies(of[row]), accuracies(of[best]))
     return found | {"over": best, "less": not as_long}
 
