@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,6 +49,11 @@ def check_folder(workdir: Any) -> None:
             f"The workdir is {short(os.fspath(workdir))}, which cannot be the name of a run's "
             "folder: that is text, not empty, in UTF-8. Choose another one."
         )
+
+
+def path_of(name: str | os.PathLike[str]) -> Path:
+    """What a user names, whose `~` is the home folder where a shell has not said so already."""
+    return Path(os.path.expanduser(name))
 
 
 def check_no_mask(array: Any, name: str) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genreg_jax.checks import path_of
 from genreg_jax.config import from_config, identity, to_dict
 from genreg_jax.devices import warn
 from genreg_jax.door import leave, through
@@ -71,7 +72,7 @@ def compare(workdirs: Sequence[str | Path]) -> list[dict[str, str]]:
     if not workdirs:
         raise UserError("There is nothing to compare; name the workdirs of finished runs.")
     groups: dict[tuple, list[tuple[Path, dict[str, Any], dict[str, Any]]]] = {}
-    for workdir in map(Path, workdirs):
+    for workdir in map(path_of, workdirs):
         if not (workdir / "config.json").exists() or not (workdir / "summary.json").exists():
             raise UserError(
                 f"{str(workdir)!r} is no workdir of a finished run: config.json or summary.json is "

@@ -80,7 +80,8 @@ def cache_home() -> Path | None:
     if given == "":
         return None
     home = given or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "genreg_jax")
-    return Path(os.path.expanduser(home))
+    path = Path(os.path.expanduser(home))
+    return None if str(path).startswith("~") else path  # where there is no home
 
 
 def _shared() -> Path | None:

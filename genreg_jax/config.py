@@ -309,15 +309,24 @@ def config_hash(settings: Settings, **hashes: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "config") -> list[str]:
-    """Lines `config.a.b: old -> new` for every leaf in which two nested dicts differ."""
+def differences(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    path: str = "config",
+    defaults: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Lines `config.a.b: old -> new` for every leaf in which two nested dicts differ.
+
+    What one of them lacks has its value in `defaults`, where that has one.
+    """
     lines = []
     for key in sorted({*old, *new}):
-        a, b, where = old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}"
+        default, where = (defaults or {}).get(key, "absent"), f"{path}.{key}"
+        a, b = old.get(key, default), new.get(key, default)
         if isinstance(a, Mapping) != isinstance(b, Mapping) and "absent" in (a, b):
             a, b = (value if isinstance(value, Mapping) else {} for value in (a, b))
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, where)
+            lines += differences(a, b, where, default if isinstance(default, Mapping) else None)
         elif a != b:
             lines.append(f"{where}: {a!r} -> {b!r}")
     return lines

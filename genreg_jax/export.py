@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from genreg_jax.checks import path_of
 from genreg_jax.contract import to_float
 from genreg_jax.door import leave, through
 from genreg_jax.errors import UserError
@@ -88,7 +89,7 @@ def export(run: Run, output: str | Path) -> Path:
     Raises:
       UserError: it is not empty, cannot be written, or the model cannot be exported.
     """
-    output = Path(output)
+    output = path_of(output)
     check_new_folder(output)
     from safetensors.numpy import save
 

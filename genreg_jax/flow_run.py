@@ -19,6 +19,7 @@ from genreg_jax import flows
 from genreg_jax import workdir as workdirs
 from genreg_jax.build import flow_of
 from genreg_jax.checkpoint import CheckpointReader, Checkpoints
+from genreg_jax.checks import path_of
 from genreg_jax.config import config_hash, differences
 from genreg_jax.contract import Augment, Generator, Model
 from genreg_jax.costs import flow_cost, in_words
@@ -74,6 +75,7 @@ def train_flow(
     flow, params, trained = trained_flow(settings, dataset, workdir, augment=augment, note=note)
     made_by = trained.get("processes", [])
     processes = workdirs.continued(made_by, trained["updates"], workdir, settings)
+    workdirs.extend(workdir, settings)
     stages.end("flow")
     stages.at_least("flow", trained["seconds"])  # over all of its processes
     key = test_key(settings.seed)
@@ -199,7 +201,7 @@ def trained_flow(
         "settings": {**dataclasses.asdict(s), "workdir": ""},
         "subset_hash": dataset.subset_hash,
     }
-    folder, unfinished = Path(s.workdir or workdir) / "flow", workdir / "flow_training"
+    folder, unfinished = path_of(s.workdir or workdir) / "flow", workdir / "flow_training"
     # The flow of another run is only read.
     open_folder = CheckpointReader if s.workdir else functools.partial(Checkpoints, keep=1)
     with open_folder(folder, shape=FLOW) as checkpoints:

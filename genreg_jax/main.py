@@ -92,8 +92,13 @@ def _as_file(config: str) -> str:
     folder = _configs()
     path = folder / f"{Path(name).name.removesuffix('.py')}.py"
     shipped = Path(name).name == name and not Path(name).is_file() and path.is_file()
-    # The top-level name that configs import the shipped ones by; in a wheel it is not there.
-    if "configs" not in sys.modules and not Path("configs", "__init__.py").is_file():
+    # The top-level name that configs import the shipped ones by; in a wheel it is not there. A
+    # package of that name in the working directory is for configs of one's own alone.
+    there = [os.path.realpath(p) for p in getattr(sys.modules.get("configs"), "__path__", ())]
+    own = there or Path("configs", "__init__.py").is_file()
+    if (shipped and there != [str(folder)]) or not own:
+        for module in [m for m in sys.modules if m.partition(".")[0] == "configs"]:
+            del sys.modules[module]
         spec = importlib.util.spec_from_file_location(
             "configs", folder / "__init__.py", submodule_search_locations=[str(folder)]
         )

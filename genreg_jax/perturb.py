@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from genreg_jax.checks import path_of
 from genreg_jax.data.files import Images, read_images
 from genreg_jax.errors import UserError
 from genreg_jax.logs import check_new_folder
@@ -65,7 +66,7 @@ def augment(
         an argument is out of range, two images would get the same name, or the output folder is
         not empty; nothing has been written. Or the output cannot be written.
     """
-    output = Path(output)
+    output, flow = path_of(output), path_of(flow)
     check_new_folder(output)
     if kind not in EPSILON:
         raise UserError(f"kind must be one of {', '.join(EPSILON)}, got {kind!r}.")
@@ -73,7 +74,7 @@ def augment(
         raise UserError(f"copies must be at least 1, got {copies}.")
     trained = restore_flow(flow)
     frozen, class_names = trained.freeze(), trained.class_names
-    given = read_images(Path(images), frozen.image_shape, class_names)
+    given = read_images(path_of(images), frozen.image_shape, class_names)
     if given.labels is None and (frozen.num_classes is not None or kind == "interpolation"):
         why = "interpolation" if frozen.num_classes is None else "a flow conditioned on classes"
         raise UserError(
@@ -94,7 +95,7 @@ def augment(
             clip=clip,
             difference=difference,
         )
-        make_loss = _classifier_loss(Path(flow)) if kind == "adversarial" else None
+        make_loss = _classifier_loss(flow) if kind == "adversarial" else None
         labels = np.zeros(len(given.images), np.int32) if given.labels is None else given.labels
 
         @jax.jit

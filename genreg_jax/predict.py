@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import html
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +25,10 @@ import numpy as np
 
 from genreg_jax import data
 from genreg_jax import workdir as workdirs
-from genreg_jax.checks import check_folder, short
+from genreg_jax.checks import check_folder, path_of, short
 from genreg_jax.contract import Model
 from genreg_jax.data import validate_images
+from genreg_jax.data.dataset import composed
 from genreg_jax.data.files import Images, read_images
 from genreg_jax.data.pictures import find, fit_array, fitted, shown
 from genreg_jax.door import leave, say, through
@@ -262,7 +262,7 @@ def load(workdir: str | Path, model: Model | None = None) -> Run:
       'no/such/run' holds no trained classifier
     """
     check_folder(workdir)
-    workdir = Path(os.path.expanduser(workdir))
+    workdir = path_of(workdir)
     found = restore_classifier(workdir, model)
     finished = (workdir / "summary.json").exists()
     summary = read_summary(workdir) if finished else None
@@ -306,7 +306,8 @@ def _table(run: Run, files: Sequence[str], found: Prediction) -> str:
 
 
 def _as_text(name: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
+    """A name in UTF-8, whatever a file's is in, that no spreadsheet takes for a formula."""
+    name = name.encode("utf-8", "backslashreplace").decode()
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else name
 
 
@@ -343,7 +344,8 @@ def _read(path: Path, run: Run, unreadable: str) -> Images:
 def _check_folders(path: Path, class_names: Sequence[str]) -> None:
     """Refuses a folder of which a part is in folders of classes; says where nothing is."""
     names = [file.relative_to(path) for file in find(path)[0]]
-    wrong = [name for name in names if len(name.parts) == 1 or name.parts[0] not in class_names]
+    known = {composed(name) for name in class_names}
+    wrong = [name for name in names if len(name.parts) == 1 or composed(name.parts[0]) not in known]
     folders = list(dict.fromkeys(name.parts[0] for name in names if len(name.parts) > 1))
     classes = f"the run's classes ({shown(list(class_names), 20)})"
     if wrong and len(wrong) == len(names):
@@ -395,9 +397,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", required=True, help="of a run that trained a classifier")
     parser.add_argument(
-        "--input", required=True, nargs="+", type=Path, help="folders, pictures or .npz files"
+        "--input", required=True, nargs="+", type=path_of, help="folders, pictures or .npz files"
     )
-    parser.add_argument("--output", type=Path, help="the table, a .csv; printed if not given")
+    parser.add_argument("--output", type=path_of, help="the table, a .csv; printed if not given")
     parser.add_argument(
         "--unreadable", choices=("refuse", "skip"), default="refuse", help="pictures that are"
     )

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from genreg_jax import flows
 from genreg_jax.build import classifier, flow_of
 from genreg_jax.checkpoint import CheckpointReader
+from genreg_jax.checks import path_of
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
+from genreg_jax.devices import warn
 from genreg_jax.errors import UserError
 from genreg_jax.fingerprints import like_by_names, named
 from genreg_jax.logs import read_json
@@ -64,7 +66,7 @@ def restore_classifier(workdir: str | Path, model: Model | None = None) -> Class
       UserError: it holds none, one that is not of this library and `model` is not given, or one
         of this library and `model` is.
     """
-    workdir, restored = Path(workdir), None
+    workdir, restored = path_of(workdir), None
     if (workdir / "config.json").exists():
         with CheckpointReader(workdir / "checkpoints", shape=CLASSIFIER) as checkpoints:
             restored = checkpoints.restore(None)
@@ -160,12 +162,18 @@ def warm_start(settings: Settings, dataset: Dataset, note: Callable[[str], None]
     Raises:
       UserError: there is no such run, or, from the function, it is of another network.
     """
-    workdir = Path(os.path.expanduser(settings.model.init_from))
+    workdir = path_of(settings.model.init_from)
     found = restore_classifier(workdir)
     with CheckpointReader(workdir / "checkpoints") as checkpoints:
         digest = checkpoints.digest() or ""
     there = dict(named((found.params, found.model_state)))
     k = len(found.class_names)
+    if _folder_has_changed(settings, found, dataset):
+        warn(
+            f"The pictures in {settings.data.dir} or their splits are not those that the run in "
+            f"{workdir} was trained with: test pictures of now may have been training pictures "
+            "there, and the test accuracy may be too good."
+        )
 
     def warm(fresh: Any) -> Any:
         taken, left = [], []
@@ -191,6 +199,20 @@ def warm_start(settings: Settings, dataset: Dataset, note: Callable[[str], None]
         return jax.tree.unflatten(jax.tree.structure(fresh), taken)
 
     return warm, digest
+
+
+def _folder_has_changed(settings: Settings, found: Classifier, dataset: Dataset) -> bool:
+    """Whether a run was trained on other pictures, of the same size, of a folder."""
+    now, then = settings.data, found.settings.data
+    here, there = (os.path.realpath(path_of(data.dir)) for data in (now, then))
+    known = found.extra.get("fingerprint") not in (None, dataset.fingerprint)
+    same = (now.name, here, now.image_size, now.resize) == (
+        "folder",
+        there,
+        then.image_size,
+        then.resize,
+    )
+    return same and then.name == "folder" and known
 
 
 def pretrained_start(
@@ -271,7 +293,7 @@ def restore_flow(workdir: str | Path) -> TrainedFlow:
     Raises:
       UserError: there is no trained flow.
     """
-    folder = Path(workdir) / "flow"
+    folder = path_of(workdir) / "flow"
     with CheckpointReader(folder, shape=FLOW) as checkpoints:
         extra = checkpoints.extra()
         if extra is None or "images" not in extra:

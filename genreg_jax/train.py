@@ -13,6 +13,7 @@ from genreg_jax import workdir as workdirs
 from genreg_jax.batches import BatchPlan
 from genreg_jax.build import Parts
 from genreg_jax.checkpoint import Checkpoints
+from genreg_jax.checks import path_of
 from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
 from genreg_jax.costs import size
@@ -113,19 +114,20 @@ def train_and_evaluate(
     """
     settings = from_config(config)
     workdirs.check_arguments(workdir, dataset, callbacks)
+    workdir = path_of(workdir)
     check_jax()
     own = {"model": model, "generator": generator, "flow": flow, "embedding_term": embedding_term}
-    finished = shared(lambda: workdirs.claim(Path(workdir), settings))
+    finished = shared(lambda: workdirs.claim(workdir, settings))
     if finished is not None:
-        workdirs.check_finished(finished, Path(workdir), settings, dataset, own)
+        workdirs.check_finished(finished, workdir, settings, dataset, own)
         return finished
     try:
         with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(own_folder(Path(workdir).absolute()))
+            folder = stack.enter_context(own_folder(workdir.absolute()))
             start = lambda: stack.enter_context(workdirs.start(folder, settings))
             return _run(settings, folder, dataset, own, callbacks, command, start)
     except OSError as error:
-        if not (way := way_out(error, Path(workdir))):
+        if not (way := way_out(error, workdir)):
             raise
         raise UserError(
             f"A file could not be written or read ({error}). What was saved in {workdir} before is "

@@ -20,7 +20,7 @@ from typing import Any
 
 from genreg_jax import data
 from genreg_jax.checkpoint import CheckpointReader, check_path
-from genreg_jax.checks import check_folder, short
+from genreg_jax.checks import check_folder, path_of, short
 from genreg_jax.config import config_hash, differences, from_config, identity, to_dict
 from genreg_jax.data import Dataset
 from genreg_jax.devices import is_first, shared, warn
@@ -102,7 +102,7 @@ def claim(workdir: Path, settings: Settings) -> Summary | None:
             f"{path} cannot be read as the config of a run ({error}). Nothing was changed; choose "
             "a new workdir, or put the file back."
         ) from None
-    lines = differences(identity(there), identity(settings))
+    lines = differences(identity(there), identity(settings), defaults=to_dict(Settings()))
     if lines and (_files(workdir) == [path] or _more_epochs(there, settings)):
         return None  # a start that failed before anything was made, or a run to be continued
     if lines:
@@ -178,11 +178,11 @@ def check_finished(
     if dataset is not None:
         check_same_data(summary["subset_hash"], dataset, workdir, summary.get("fingerprint"))
     if settings.flow.workdir and settings.uses_flow:
-        with CheckpointReader(Path(settings.flow.workdir) / "flow") as checkpoints:
+        with CheckpointReader(path_of(settings.flow.workdir) / "flow") as checkpoints:
             used = (summary.get("flow") or {}).get("hash")
             check_same_part("flow", "flow.workdir", used, checkpoints.digest(), workdir)
     if settings.model.init_from:
-        with CheckpointReader(Path(settings.model.init_from) / "checkpoints") as checkpoints:
+        with CheckpointReader(path_of(settings.model.init_from) / "checkpoints") as checkpoints:
             now = checkpoints.digest()
         check_same_part("classifier", "model.init_from", summary.get("init_hash"), now, workdir)
     if settings.model.pretrained:
@@ -208,12 +208,12 @@ def _names_another_folder(workdir: Path, settings: Settings) -> bool:
     if settings.data.name != "folder":
         return False  # the name says what the images are
     there = from_config(read_json(workdir / "config.json")).data.dir
-    here, then = (os.path.realpath(os.path.expanduser(p)) for p in (settings.data.dir, there))
+    here, then = (os.path.realpath(path_of(p)) for p in (settings.data.dir, there))
     return here != then
 
 
 def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
-    """Makes the workdir, takes its lock and writes its config; to be left when the run ends.
+    """Makes the workdir, takes its lock, writes a new run's config; to be left when the run ends.
 
     Every process of a run calls it with the folder of its own; the first one's is locked.
 
@@ -234,8 +234,9 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
                         "shows its result."
                     )
                 remove_unfinished(workdir)
-                if not (workdir / "summary.json").exists():  # of fewer epochs; see `extend`
-                    write_json(workdir / "config.json", to_dict(settings))
+                path = workdir / "config.json"
+                if not path.exists() or _files(workdir) == [path]:  # a run goes on: see `extend`
+                    write_json(path, to_dict(settings))
             except OSError as error:
                 raise UserError(
                     f"The workdir {workdir} cannot be written: {error.filename or workdir}: "
@@ -247,12 +248,16 @@ def start(workdir: Path, settings: Settings) -> contextlib.ExitStack:
 
 
 def extend(workdir: Path, settings: Settings) -> None:
-    """Makes a finished run one of more epochs, once nothing can refuse that any more."""
+    """Gives a run that goes on its settings of now, once nothing can refuse that any more.
+
+    Its images may lie elsewhere, and it may have more epochs, a finished one too.
+    """
 
     def replace() -> None:
         if (workdir / "summary.json").exists():
             steps = read_summary(workdir, steps=int)["steps"]
             (workdir / "summary.json").rename(workdir / f"summary-{steps}.json")
+        if read_json(workdir / "config.json") != to_dict(settings):
             write_json(workdir / "config.json", to_dict(settings))
 
     shared(replace)

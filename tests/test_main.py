@@ -158,6 +158,30 @@ def test_what_a_user_can_get_wrong_ends_in_one_paragraph(what, cli, tmp_path):
         assert word in err, err
 
 
+def test_a_shipped_config_does_not_take_a_package_of_ones_own_for_its_own(
+    cli, tmp_path, monkeypatch
+):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").touch()
+    (tmp_path / "configs" / "common.py").write_text("LARGE = 203\n")
+    text = "from genreg_jax import default_config\n\n\ndef get_config():\n"
+    text += "    from configs.common import LARGE\n\n    config = default_config()\n"
+    text += "    config.data.per_class, config.train.batch_size = 20, LARGE\n    return config\n"
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name[:7] == "configs"}
+    try:
+        for config, size in (("mine.py", 203), ("base_digits", 202)):
+            large = [f"--config.train.batch_size={size}"] * config.startswith("base")
+            status, _, err = cli(f"--config={config}", *large, f"--workdir={tmp_path / 'run'}")
+            assert status == 1 and f"config.train.batch_size = {size}" in err, err
+    finally:
+        for name in [name for name in sys.modules if name[:7] == "configs"]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
 def test_a_run_prints_its_accuracy_last_and_is_not_repeated(cli, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     status, out, err = cli(*TINY, f"--workdir={workdir}")

@@ -143,6 +143,13 @@ def test_pictures_are_brought_to_a_size_with_their_proportions_kept(size):
     assert len(bright) == expected and abs(bright.mean() - (height - 1) / 2) <= 0.5
 
 
+def test_of_the_two_pictures_of_a_phones_jpeg_the_first_is_the_photograph(tmp_path):
+    first, second = (np.full((8, 8, 3), value, np.uint8) for value in (200, 20))
+    whole = {"format": "MPO", "save_all": True, "append_images": [Image.fromarray(second)]}
+    Image.fromarray(first).save(tmp_path / "phone.jpg", **whole)
+    assert np.asarray(open_picture(tmp_path / "phone.jpg")).min() > 190
+
+
 # -------------------------------------------------------------------------------------- a folder
 
 
@@ -189,6 +196,35 @@ def test_a_folder_is_a_data_set(tmp_path, capsys):
     assert s.subset_hash == one.subset_hash
 
 
+def test_the_test_pictures_are_the_same_at_every_size_and_few_change_as_pictures_come(tmp_path):
+    photographs(tmp_path, count=30)
+    names = lambda **options: set(gr.data.from_folder(tmp_path, **options).test.names)
+    first = names(image_size=8)
+    assert len(first) == 24
+    assert names(image_size=16) == names(image_size=8, resize="pad", seed=3) == first
+    for i in range(4):  # named as before those that are there, and as behind them
+        opened(tmp_path / "dog" / f"{'a' * (i % 2)}{i}.png", noise(20, 30, 3, seed=900 + i))
+    assert len(first - names(image_size=8)) <= 1
+    more = names(image_size=8, test_fraction=0.3)
+    assert len(more) == 37 and names(image_size=8) < more
+
+
+def test_a_warm_start_from_a_run_of_other_splits_is_said(tmp_path, capsys):
+    photographs(tmp_path / "in", classes=("a", "b"), count=20, shape=(8, 8))
+    config = {
+        "data": {"name": "folder", "dir": str(tmp_path / "in")},
+        "model": {"widths": [4]},
+        "train": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 8, "progress": False},
+    }
+    gr.train_and_evaluate(config, tmp_path / "first")
+    warm = {**config, "model": {"widths": [4], "init_from": str(tmp_path / "first")}}
+    gr.train_and_evaluate(warm, tmp_path / "same")
+    assert "may be too good" not in capsys.readouterr().err
+    warm["data"] = {**config["data"], "test_fraction": 0.5}
+    gr.train_and_evaluate(warm, tmp_path / "other")
+    assert "the test accuracy may be too good" in capsys.readouterr().err
+
+
 def test_splits_of_ones_own_are_kept(tmp_path):
     for name, count in (("train", 6), ("test", 3), ("val", 2)):
         photographs(tmp_path / name, classes=("a", "b"), count=count, shape=(8, 8))
@@ -218,6 +254,78 @@ def test_a_table_and_arrays_are_data_sets_too(tmp_path):
     arrays = gr.data.from_folder(tmp_path / "arrays.npz")
     assert arrays.subset_hash == table.subset_hash and arrays.fingerprint == table.fingerprint
     assert arrays.class_names == table.class_names
+
+
+def test_a_name_is_one_class_however_it_is_written(tmp_path):
+    photographs(tmp_path / "train", classes=("caf\u00e9", "dog"), count=4)
+    photographs(tmp_path / "test", classes=("cafe\u0301", "dog"), count=2)
+    dataset = gr.data.from_folder(tmp_path, image_size=8)
+    assert dataset.class_names == ("caf\u00e9", "dog") and len(dataset.test) == 4
+    files = sorted((tmp_path / "train").rglob("*.png"))
+    lines = ["file, label , split", ""]
+    for i, file in enumerate(files):
+        label = file.relative_to(tmp_path).parts[1]
+        split = " test" if i in (0, 4) else "train "
+        lines += [f"{file.relative_to(tmp_path)}, {label}{' ' * (i % 2)},{split}"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    table = gr.data.from_folder(tmp_path / "t.csv", image_size=8)
+    assert table.class_names == dataset.class_names and len(table.test) == 2
+    (tmp_path / "t.csv").write_text("\n".join([*lines, '"a\nb.png",cat,dev']))
+    with pytest.raises(gr.UserError, match=r"Line 12 of .*'dev'"):
+        gr.data.from_folder(tmp_path / "t.csv", image_size=8)
+    found = read_images(tmp_path / "test", (8, 8, 3), dataset.class_names, resize="crop")
+    assert found.labels is not None and sorted(found.labels.tolist()) == [0, 0, 1, 1]
+
+
+def test_a_split_within_each_class_is_not_trained_on_as_one(tmp_path):
+    for name in ("cat", "dog"):
+        photographs(tmp_path / name, classes=("train", "test"), count=3)
+    with pytest.raises(gr.UserError, match=r"Put the classes into the splits .*/train/cat and"):
+        gr.data.from_folder(tmp_path, image_size=8)
+    photographs(tmp_path / "owl", classes=("train", "forest"), count=3)  # what owls sit on
+    assert gr.data.from_folder(tmp_path, image_size=8).class_names == ("cat", "dog", "owl")
+
+
+def test_the_pictures_of_a_run_are_of_no_class(tmp_path, capsys):
+    photographs(tmp_path, classes=("cat", "dog"))
+    before = gr.data.from_folder(tmp_path, image_size=8).fingerprint
+    photographs(tmp_path / "runs" / "mine", classes=("samples",), count=3)
+    write(tmp_path / "runs" / "mine" / "config.json", "{}")
+    (tmp_path / "runs" / "mine" / "checkpoints").mkdir()
+    assert gr.data.from_folder(tmp_path, image_size=8).fingerprint == before
+    assert "runs/mine (a run of this program)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": np.array(["a", "b"] * 10), "class_names": ["a", "b"]}, "of the type <U1"),
+        ({"labels": np.arange(20) % 2 + 1}, "from 1 to 2, and class indices begin at 0"),
+        ({"class_names": ["a", "a"]}, "no name twice"),
+        ({"class_names": ["a"]}, "must be two or more"),
+        ({"images": np.zeros((20, 4, 4, 5), np.uint8)}, "Images of 5 channels cannot be resized"),
+        ({"images": np.zeros((20, 4, 4, 2), np.uint8)}, "Images of 2 channels cannot be resized"),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_refused_in_words(tmp_path, change, words):
+    arrays = {"images": noise(20, 4, 4, 1), "labels": np.arange(20) % 2}
+    np.savez(tmp_path / "a.npz", **(arrays | change))
+    with pytest.raises(gr.UserError, match=words):
+        gr.data.load("folder", data_dir=tmp_path / "a.npz", image_size=8)
+
+
+def test_arrays_with_alpha_are_resized_on_white(tmp_path):
+    rgba = noise(20, 4, 4, 4)
+    np.savez(tmp_path / "A.NPZ", images=rgba, labels=np.arange(20) % 2)
+    (tmp_path / "A.NPZ.npz").rename(tmp_path / "A.NPZ")
+    dataset = gr.data.load("folder", data_dir=tmp_path / "A.NPZ", image_size=4)
+    assert dataset.image_shape == (4, 4, 3) and dataset.unlabelled.shape[1:] == (4, 4, 3)
+    alpha = rgba[..., 3:] / 255
+    expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    for image in dataset.test.images:
+        assert np.abs(expected - image).max(axis=(1, 2, 3)).min() <= 1
+    with pytest.raises(gr.UserError, match="is no data set: that is a folder"):
+        gr.data.from_folder(write(tmp_path / "a.npy", "x"))
 
 
 def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
@@ -512,6 +620,20 @@ def test_pictures_are_decoded_once_and_again_when_they_or_the_policy_change(many
     assert len(decoded) == 9
     np.testing.assert_array_equal(changed[[0, 2]], first[[0, 2]])
     assert (changed[1] != first[1]).any()
+
+
+def test_pictures_that_change_places_are_decoded_again(tmp_path, monkeypatch):
+    """Names, sizes and times are the same afterwards: folders of classes that were exchanged."""
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "LEAST_PICTURES", 2)
+    files = [tmp_path / name for name in ("cat.bmp", "dog.bmp")]
+    for file, value in zip(files, (10, 240)):
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(file)
+        os.utime(file, ns=(0, 10**18))
+    assert pictures.read_pictures(files, None)[0][:, 0, 0, 0].tolist() == [10, 240]
+    for old, new in (("cat", "t"), ("dog", "cat"), ("t", "dog")):
+        (tmp_path / f"{old}.bmp").rename(tmp_path / f"{new}.bmp")
+    assert pictures.read_pictures(files, None)[0][:, 0, 0, 0].tolist() == [240, 10]
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 40, "cut", "bit"])

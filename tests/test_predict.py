@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import shutil
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import genreg_jax as gr
-from genreg_jax import export, predict, train
+from genreg_jax import compare, export, predict, report, train
 from genreg_jax.fingerprints import digest_of
 
 CONFIG = {
@@ -116,6 +117,45 @@ def test_a_model_of_ones_own_is_given_again(tmp_path):
     other = gr.Model(lambda key, x: ({"w": jnp.zeros((3, 10)), "b": jnp.zeros(10)}, {}), apply)
     with pytest.raises(gr.UserError, match=r"its 0/w is \(3, 10\) float32, and the run has \(64"):
         gr.load(tmp_path, other)
+
+
+def test_labels_of_an_npz_count_its_own_names(trained, tmp_path, capsys):
+    test = gr.data.load("digits").test
+    names = list("9876543210")
+    arrays = {"images": test.images, "labels": 9 - test.labels, "class_names": names}
+    np.savez(tmp_path / "a.npz", **arrays)
+    command = [f"--workdir={trained[0]}", f"--output={tmp_path / 'a.csv'}", "--input"]
+    assert predict.main([*command, str(tmp_path / "a.npz")]) == 0
+    accuracy = 100 * np.mean(trained[1]["predictions"] == test.labels)
+    assert f"accuracy: {accuracy:.2f} %" in capsys.readouterr().out
+    names[3] = "six"
+    for wrong, words in (({"class_names": names}, "six"), ({"labels": test.labels + 1}, "0 to 9")):
+        np.savez(tmp_path / "b.npz", **(arrays | wrong))
+        assert predict.main([*command, str(tmp_path / "b.npz")]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_a_file_of_any_name_stands_in_the_table_and_home_is_home(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained[0], tmp_path / "home" / "run")
+    (tmp_path / "home" / "in").mkdir()
+    name = os.fsdecode(b"gr\xf6\xdfe.png")  # of another system's encoding
+    Image.fromarray(gr.data.load("digits").test.images[0, ..., 0]).save(
+        tmp_path / "home" / "in" / name
+    )
+    command = ["--workdir=~/run", "--output=~/out/a.csv", "--input", "~/in"]
+    assert predict.main(command) == 0
+    (line,) = csv.DictReader((tmp_path / "home" / "out" / "a.csv").open(encoding="utf-8"))
+    assert line["file"] == r"gr\udcf6\udcdfe.png"
+    assert export.main(["--workdir=~/run", "--output=~/exported"]) == 0
+    assert (tmp_path / "home" / "exported" / "model.json").exists()
+    config = {**CONFIG, "train": {**CONFIG["train"], "epochs": 1, "steps_per_epoch": 1}}
+    config["model"] = {**CONFIG["model"], "init_from": "~/run"}
+    first = gr.train_and_evaluate(config, "~/b")
+    assert gr.load("~/b").summary == first == gr.train_and_evaluate(config, "~/b")
+    assert compare.compare(["~/b"])[0]["n"] == "1" and report.regenerate("~/b").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_a_folder_of_pictures_becomes_a_table(trained, tmp_path, capsys):

@@ -1197,7 +1197,13 @@ def test_changed_data_are_refused_and_the_run_can_still_continue(tmp_path, monke
     assert other.subset_hash == points().subset_hash
     with pytest.raises(gr.UserError, match="those of the test set among them"):
         run(tmp_path, dataset=other)
+    # A refusal does not leave its own settings behind either.
+    longer = small(train={"epochs": 9}, data={"dir": "/elsewhere"})
+    with pytest.raises(gr.UserError, match="is of other images: its training"):
+        run(tmp_path, longer, dataset=points(seed=1))
     assert hashes(tmp_path) == before
+    run(tmp_path, small(data={"dir": "/elsewhere"}))
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["dir"] == "/elsewhere"
     assert run(tmp_path)["steps"] == 12
 
 

@@ -72,7 +72,7 @@ def crop(key, x, *, padding=4, mode="reflect", indices=None):
     if mode == "reflect" and padding >= min(x.shape[1:3]):
         raise ValueError(
             f"padding is {padding}, but reflection needs less than the image's "
-            f"{x.shape[1]} x {x.shape[2]} pixels; mode 'zero' allows it."
+            f"{x.shape[1]} x {x.shape[2]} pixels; mode 'zero' allows it, in a config `shift`."
         )
     keys = _image_keys(key, x, indices)
     sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))

@@ -71,13 +71,15 @@ def key_of(files: Sequence[Path], policy: dict[str, Any]) -> str | None:
     import PIL
 
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([1, PIL.__version__, policy], sort_keys=True).encode())
+    digest.update(json.dumps([2, PIL.__version__, policy], sort_keys=True).encode())
     for file in files:
         try:
             status = file.stat()
         except (OSError, ValueError):  # the latter for a name with a NUL
             return None
+        # Of two files that change places size and time may be equal; the rest is not.
         line = [os.path.abspath(file), status.st_size, status.st_mtime_ns]
+        line += [status.st_ino, status.st_ctime_ns]
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()
 

@@ -7,6 +7,7 @@ draws the validation set and the labelled subset from whole splits, wherever the
 import dataclasses
 import hashlib
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,7 +113,11 @@ class Dataset:
 
 
 def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
-    """A training and a test split of one, stratified and the same for every seed."""
+    """A training and a test split of one, stratified and the same for every seed.
+
+    Pictures with names are drawn by these, each by its own, so that the test set is the same for
+    every size and changes little as pictures come; others by their content.
+    """
     if len(whole.images) != len(whole.labels):
         raise UserError(
             f"There are {len(whole.images)} images but {len(whole.labels)} labels; every image "
@@ -124,7 +129,11 @@ def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
             f"test_fraction = {fraction} of {len(whole)} images is no test set; give test images, "
             "or another fraction."
         )
-    order = subsets.random_order(digests(whole.images, whole.labels)[0], _TEST_SEED)
+    if whole.names is None:
+        order = subsets.random_order(digests(whole.images, whole.labels)[0], _TEST_SEED)
+    else:
+        keys = [hashlib.sha256(f"{_TEST_SEED} {name}".encode()).digest() for name in whole.names]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
     test = subsets.stratified_first(whole.labels[order], count)
     train = np.delete(np.arange(len(whole)), test)
     note(
@@ -216,6 +225,11 @@ def check_names(names: Sequence[str], what: str) -> None:
                 f"{what} have {name[:60] if isinstance(name, str) else name!r} among them; a name "
                 "is a text of at most 500 characters that can be printed."
             )
+
+
+def composed(name: str) -> str:
+    """A name in one form, however the accents are written, which differs between systems."""
+    return unicodedata.normalize("NFC", name)
 
 
 def printable(text: str) -> bool:

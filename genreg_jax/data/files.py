@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genreg_jax.checks import path_of
 from genreg_jax.data.arrays import validate_images
-from genreg_jax.data.dataset import Split, hold_out, listed, note, take
+from genreg_jax.data.dataset import Split, composed, hold_out, listed, note, take
 from genreg_jax.data.pictures import (
     FORMATS,
     find,
@@ -88,16 +89,22 @@ def read(
     Raises:
       UserError: there is nothing to read, or it is not what a data set needs.
     """
-    path = Path(os.path.expanduser(data_dir)) if data_dir else None
+    path = path_of(data_dir) if data_dir else None
     if path is None or not path.exists():
         what = f"There is no {str(path)!r}." if path else "Which folder? config.data.dir is empty."
         raise UserError(
             f"{what} Give --config.data.dir a folder with a subfolder of pictures for each class, "
             "a .csv with the columns file and label, or an .npz with images and labels."
         )
-    if path.is_file() and path.suffix == ".npz":
+    if path.is_file() and path.suffix.lower() == ".npz":
         splits, class_names = _read_arrays(path)
     else:
+        if path.is_file() and path.suffix.lower() not in (".csv", ".txt", ""):
+            raise UserError(
+                f"{str(path)!r} is no data set: that is a folder with a subfolder of pictures for "
+                "each class, a .csv with the columns file and label, or an .npz with images and "
+                "labels."
+            )
         rows = _table(path) if path.is_file() else _folder(path)
         splits, class_names = _read_rows(path, rows, image_size, resize, unreadable, stream)
     if splits.get("test") is None:
@@ -127,6 +134,7 @@ def _folder(path: Path) -> list[_Row]:
     else:
         rows = [_Row(f, parts[0], "") for f, parts in zip(files, names) if len(parts) > 1]
         loose = [file for file, parts in zip(files, names) if len(parts) == 1]
+        _check_no_splits_within(path, names)
     left_out += [f"{file.relative_to(path)} (in no class's folder)" for file in loose]
     if left_out:
         note(f"{path}: {len(left_out)} files are left out: {shown(left_out)}.")
@@ -159,6 +167,23 @@ def _has_splits(path: Path, tops: dict[str, str | None]) -> bool:
     return True
 
 
+def _check_no_splits_within(path: Path, names: Sequence[tuple[str, ...]]) -> None:
+    """Refuses classes with train and test in each, which would be trained on together."""
+    within: dict[str, set[str | None]] = {}
+    for parts in names:
+        if len(parts) > 1:
+            below = _SPLITS.get(parts[1].lower()) if len(parts) > 2 else None
+            within.setdefault(parts[0], set()).add(below)
+    of_splits = lambda found: {"train", "test"} <= found and None not in found
+    if within and all(map(of_splits, within.values())):
+        first = min(within)
+        raise UserError(
+            f"The classes in {str(path)!r} each have folders of a split in them, such as "
+            f"{first}/train and {first}/test. Put the classes into the splits instead: "
+            f"{path}/train/{first} and {path}/test/{first}."
+        )
+
+
 def _table(path: Path) -> list[_Row]:
     if path.stat().st_size > _MOST_TABLE:
         raise UserError(
@@ -168,7 +193,9 @@ def _table(path: Path) -> list[_Row]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            lines, columns = list(reader), list(reader.fieldnames or ())
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            lines = [(reader.line_num, line) for line in reader]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8; save the table as CSV in UTF-8.") from None
     except (OSError, ValueError, csv.Error) as error:
@@ -182,13 +209,16 @@ def _table(path: Path) -> list[_Row]:
     if len(set(columns)) < len(columns):
         raise UserError(f"The first line of {path} names a column twice: {columns[:10]}.")
     rows = []
-    for number, line in enumerate(lines, start=2):
+    for number, line in lines:
         if None in line:
             raise UserError(
                 f"Line {number} of {path} has more cells than the first line has columns. Put "
                 "quotation marks around a name with a comma."
             )
-        name, label, split = (line.get(key) or "" for key in ("file", "label", "split"))
+        name, *words = (line.get(key) or "" for key in ("file", "label", "split"))
+        label, split = (word.strip() for word in words)
+        if not (path.parent / name).exists():
+            name = name.strip()
         if not name or not label or (split and split.lower() not in _SPLITS):
             raise UserError(
                 f"Line {number} of {path} has the file {name!r}, the label {label!r} and the split "
@@ -204,6 +234,7 @@ def _table(path: Path) -> list[_Row]:
 def _read_rows(
     path: Path, rows: list[_Row], image_size: int, resize: str, unreadable: str, stream: bool
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
+    rows = [row._replace(label=composed(row.label)) for row in rows]
     class_names = tuple(sorted({row.label for row in rows}, key=_natural))
     if len(class_names) < 2:
         raise UserError(
@@ -257,26 +288,46 @@ def _read_arrays(path: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
                 f"{path} has {len(images)} {prefix}images and {prefix}labels of the shape "
                 f"{labels.shape}; there must be a label, a class index, for each image."
             )
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(
+                f"The {prefix}labels in {path} are of the type {labels.dtype}; they must be class "
+                "indices [N], integers from 0 to the number of classes less one. Of names: "
+                "class_names, labels = np.unique(names, return_inverse=True)."
+            )
         splits[name] = Split(images, labels)
+    labels = [split.labels for split in splits.values()]
+    low, most = (int(f(f(part) for part in labels)) for f in (min, max))
     if "class_names" in arrays:
-        if arrays["class_names"].ndim != 1:
-            raise UserError(
-                f"class_names in {path} has the shape {arrays['class_names'].shape}; it must be a "
-                "list with a name for each class."
-            )
-        class_names = tuple(str(name) for name in arrays["class_names"])
+        class_names = _class_names(path, arrays["class_names"])
+    elif not 0 <= low <= most < 100_000:
+        raise UserError(
+            f"The labels in {path} are from {low} to {most}; they must be class indices [N], "
+            "integers from 0 to the number of classes less one."
+        )
+    elif low == 1:
+        raise UserError(
+            f"The labels in {path} are from 1 to {most}, and class indices begin at 0: save "
+            "labels - 1, or class_names with a name for class 0, too, if there is one."
+        )
     else:
-        labels = splits["train"].labels
-        integers = labels.size and np.issubdtype(labels.dtype, np.integer)
-        low, most = (int(labels.min()), int(labels.max())) if integers else (-1, -1)
-        if not 0 <= low <= most < 100_000:
-            found = f"from {low} to {most}" if integers else f"of the type {labels.dtype}"
-            raise UserError(
-                f"The labels in {path} are {found}; they must be class indices [N], integers from "
-                "0 to the number of classes less one."
-            )
         class_names = tuple(str(c) for c in range(most + 1))
     return splits, class_names
+
+
+def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
+    """The names of an `.npz`."""
+    if names.ndim != 1:
+        raise UserError(
+            f"class_names in {path} has the shape {names.shape}; it must be a list with a name for "
+            "each class."
+        )
+    found = tuple(composed(str(name)) for name in names)
+    if len(found) < 2 or len(set(found)) < len(found):
+        raise UserError(
+            f"class_names in {path} are {shown(found, 20)}; they must be two or more, and no name "
+            "twice."
+        )
+    return found
 
 
 # -------------------------------------------------------------------- to be predicted or perturbed
@@ -314,11 +365,15 @@ def read_images(
         if not files:
             raise UserError(f"There is no image in {str(path)!r}; known are {', '.join(FORMATS)}.")
         found = _read_files(path, files, image_shape, class_names, resize, unreadable)
-    elif path.suffix == ".npz" and path.is_file():
+    elif path.suffix.lower() == ".npz" and path.is_file():
         arrays = read_npz(path, image_shape if resize is None else None)
         if "images" not in arrays:
             raise UserError(f"{path} is not an .npz with an array `images`.")
-        found = Images(validate_images(arrays["images"]), arrays.get("labels"), None)
+        labels = arrays.get("labels")
+        if labels is not None and "class_names" in arrays:
+            names = _class_names(path, arrays["class_names"])
+            labels = _by_name(path, labels, names, class_names)
+        found = Images(validate_images(arrays["images"]), labels, None)
         if resize is not None:
             found = found._replace(images=fitted(found.images, image_shape, resize))
     elif path.suffix.lower() in FORMATS and path.is_file():
@@ -344,6 +399,26 @@ def read_images(
     return found
 
 
+def _by_name(
+    path: Path, labels: np.ndarray, names: Sequence[str], class_names: Sequence[str]
+) -> np.ndarray:
+    """Labels that count a file's own names, as places among others."""
+    if not np.issubdtype(labels.dtype, np.integer) or not np.isin(labels, range(len(names))).all():
+        raise UserError(
+            f"The labels in {str(path)!r} must be integers from 0 to {len(names) - 1}, places in "
+            "its class_names."
+        )
+    place = {composed(name): i for i, name in enumerate(class_names)}
+    used = set(labels.tolist())
+    unknown = [name for i, name in enumerate(names) if i in used and name not in place]
+    if unknown:
+        raise UserError(
+            f"The class_names in {str(path)!r} have {shown(unknown)} among them, no class of the "
+            f"run; its classes are {shown(list(class_names), 20)}."
+        )
+    return np.array([place.get(name, 0) for name in names])[labels]
+
+
 def _read_files(
     root: Path,
     files: list[Path],
@@ -361,8 +436,8 @@ def _read_files(
 
 def _labels(root: Path, names: Iterable[Path], class_names: Sequence[str]) -> np.ndarray | None:
     """Labels by the first folder of each name; None where no folder is a class."""
-    folders = [name.parts[0] if len(name.parts) > 1 else "" for name in names]
-    place = {name: i for i, name in enumerate(class_names)}
+    folders = [composed(name.parts[0]) if len(name.parts) > 1 else "" for name in names]
+    place = {composed(name): i for i, name in enumerate(class_names)}
     if not any(folder in place for folder in folders):
         return None
     wrong = [folder for folder in folders if folder not in place]

@@ -92,7 +92,8 @@ def open_picture(path: Path, *, first_frame: bool = False) -> Any:
                         f"it has {width} x {height} pixels, and at most {MOST_PIXELS:,} are read"
                     )
                 frames = getattr(picture, "n_frames", 1)
-                if frames > 1 and not first_frame:
+                # The first frame of an MPO, a JPEG of a phone, is the photograph.
+                if frames > 1 and not first_frame and picture.format != "MPO":
                     raise Unreadable(f"it has {frames} frames; save one of them")
                 picture.load()
                 upright = ImageOps.exif_transpose(picture)
@@ -167,6 +168,12 @@ def fit_array(image: np.ndarray, image_shape: tuple[int, ...], resize: str = "cr
     if image.shape == tuple(image_shape):
         return image
     height, width, channels = image_shape
+    if image.shape[-1] not in (1, 3, 4):
+        raise UserError(
+            f"Images of {image.shape[-1]} channels cannot be resized, only those of 1 (grey), 3 "
+            "(RGB) and 4 (RGB and alpha). Resize them yourself, and leave config.data.image_size "
+            "at 0."
+        )
     picture = _as_grey_or_rgb(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image))
     return as_array(fit(picture, (height, width), resize), channels)
 
@@ -205,7 +212,8 @@ def resized(dataset: Dataset, size: int, resize: str = "crop") -> Dataset:
       >>> resized(gr.data.load("digits", per_class=1), 16).image_shape
       (16, 16, 1)
     """
-    shape = (size, size, dataset.image_shape[-1])
+    channels = dataset.image_shape[-1]
+    shape = (size, size, 3 if channels == 4 else channels)  # what is transparent lies on white
     if dataset.image_shape == shape:
         return dataset
     split = lambda s: dataclasses.replace(s, images=fitted(s.images, shape, resize))
@@ -413,6 +421,9 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
             if os.path.islink(os.path.join(here, name)):
                 left_out.append(f"{_relative(here, name, folder)} (a link to a folder)")
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        for name in [name for name in folders if _is_run(os.path.join(here, name))]:
+            left_out.append(f"{_relative(here, name, folder)} (a run of this program)")
+            folders.remove(name)
         if not folders and not names and here != os.fspath(folder):  # maybe of a class
             left_out.append(f"{os.path.relpath(here, folder)} (an empty folder)")
         for name in sorted(names):
@@ -426,6 +437,12 @@ def find(folder: Path) -> tuple[list[Path], list[str]]:
             else:
                 files.append(Path(path))
     return files, left_out
+
+
+def _is_run(folder: str) -> bool:
+    """Whether it is a workdir, whose pictures are of what was learned."""
+    there = lambda name: os.path.exists(os.path.join(folder, name))
+    return there("config.json") and any(map(there, ("checkpoints", "flow", "flow_training")))
 
 
 def _relative(here: str, name: str, folder: Path) -> str:

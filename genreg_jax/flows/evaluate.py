@@ -24,6 +24,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     # Imported here: `--help` needs neither data sets nor checkpoints.
     from genreg_jax import data
     from genreg_jax import workdir as workdirs
+    from genreg_jax.checks import path_of
     from genreg_jax.config import from_config
     from genreg_jax.data.pictures import fitted
     from genreg_jax.flow_run import flow_data
@@ -33,6 +34,7 @@ def _evaluate_workdir(workdir: Path, data_dir: str) -> tuple[int, dict[str, floa
     from genreg_jax.restore import restore_classifier, restore_flow
     from genreg_jax.samples import about_prior
 
+    workdir = path_of(workdir)
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genreg_jax.checks import path_of
 from genreg_jax.door import through
 from genreg_jax.errors import UserError
 from genreg_jax.logs import (
@@ -185,7 +186,7 @@ def regenerate(workdir: str | os.PathLike) -> Path:
     Raises:
       UserError: the directory does not exist, holds no run, or a file in it cannot be read.
     """
-    workdir = Path(workdir)
+    workdir = path_of(workdir)
     if not workdir.is_dir():
         raise UserError(
             f"There is no directory {str(workdir)!r}. Give the --workdir of a run that was made"
