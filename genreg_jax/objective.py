@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import check_batch, check_number, check_opt_state, short
+from genreg_jax.checks import (
+    at_least_float32,
+    check_batch,
+    check_number,
+    check_opt_state,
+    short,
+)
 from genreg_jax.contract import A_MODEL, Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.regularizers.latent_training import Latent, make_perturb
 from genreg_jax.regularizers.mgr import Meta, Regularizer, Synthetic, make_regularizer
@@ -182,7 +188,8 @@ def make_train_step(
                     f"num_classes is {num_classes}, but the model returns logits of shape "
                     f"{outputs.logits.shape} for {len(images)} images; allowed: {targets.shape}."
                 )
-            loss = jnp.mean(optax.losses.softmax_cross_entropy(outputs.logits, targets))
+            logits = outputs.logits.astype(at_least_float32(outputs.logits.dtype))
+            loss = jnp.mean(optax.losses.softmax_cross_entropy(logits, targets))
             labels = jnp.argmax(targets, -1)
             accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == labels)
             metrics = {"train/cross_entropy": loss, "train/accuracy": accuracy}

@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 from genreg_jax import bounds
-from genreg_jax.checks import is_number, short
+from genreg_jax.checks import at_least_float32, is_number, short
 from genreg_jax.contract import Augment
 
 _FARTHEST, _ENOUGH, _WIDEST = math.log(1000.0), 30.0, math.log(8.0)
@@ -116,6 +116,7 @@ def calibrated_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Source: temperature scaling as in Guo et al., arXiv:1706.04599.
     """
+    logits = logits.astype(at_least_float32(logits.dtype))
     held = jax.lax.stop_gradient(logits)
     true = jnp.take_along_axis(held, labels[:, None], axis=1)[:, 0]
 
@@ -126,8 +127,9 @@ def calibrated_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         falls = jnp.mean(mean - true) < 0  # the derivative in 1/T
         return jnp.where(falls, middle, low), jnp.where(falls, high, middle)
 
-    ends = jnp.full((), -_WIDEST, logits.dtype), jnp.full((), _WIDEST, logits.dtype)
-    low, high = jax.lax.fori_loop(0, 20, halve, ends)
+    # Made of the logits, so that within `shard_map` they are each device's own as these are.
+    zero = jnp.zeros_like(true[0])
+    low, high = jax.lax.fori_loop(0, 20, halve, (zero - _WIDEST, zero + _WIDEST))
     sharpened = jnp.exp((low + high) / 2) * logits
     return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(sharpened, labels))
 

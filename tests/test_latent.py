@@ -513,3 +513,15 @@ def test_a_flow_without_its_parameters_is_named(setting, kind):
         call = perturbation(kind, epsilon=0.5)
         with pytest.raises(ValueError, match=r"frozen is .*; allowed: flow\.freeze\(params\)"):
             call(jax.random.key(5), flow, setting.loss, setting.x, setting.labels, None)
+
+
+def test_a_radius_of_numpy_does_not_make_float64_of_the_images():
+    x = jnp.full((2, 4, 4, 1), 0.5, jnp.float32)
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        attack = lambda radius: gr.image_pgd(
+            jax.random.key(0), lambda images: images.sum((1, 2, 3)), x, epsilon=radius,
+            step_size=0.2, num_steps=2, random_start=False,
+        )  # fmt: skip
+        found = jax.jit(lambda: attack(np.float64(0.5)))()
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, jax.jit(lambda: attack(0.5))())

@@ -1,6 +1,7 @@
 """MGR: its terms against NumPy, its step against the five lines of the method, its reductions."""
 
 import dataclasses
+import types
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from genreg_jax.contract import Batch, Model
 from genreg_jax.hypergradient import MODES
 from genreg_jax.objective import make_train_step
 from genreg_jax.optimizers import make_optimizer
-from genreg_jax.regularizers.mgr import Meta, Synthetic
+from genreg_jax.regularizers.mgr import Meta, Synthetic, make_regularizer
 from genreg_jax.settings import OptimizerSettings
 from genreg_jax.state import TrainState
 
@@ -543,6 +544,28 @@ def dead_unit_losses():
     inner = lambda p, phi: jnp.mean((out(p, x * phi[None]) - y) ** 2)
     outer = lambda p: jnp.mean((out(p, x[:, ::-1]) - y) ** 2)
     return params, jnp.array([1.0, 0.5, 2.0]), inner, outer
+
+
+def test_the_direction_of_a_random_search_owes_nothing_to_the_noise_of_the_source():
+    same = lambda key, x: x
+    generator = gr.Generator(
+        lambda p, z, y: z, params={}, latent_shape=(64,), encode=lambda p, x, y: x
+    )
+    options = Synthetic(
+        "pcr", 1.0, "l2", weak=same, strong=same, batch_size=16, temperature=1.0, search="random",
+        source="renoised", low=0.2, high=0.2, radius=0.3, keep_norm=False,
+    )  # fmt: skip
+    batch = types.SimpleNamespace(
+        images=jnp.zeros((16, 8, 8, 1)), labels=jnp.zeros(16, int),
+        encodings=jax.random.normal(jax.random.key(9), (16, 64)),
+    )  # fmt: skip
+    state = types.SimpleNamespace(params={}, model_state={})
+    draw = make_regularizer(lambda *a: None, options, generator, None, num_classes=3).draw
+    found = draw(state, jax.random.key(0), batch, {})
+    offset, noise = found.z - found.drawn, found.drawn - jnp.sqrt(0.8) * batch.encodings
+    unit = lambda a: a / jnp.linalg.norm(a, axis=1, keepdims=True)
+    cosines = jnp.sum(unit(offset) * unit(noise), axis=1)
+    assert float(jnp.mean(cosines**2)) == pytest.approx(1 / 64, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])

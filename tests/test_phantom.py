@@ -367,6 +367,40 @@ def test_a_memory_keeps_the_last_rows_and_gives_partners_without_gradient():
     assert not jax.jit(jax.grad(total))(e).any()
 
 
+def test_what_is_not_finite_is_remembered_as_nothing():
+    e, labels = normal(64, 4, 3), np.array([0, 0, 1, 1])
+    e[0, 1], e[3, 2] = np.nan, np.inf
+    memory = gr.PhantomMemory.empty(e, size=4).push(e, labels)
+    assert memory.labels.tolist() == [-1, 0, 1, -1]
+    phantoms, where = gr.phantom_embeddings(KEY, e[1:3], labels[1:3], memory=memory)
+    np.testing.assert_allclose(phantoms, e[1:3], rtol=1e-6)
+    assert where.all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_labels_mean_the_same_in_every_type(dtype):
+    e, labels = normal(65, 6, 4), np.array([0, 0, 1, 1, 100, 100])
+    for num_classes in (2, 101, 128, 256):
+        whole, narrow = (
+            gr.separation_loss(KEY, e, labels.astype(d), num_classes=num_classes)
+            for d in (np.int32, dtype)
+        )
+        np.testing.assert_array_equal(whole, narrow)
+        assert (np.asarray(whole[4:]) == 0).all() == (num_classes == 2)
+
+
+def test_labels_of_masked_rows_may_be_anything_outside_of_jit_too():
+    logits, where = normal(66, 3, 4), np.array([True, True, False])
+    labels = np.array([0, 3, 255])
+    losses = gr.classification_loss(logits, labels, where=where)
+    np.testing.assert_array_equal(
+        losses, jax.jit(gr.classification_loss)(logits, labels, where=where)
+    )
+    assert losses[2] == 0
+    with pytest.raises(ValueError, match="labels has 255"):
+        gr.classification_loss(logits, labels, where=~where)
+
+
 # ---------------------------------------------------------------------------------------- devices
 
 
@@ -414,17 +448,14 @@ def test_shard_map_over_eight_devices_equals_one_device():
             sharded_losses("data"),
             mesh=mesh,
             in_specs=(P(), rows, rows, P()),
-            out_specs=(rows, rows, rows, rows),
+            out_specs=(rows, rows, rows, P()),  # every device remembers the same
         )
-        losses, phantoms, where, memories = run(KEY, e, labels, memory)
-        return jnp.mean(losses), (losses, phantoms, where, memories)
+        return (lambda losses, *rest: (jnp.mean(losses), (losses, *rest)))(
+            *run(KEY, e, labels, memory)
+        )
 
-    found, (*outputs, memories) = jax.jit(jax.grad(mean, has_aux=True))(e)
-    assert_same((found, *outputs), (grads, *expected[:3]))
-    # Every device remembers the same.
-    each = jax.tree.map(lambda leaf: leaf.reshape(8, 30, *leaf.shape[1:]), memories)
-    for device in range(8):
-        assert_same(jax.tree.map(lambda leaf: leaf[device], each), expected[3])  # noqa: B023
+    found, outputs = jax.jit(jax.grad(mean, has_aux=True))(e)
+    assert_same((found, *outputs), (grads, *expected))
 
 
 def test_pmap_over_eight_devices_equals_one_device():

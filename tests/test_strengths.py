@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import genreg_jax as gr
 from genreg_jax import augment, build
@@ -349,6 +350,21 @@ def test_the_calibrated_loss_is_the_least_of_all_temperatures():
     right = 5 * jax.nn.one_hot(labels, 4)  # separable: the lowest temperature
     value, slope = jax.value_and_grad(calibrated_cross_entropy)(right, labels)
     assert 0 <= float(value) < 1e-6 and np.isfinite(slope).all()
+
+
+def test_the_calibrated_loss_is_of_each_device_and_of_wide_numbers():
+    logits, labels = jax.random.normal(jax.random.key(1), (8, 3)), jnp.arange(8) % 3
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    run = jax.shard_map(
+        lambda logits, labels: jax.lax.pmean(calibrated_cross_entropy(logits, labels), "d"),
+        mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P(),
+    )  # fmt: skip
+    halves = [calibrated_cross_entropy(logits[i : i + 4], labels[i : i + 4]) for i in (0, 4)]
+    np.testing.assert_allclose(jax.jit(run)(logits, labels), np.mean(halves), rtol=1e-5)
+    narrow = logits.astype(jnp.bfloat16)
+    found = calibrated_cross_entropy(narrow, labels)
+    assert found.dtype == jnp.float32
+    assert found == calibrated_cross_entropy(narrow.astype(jnp.float32), labels)
 
 
 def test_the_hypergradient_of_the_calibrated_loss_is_its_derivative(make, reading):

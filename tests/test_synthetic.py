@@ -209,6 +209,27 @@ def test_shape_and_dtype_are_those_of_the_latents(dtype):
 # --------------------------------------------------------------------------------- bounded offset
 
 
+def test_the_squares_of_float16_do_not_overflow_and_noise_in_few_bits_is_normal():
+    z = 3 * normal(8, 4, 3 * 32 * 32)
+    z[3] = 0
+    half = jnp.asarray(z, jnp.float16)
+    wide, key = half.astype(jnp.float32), jax.random.key(5)
+    for function in (
+        lambda z: synthetic.restore_norm(z, z[::-1]),
+        lambda z: synthetic.bounded_offset(z, 3 * z[::-1], radius=0.3),
+        lambda z: synthetic.random_offset(key, z, radius=0.3),
+        lambda z: synthetic.renoised_latents(key, z, low=0.2, high=0.8),
+        lambda z: synthetic.interpolated_latents(key, z, jnp.zeros(4, int), strength=0.7),
+    ):
+        found = function(half)
+        assert found.dtype == jnp.float16
+        np.testing.assert_allclose(found, function(wide), rtol=2e-3, atol=2e-3)
+    slope = jax.grad(lambda a: jnp.sum(synthetic.restore_norm(a, half).astype(jnp.float32)))(half)
+    assert np.isfinite(slope).all()
+    noise = synthetic.renoised_latents(key, jnp.zeros((64, 4096), jnp.bfloat16), low=1.0, high=1.0)
+    assert len(np.unique(noise.astype(jnp.float32))) > 1000 and float(jnp.abs(noise).max()) > 4
+
+
 def test_bounded_offset_is_the_formula_and_stays_inside():
     z, offset = normal(10, 6, 2, 4), normal(11, 6, 2, 4)
     offset *= np.array([1e-3, 0.1, 1, 10, 1e3, 0], np.float32).reshape(6, 1, 1)
@@ -525,6 +546,14 @@ def test_classes_of_one_size_give_the_ratio_of_standard_deviations():
     stds = [np.sqrt(a.reshape(3, 4, 5).var(1).mean()) for a in (found, z)]
     result = diagnostics(z, found, np.repeat(np.arange(3), 4))
     np.testing.assert_allclose(result["spread"], stds[0] / stds[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_equal_draws_have_no_spread_to_compare_with(rows):
+    draws = np.repeat(normal(9, 1, 64), rows, axis=0)
+    found = draws * np.linspace(0.9, 1.1, rows, dtype=np.float32)[:, None]
+    result = diagnostics(draws, found, np.zeros(rows, int))
+    assert result["spread"] == 1 and 0.05 < float(result["distance"]) < 0.2
 
 
 def test_diagnostics_of_nothing_moved_of_collapse_and_of_lone_rows():

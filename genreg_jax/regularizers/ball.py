@@ -22,6 +22,8 @@ def radius(value, norm, relative, x, *, name="epsilon", allowed=NORMS):
     """The radius, checked; `value` per dimension if l2 radii are `relative`."""
     check_strength(name, value)
     check_choice("norm", norm, allowed)
+    if isinstance(value, np.generic):
+        value = value.item()  # which takes the type of what it meets
     return value * float(np.sqrt(np.prod(x.shape[1:]))) if relative and norm == "l2" else value
 
 

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import as_array, check_choice
+from genreg_jax.checks import as_array, at_least_float32, check_choice
 from genreg_jax.chunks import chunked_mean
 from genreg_jax.contract import Augment, Generator, to_float
 from genreg_jax.regularizers.synthetic import (
@@ -41,6 +41,7 @@ from genreg_jax.regularizers.synthetic import (
 )
 
 DISTANCES = ("cosine", "l2")
+_SEARCH = 2**20  # of the keys of a search, which no source folds in or splits off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +232,7 @@ def make_regularizer(
     def draw(state, key, batch, generator_params):
         key_z, key_y, *_ = jax.random.split(key, 5)
         drawn, y = constrain(source(key_z, key_y, batch, generator_params))
-        key_search = jax.random.fold_in(key_z, 1)
+        key_search = jax.random.fold_in(key_z, _SEARCH)
         z = search(key_search, state.params, state.model_state, drawn, y, generator_params)
         return Samples(drawn, z, y)
 
@@ -248,7 +249,8 @@ def make_regularizer(
             weak = synthetic.weak(key_weak, images)
             if synthetic.loss == "cross_entropy":
                 outputs, _ = forward(params, state.model_state, weak, key_model)
-                losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs.logits, y)
+                logits = outputs.logits.astype(at_least_float32(outputs.logits.dtype))
+                losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y)
             else:
                 views = jnp.concatenate([weak, synthetic.strong(key_strong, images)])
                 outputs, _ = forward(params, state.model_state, views, key_model)
@@ -293,7 +295,8 @@ def pcr_loss(
 ) -> jax.Array:
     """Distance between the embeddings of two views of the same samples.
 
-    `cosine`: `1 - <a, b> / (|a| |b|)`, in [0, 2]; its gradient is finite at zero vectors.
+    `cosine`: `1 - <a, b> / (|a| |b|)`, in [0, 2], for norms from 1e-6 to 1e19; a vector shorter
+    than that counts as one of norm 1e-6, and the gradient is finite at zero vectors.
     `l2`: `|a - b|^2 / D`, divided by the width so that a weight carries over between networks.
 
     Args:

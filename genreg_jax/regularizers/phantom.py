@@ -89,12 +89,17 @@ class PhantomMemory(NamedTuple):
     def push(self, embeddings: Any, labels: jax.Array, *, axis_name: Any = None) -> "PhantomMemory":
         """The memory after a batch, which takes the place of the oldest rows.
 
+        A row that is not finite is nobody's partner.
+
         Args:
           embeddings: pytree of `[B, ...]`, like the memory's.
           labels: int `[B]`.
           axis_name: remember the batches of all devices along this axis, on each of them.
         """
-        batch = _gather((embeddings, _check(embeddings, labels)), axis_name)
+        labels = _check(embeddings, labels)
+        for rows in _matrices(embeddings):  # what is not finite would be in every phantom
+            labels = jnp.where(jnp.all(jnp.isfinite(rows), axis=1), labels, _NO_CLASS)
+        batch = _gather_alike((embeddings, labels), axis_name)
         size = len(self.labels)
         append = lambda old, new: jnp.concatenate([old, new.astype(old.dtype)])[-size:]
         return jax.tree.map(append, self, PhantomMemory(*batch))
@@ -323,13 +328,14 @@ def classification_loss(
     labels = _check(phantom_logits, labels, name="phantom_logits")
     if phantom_logits.ndim != 2:
         raise ValueError(f"phantom_logits must be [B, K], got shape {phantom_logits.shape}.")
+    where = _mask(where, len(labels)) & (labels >= 0)
+    labels = jnp.where(where, labels, 0)  # what is masked may be anything
     if is_concrete(labels) and labels.size and int(np.max(labels)) >= phantom_logits.shape[1]:
         raise ValueError(
             f"labels has {int(np.max(labels))}; allowed is below K = {phantom_logits.shape[1]}."
         )
-    where = _mask(where, len(labels)) & (labels >= 0)
     logits = jnp.where(where[:, None], _real(phantom_logits), 0.0)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.where(where, losses, 0.0)
 
 
@@ -507,6 +513,19 @@ def _gather(tree, axis_name):
     return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True), tree)
 
 
+def _gather_alike(tree, axis_name):
+    """`_gather`, without a gradient, as what `shard_map` knows to be the same on all devices."""
+    if axis_name is None:
+        return tree
+    device, count = jax.lax.axis_index(axis_name), jax.lax.psum(1, axis_name)
+
+    def gather(leaf):
+        everything = jnp.zeros((count, *leaf.shape), leaf.dtype).at[device].set(leaf)
+        return jax.lax.psum(everything, axis_name).reshape(-1, *leaf.shape[1:])
+
+    return jax.tree.map(lambda leaf: gather(jax.lax.stop_gradient(leaf)), tree)
+
+
 def _weights(key, rows, partners, subset_size, weighting):
     check_key(key)
     check_choice("weighting", weighting, WEIGHTINGS)
@@ -591,7 +610,8 @@ def _check(embeddings, labels, name="embeddings"):
                 f"{name} must be floats [B, ...] with B = {len(labels)}, the number of labels; got "
                 f"shape {leaf.shape} and dtype {leaf.dtype}."
             )
-    return labels
+    # In 8 bits neither "no class" nor a number of classes of 256 is what it says.
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def _pairs(name, a, other, b):

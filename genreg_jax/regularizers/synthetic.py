@@ -105,10 +105,11 @@ def renoised_latents(
     check_number("temperature", temperature)
     rows = _check_indices(indices, z)
     key_share, key_noise = split(key)
-    u = _draw(key_share, rows, (1,) * (z.ndim - 1), z.dtype, jax.random.uniform)
+    wide = at_least_float32(z.dtype)
+    u = _draw(key_share, rows, (1,) * (z.ndim - 1), wide, jax.random.uniform)
     share = jnp.clip(low + (high - low) * u, low, high)  # rounding may not leave the range
-    noise = temperature * _draw(key_noise, rows, z.shape[1:], z.dtype, jax.random.normal)
-    return jnp.sqrt(1 - share) * z + jnp.sqrt(share) * noise
+    noise = temperature * _draw(key_noise, rows, z.shape[1:], wide, jax.random.normal)
+    return (jnp.sqrt(1 - share) * z.astype(wide) + jnp.sqrt(share) * noise).astype(z.dtype)
 
 
 def interpolated_latents(
@@ -170,8 +171,8 @@ def interpolated_latents(
     key_phantom, key_share = split(key)
     with_norm = lambda rows: (rows, row_norms(rows))
     if memory is not None:
-        memory = PhantomMemory(with_norm(_rows(memory.embeddings)), memory.labels)
-    rows = _rows(z)
+        memory = PhantomMemory(with_norm(_wide_rows(memory.embeddings)), memory.labels)
+    rows = _wide_rows(z)
     (phantom, length), where = phantom_embeddings(
         key_phantom,
         with_norm(rows),
@@ -188,7 +189,7 @@ def interpolated_latents(
     share = strength * _draw(key_share, numbers, (1,), target.dtype, jax.random.uniform)
     cosine = jnp.sum(_unit(rows.astype(target.dtype)) * _unit(target), axis=1, keepdims=True)
     arc = great_arc(rows, target, share, cosine)
-    moved = jnp.where(where & (share > 0), arc.astype(z.dtype), rows)
+    moved = jnp.where(where & (share > 0), arc.astype(z.dtype), _rows(z))
     return moved.reshape(z.shape)
 
 
@@ -238,15 +239,15 @@ def bounded_offset(z: jax.Array, offset: jax.Array, *, radius: float) -> jax.Arr
         return offset
     if radius == 0:
         return jnp.zeros_like(offset)
-    rows = _rows(offset)
-    bound = (radius * row_norms(_rows(z))).astype(rows.dtype)
+    rows = _wide_rows(offset)
+    bound = (radius * row_norms(_wide_rows(z))).astype(rows.dtype)
     # The formula is homogeneous: divided by its largest number first, no square overflows.
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(largest, bound))
     rows, relative = rows / scale, bound / scale
     bounded = rows * (bound / jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True) + relative**2))
     moves = jnp.any(_rows(z) != 0, axis=1, keepdims=True)
-    return jnp.where(moves, bounded, 0).reshape(offset.shape)
+    return jnp.where(moves, bounded, 0).astype(offset.dtype).reshape(offset.shape)
 
 
 def restore_norm(moved: jax.Array, z: jax.Array) -> jax.Array:
@@ -280,12 +281,11 @@ def restore_norm(moved: jax.Array, z: jax.Array) -> jax.Array:
     moved, z = _check_latents(moved, "moved"), _check_latents(z)
     if z.shape != moved.shape:
         raise ValueError(f"moved has shape {moved.shape}; allowed is that of z, {z.shape}.")
-    rows = _rows(moved)
+    rows = _wide_rows(moved)
     # Exactly 1 where nothing was moved. The maximum changes no number, but keeps XLA from making
     # a / sqrt(b) into a rsqrt(b), which is not.
-    return (rows * (row_norms(_rows(z)) / bounds.maximum(row_norms(rows), 1e-6))).reshape(
-        moved.shape
-    )
+    scaled = rows * (row_norms(_wide_rows(z)) / bounds.maximum(row_norms(rows), 1e-6))
+    return scaled.astype(moved.dtype).reshape(moved.shape)
 
 
 def entropy_offset(
@@ -377,7 +377,7 @@ def random_offset(
     z = _check_latents(z)
     check_number("radius", radius)
     rows = _check_indices(indices, z)
-    direction = _draw(key, rows, z.shape[1:], z.dtype, jax.random.normal)
+    direction = _draw(key, rows, z.shape[1:], at_least_float32(z.dtype), jax.random.normal)
     return jax.lax.stop_gradient(_step(direction, z, radius))
 
 
@@ -404,7 +404,7 @@ def latent_diagnostics(
 
     Returns:
       `spread` and `distance`, scalars in float32 or better. The spread is 1 where the draws
-      themselves have none, with one row to a class.
+      themselves have none, with one row to a class or with equal rows.
 
     Raises:
       ValueError: arrays that are not floats of one shape `[B, ...]`, or labels that are not
@@ -440,8 +440,8 @@ def latent_diagnostics(
         means = jnp.matmul(same, rows, precision="highest")
         return jnp.mean(jnp.sum((rows - means) ** 2, axis=1))
 
-    # One row to a class is its own mean up to rounding.
-    alone = jnp.all(jnp.sum(same > 0, axis=1) == 1)
+    # One row to a class, and each of equal ones, is its own mean up to rounding.
+    alone = variance(draws) <= 1e-10 * jnp.mean(jnp.sum(draws**2, axis=1))
     spread = jnp.sqrt(variance(found) / jnp.where(alone, 1, variance(draws)))
     distance = jnp.mean(jnp.linalg.norm(found - draws, axis=1, keepdims=True) / row_norms(draws))
     return {"spread": jnp.where(alone, 1, spread), "distance": distance}
@@ -460,6 +460,11 @@ def _rows(z):
     return z.reshape(z.shape[0], -1)
 
 
+def _wide_rows(z):
+    """As float32 at least: the squares of float16 overflow at norms of 256."""
+    return _rows(z.astype(at_least_float32(z.dtype)))
+
+
 def row_norms(rows):
     """Norms `[B, 1]`, at least 1e-6; the gradient is finite at zero."""
     return jnp.sqrt(bounds.maximum(jnp.sum(rows**2, axis=1, keepdims=True), 1e-12))
@@ -475,9 +480,9 @@ def _unit(rows):
 
 def _step(direction, z, radius):
     """Offsets of length `radius |z|`; a zero direction is a zero step."""
-    rows = _rows(z)
+    rows = _wide_rows(z)
     length = radius * jnp.where(jnp.any(rows != 0, axis=1, keepdims=True), row_norms(rows), 0)
-    return (length * _unit(_rows(direction))).astype(z.dtype).reshape(z.shape)
+    return (length * _unit(_wide_rows(direction))).astype(z.dtype).reshape(z.shape)
 
 
 def _draw(key, rows, shape, dtype, sampler):
