@@ -441,8 +441,9 @@ def latent_diagnostics(
         return jnp.mean(jnp.sum((rows - means) ** 2, axis=1))
 
     # One row to a class, and each of equal ones, is its own mean up to rounding.
-    alone = variance(draws) <= 1e-10 * jnp.mean(jnp.sum(draws**2, axis=1))
-    spread = jnp.sqrt(variance(found) / jnp.where(alone, 1, variance(draws)))
+    of_draws = variance(draws)
+    alone = of_draws <= 1e-10 * jnp.mean(jnp.sum(draws**2, axis=1))
+    spread = jnp.sqrt(variance(found) / jnp.where(alone, 1, of_draws))
     distance = jnp.mean(jnp.linalg.norm(found - draws, axis=1, keepdims=True) / row_norms(draws))
     return {"spread": jnp.where(alone, 1, spread), "distance": distance}
 
