@@ -30,7 +30,8 @@ from genreg_jax.contract import Model
 from genreg_jax.data import validate_images
 from genreg_jax.data.dataset import composed
 from genreg_jax.data.files import Images, read_images
-from genreg_jax.data.pictures import find, fit_array, fitted, shown
+from genreg_jax.data.folders import find
+from genreg_jax.data.pictures import fit_array, fitted, shown
 from genreg_jax.door import leave, say, through
 from genreg_jax.errors import UserError
 from genreg_jax.evaluate import make_evaluate

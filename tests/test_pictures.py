@@ -11,8 +11,10 @@ from PIL import Image
 
 import genreg_jax as gr
 from genreg_jax.data import cache, pictures
-from genreg_jax.data.files import read_images, read_npz
-from genreg_jax.data.pictures import Unreadable, find, fit, open_picture
+from genreg_jax.data.files import read_images
+from genreg_jax.data.folders import find
+from genreg_jax.data.npz import read_npz
+from genreg_jax.data.pictures import Unreadable, fit, open_picture
 
 
 def noise(*shape, seed=0, high=256, dtype=np.uint8):

@@ -9,9 +9,7 @@
 """
 
 import csv
-import math
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +19,11 @@ import numpy as np
 from genreg_jax.checks import path_of
 from genreg_jax.data.arrays import validate_images
 from genreg_jax.data.dataset import Split, composed, hold_out, listed, note, take
+from genreg_jax.data.folders import find
+from genreg_jax.data.npz import labels_by_name, names_of, read_npz, read_splits
 from genreg_jax.data.pictures import (
     FORMATS,
-    find,
     fitted,
-    most_bytes,
     read_pictures,
     shown,
     stored_pictures,
@@ -97,7 +95,7 @@ def read(
             "a .csv with the columns file and label, or an .npz with images and labels."
         )
     if path.is_file() and path.suffix.lower() == ".npz":
-        splits, class_names = _read_arrays(path)
+        splits, class_names = read_splits(path)
     else:
         if path.is_file() and path.suffix.lower() not in (".csv", ".txt", ""):
             raise UserError(
@@ -267,69 +265,6 @@ def _natural(name: str) -> tuple[bool, int, str]:
     return not number, int(name) if number else 0, name
 
 
-def _read_arrays(path: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
-    arrays = read_npz(path)
-    prefixes = {"train": "", "validation": "validation_", "test": "test_"}
-    names = [f"{prefix}{part}" for prefix in prefixes.values() for part in ("images", "labels")]
-    unknown = sorted({*arrays} - {*names, "class_names"})
-    splits = {}
-    for name, prefix in prefixes.items():
-        images, labels = (arrays.get(f"{prefix}{part}") for part in ("images", "labels"))
-        if unknown or (images is None) != (labels is None) or (images is None and name == "train"):
-            raise UserError(
-                f"{path} must hold images and labels, and may hold {', '.join(names[2:])}, each "
-                f"images with their labels, and class_names; it has {', '.join(arrays)}."
-            )
-        if images is None or labels is None:
-            continue
-        images = validate_images(images, name=f"{prefix}images")
-        if labels.ndim != 1 or len(labels) != len(images):
-            raise UserError(
-                f"{path} has {len(images)} {prefix}images and {prefix}labels of the shape "
-                f"{labels.shape}; there must be a label, a class index, for each image."
-            )
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(
-                f"The {prefix}labels in {path} are of the type {labels.dtype}; they must be class "
-                "indices [N], integers from 0 to the number of classes less one. Of names: "
-                "class_names, labels = np.unique(names, return_inverse=True)."
-            )
-        splits[name] = Split(images, labels)
-    labels = [split.labels for split in splits.values()]
-    low, most = (int(f(f(part) for part in labels)) for f in (min, max))
-    if "class_names" in arrays:
-        class_names = _class_names(path, arrays["class_names"])
-    elif not 0 <= low <= most < 100_000:
-        raise UserError(
-            f"The labels in {path} are from {low} to {most}; they must be class indices [N], "
-            "integers from 0 to the number of classes less one."
-        )
-    elif low == 1:
-        raise UserError(
-            f"The labels in {path} are from 1 to {most}, and class indices begin at 0: save "
-            "labels - 1, or class_names with a name for class 0, too, if there is one."
-        )
-    else:
-        class_names = tuple(str(c) for c in range(most + 1))
-    return splits, class_names
-
-
-def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
-    """The names of an `.npz`."""
-    if names.ndim != 1:
-        raise UserError(
-            f"class_names in {path} has the shape {names.shape}; it must be a list with a name for "
-            "each class."
-        )
-    found = tuple(composed(str(name)) for name in names)
-    if len(found) < 2 or len(set(found)) < len(found):
-        raise UserError(
-            f"class_names in {path} are {shown(found, 20)}; they must be two or more, and no name "
-            "twice."
-        )
-    return found
-
-
 # -------------------------------------------------------------------- to be predicted or perturbed
 
 
@@ -371,8 +306,8 @@ def read_images(
             raise UserError(f"{path} is not an .npz with an array `images`.")
         labels = arrays.get("labels")
         if labels is not None and "class_names" in arrays:
-            names = _class_names(path, arrays["class_names"])
-            labels = _by_name(path, labels, names, class_names)
+            names = names_of(path, arrays["class_names"])
+            labels = labels_by_name(path, labels, names, class_names)
         found = Images(validate_images(arrays["images"]), labels, None)
         if resize is not None:
             found = found._replace(images=fitted(found.images, image_shape, resize))
@@ -397,26 +332,6 @@ def read_images(
             )
         found = found._replace(labels=labels.astype(np.int32))
     return found
-
-
-def _by_name(
-    path: Path, labels: np.ndarray, names: Sequence[str], class_names: Sequence[str]
-) -> np.ndarray:
-    """Labels that count a file's own names, as places among others."""
-    if not np.issubdtype(labels.dtype, np.integer) or not np.isin(labels, range(len(names))).all():
-        raise UserError(
-            f"The labels in {str(path)!r} must be integers from 0 to {len(names) - 1}, places in "
-            "its class_names."
-        )
-    place = {composed(name): i for i, name in enumerate(class_names)}
-    used = set(labels.tolist())
-    unknown = [name for i, name in enumerate(names) if i in used and name not in place]
-    if unknown:
-        raise UserError(
-            f"The class_names in {str(path)!r} have {shown(unknown)} among them, no class of the "
-            f"run; its classes are {shown(list(class_names), 20)}."
-        )
-    return np.array([place.get(name, 0) for name in names])[labels]
 
 
 def _read_files(
@@ -447,49 +362,3 @@ def _labels(root: Path, names: Iterable[Path], class_names: Sequence[str]) -> np
             f"{shown(list(class_names), 20)}."
         )
     return np.array([place[folder] for folder in folders])
-
-
-def read_npz(path: Path, image_shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
-    """Reads the arrays of an `.npz`, whose sizes are looked at before memory is taken.
-
-    Args:
-      path: of the file.
-      image_shape: `(H, W, C)` that its `images` must have, where it is known.
-
-    Raises:
-      UserError: it cannot be read, claims more than it holds or more than fits, or holds objects,
-        which would be programs.
-    """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as file:
-            claimed = 0
-            for member in archive.infolist():
-                with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read_header = {
-                        (1, 0): np.lib.format.read_array_header_1_0,
-                        (2, 0): np.lib.format.read_array_header_2_0,
-                    }[version]
-                    shape, _, dtype = read_header(stream)
-                size = math.prod(shape) * dtype.itemsize
-                if size > member.file_size:
-                    raise ValueError(f"{member.filename} claims {size:,} bytes and has fewer")
-                claimed += size
-                if claimed > most_bytes():
-                    raise ValueError("its arrays take more than half of this machine's memory")
-                wrong = image_shape is not None and tuple(shape[1:]) != tuple(image_shape)
-                if member.filename == "images.npy" and wrong:
-                    raise UserError(
-                        f"The images in {str(path)!r} have the shape {tuple(shape[1:])}, and "
-                        f"{tuple(image_shape or ())} is needed. Resize them, or train on images of "
-                        "this size."
-                    )
-            for name in file.files:
-                arrays[name] = file[name]
-    except UserError:
-        raise
-    except Exception as error:
-        text = str(error).split("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{path} is not an .npz of arrays that can be read: {text}.") from None
-    return arrays
