@@ -20,6 +20,7 @@ from experiments.store import add_lines, current_lines, key_of, merge, writable
 from experiments.study import Changes, Study, settings_of
 from experiments.tuning import chosen, tune
 from genreg_jax.batches import BatchPlan
+from genreg_jax.checks import path_of
 from genreg_jax.door import leave, through
 from genreg_jax.errors import BusyError
 
@@ -43,7 +44,7 @@ def _command(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
         parser.add_argument("--study", choices=study, required=True)
     parser.add_argument("--stage", choices=["tune", "plan", "table"], default="table")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
+    parser.add_argument("--runs", type=path_of, default=pathlib.Path("runs/experiments"))
     parser.add_argument(
         "--shard", type=shard, default="0/1", help="i/n: this process's part of the runs"
     )
@@ -56,7 +57,7 @@ def _command(study: Study | Mapping[str, Study], here: pathlib.Path) -> None:
         help="runs whose lines are there, too; what has finished in --runs is not repeated",
     )
     parser.add_argument(
-        "--merge", type=pathlib.Path, nargs="+", help="run nothing; add the lines of these files"
+        "--merge", type=path_of, nargs="+", help="run nothing; add the lines of these files"
     )
     args = parser.parse_args()
     results = here / "results"

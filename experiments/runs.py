@@ -17,6 +17,7 @@ import numpy as np
 from experiments.store import locked
 from genreg_jax import data, predict, train
 from genreg_jax.augment import make as make_augment
+from genreg_jax.checks import path_of
 from genreg_jax.config import config_hash, identity
 from genreg_jax.errors import BusyError
 from genreg_jax.flow_run import trained_flow_generator
@@ -94,7 +95,7 @@ def processor_seconds(settings: Settings, workdirs: Sequence[pathlib.Path]) -> f
     """Of runs and of the flow that they share; None where some are unknown, and beside a GPU."""
     if jax.default_backend() != "cpu":
         return None
-    folders = [*workdirs, *[pathlib.Path(settings.flow.workdir)] * settings.uses_flow]
+    folders = [*workdirs, *[path_of(settings.flow.workdir)] * settings.uses_flow]
     known = [seconds for folder in folders if (seconds := _seconds(folder)) is not None]
     return round(sum(known), 2) if len(known) == len(folders) else None
 

@@ -24,6 +24,7 @@ _IMAGES = {"class_names": [str], "image_shape": [range(1, 2**31)] * 3}
 CLASSIFIER = {
     "subset_hash": str,
     "fingerprint?": _TEXT,
+    "test_names_hash?": str,
     "flow_hash?": _TEXT,
     "init_hash?": _TEXT,
     "seconds": _NUMBER,

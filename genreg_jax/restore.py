@@ -16,6 +16,7 @@ from genreg_jax.checks import path_of
 from genreg_jax.config import from_config
 from genreg_jax.contract import Model
 from genreg_jax.data import Dataset
+from genreg_jax.data.dataset import names_hash
 from genreg_jax.devices import warn
 from genreg_jax.errors import UserError
 from genreg_jax.fingerprints import like_by_names, named
@@ -170,9 +171,8 @@ def warm_start(settings: Settings, dataset: Dataset, note: Callable[[str], None]
     k = len(found.class_names)
     if _folder_has_changed(settings, found, dataset):
         warn(
-            f"The pictures in {settings.data.dir} or their splits are not those that the run in "
-            f"{workdir} was trained with: test pictures of now may have been training pictures "
-            "there, and the test accuracy may be too good."
+            f"The run in {workdir} held out other pictures than this one: test pictures of now may "
+            "have been training pictures there, and the test accuracy may be too good."
         )
 
     def warm(fresh: Any) -> Any:
@@ -202,17 +202,13 @@ def warm_start(settings: Settings, dataset: Dataset, note: Callable[[str], None]
 
 
 def _folder_has_changed(settings: Settings, found: Classifier, dataset: Dataset) -> bool:
-    """Whether a run was trained on other pictures, of the same size, of a folder."""
+    """Whether a run held out other pictures of the same folder, or of the same classes."""
     now, then = settings.data, found.settings.data
+    if (now.name, then.name) != ("folder", "folder"):
+        return False
     here, there = (os.path.realpath(path_of(data.dir)) for data in (now, then))
-    known = found.extra.get("fingerprint") not in (None, dataset.fingerprint)
-    same = (now.name, here, now.image_size, now.resize) == (
-        "folder",
-        there,
-        then.image_size,
-        then.resize,
-    )
-    return same and then.name == "folder" and known
+    related = here == there or found.class_names == dataset.class_names
+    return related and found.extra.get("test_names_hash") != names_hash(dataset.test)
 
 
 def pretrained_start(

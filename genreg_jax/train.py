@@ -18,7 +18,7 @@ from genreg_jax.config import config_hash, from_config
 from genreg_jax.contract import EmbeddingTerm, Generator, Model
 from genreg_jax.costs import size
 from genreg_jax.data import Dataset
-from genreg_jax.data.dataset import listed
+from genreg_jax.data.dataset import listed, names_hash
 from genreg_jax.devices import (
     check_jax,
     is_first,
@@ -246,6 +246,7 @@ def _run(
             extra = {
                 "subset_hash": dataset.subset_hash,
                 "fingerprint": dataset.fingerprint,
+                "test_names_hash": names_hash(dataset.test),
                 "flow_hash": flow_hash,
                 "init_hash": init_hash,
                 "seconds": clock.seconds,

@@ -104,7 +104,7 @@ def test_the_floors_are_those_that_the_notes_show():
 
 
 # A good part of these is the docstrings of their papers' functions.
-LONG = {"phantom": 640, "synthetic": 520}
+LONG = {"phantom": 650, "synthetic": 520}
 LONG = {f"regularizers.{name}": lines for name, lines in LONG.items()}
 
 

@@ -323,6 +323,15 @@ def test_of_the_longer_trainings_the_best_on_validation_images_counts():
     assert "nan" not in report.table(tables.rows_of(low_data.STUDIES["digits"], alone, {}))
 
 
+def test_trainings_without_a_seed_in_common_are_not_taken_for_a_shorter_one():
+    lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,), seeds=4)
+    seeds = {"base, 2 times the updates": (0, 1), "base, 4 times the updates": (2, 3)}
+    lines = [r for r in lines if r["seed"] in seeds.get(r["row"], range(4))]
+    study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))
+    same = {r["row"]: r for r in tables.rows_of(study, lines, {})}["mgr"]["same_time"]
+    assert same["over"] == "base, 4 times the updates" and same["n"] == 2
+
+
 def test_there_is_a_p_value_from_five_seeds_on():
     lines = records(GAINS | {"mgr": 3.0}, TIMES | {"mgr": 28.0}, sizes=(10,), seeds=6)
     study = dataclasses.replace(low_data.STUDIES["digits"], sizes=(10,))

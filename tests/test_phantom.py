@@ -372,6 +372,9 @@ def test_what_is_not_finite_is_remembered_as_nothing():
     e[0, 1], e[3, 2] = np.nan, np.inf
     memory = gr.PhantomMemory.empty(e, size=4).push(e, labels)
     assert memory.labels.tolist() == [-1, 0, 1, -1]
+    narrow = gr.PhantomMemory.empty(e.astype(np.float16), size=2)
+    narrow = narrow.push(np.array([[1e6, 0, 0], [1, 2, 3]], np.float32), labels[:2])
+    assert narrow.labels.tolist() == [-1, 0] and narrow.embeddings.dtype == jnp.float16
     phantoms, where = gr.phantom_embeddings(KEY, e[1:3], labels[1:3], memory=memory)
     np.testing.assert_allclose(phantoms, e[1:3], rtol=1e-6)
     assert where.all()

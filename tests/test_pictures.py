@@ -2,6 +2,7 @@
 
 import os
 import time
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 import genreg_jax as gr
 from genreg_jax.data import cache, pictures
+from genreg_jax.data.dataset import Split, hold_out
 from genreg_jax.data.files import read_images
 from genreg_jax.data.folders import find
 from genreg_jax.data.npz import read_npz
@@ -211,6 +213,30 @@ def test_the_test_pictures_are_the_same_at_every_size_and_few_change_as_pictures
     assert len(more) == 37 and names(image_size=8) < more
 
 
+def test_the_test_pictures_are_the_same_on_every_system_and_in_every_order(tmp_path):
+    """Names with accents are written in two ways, and tables name files by their whole paths."""
+    for form in ("NFC", "NFD"):
+        names = (unicodedata.normalize(form, name) for name in ("caf\u00e9", "n\u00e9on"))
+        photographs(tmp_path / form, classes=names, count=20, shape=(8, 8, 3))
+    one, other = (gr.data.from_folder(tmp_path / form) for form in ("NFC", "NFD"))
+    assert one.fingerprint == other.fingerprint
+    files = sorted((tmp_path / "NFC").rglob("*.png"))
+    lines = [f"{file},{file.relative_to(tmp_path).parts[1]}" for file in files]
+    (tmp_path / "tables").mkdir()
+    for name, order in (("a", lines), ("b", lines[::-1])):
+        write(tmp_path / "tables" / f"{name}.csv", "\n".join(["file,label", *order]))
+    a, b = (gr.data.from_folder(tmp_path / "tables" / f"{name}.csv") for name in "ab")
+    assert a.fingerprint == b.fingerprint == one.fingerprint
+    assert set(a.test.names) == set(one.test.names)  # below the folder that they share
+    twins = np.zeros((20, 4, 4, 1), np.uint8) + np.arange(20, dtype=np.uint8)[:, None, None, None]
+    labels, same = np.arange(20) % 2, ("a.png",) * 20
+    halves = [
+        hold_out(Split(twins[order], labels[order], same), 0.5)[1].images.tolist()
+        for order in (np.arange(20), np.arange(20)[::-1])
+    ]
+    assert halves[0] == halves[1]
+
+
 def test_a_warm_start_from_a_run_of_other_splits_is_said(tmp_path, capsys):
     photographs(tmp_path / "in", classes=("a", "b"), count=20, shape=(8, 8))
     config = {
@@ -224,6 +250,12 @@ def test_a_warm_start_from_a_run_of_other_splits_is_said(tmp_path, capsys):
     assert "may be too good" not in capsys.readouterr().err
     warm["data"] = {**config["data"], "test_fraction": 0.5}
     gr.train_and_evaluate(warm, tmp_path / "other")
+    assert "the test accuracy may be too good" in capsys.readouterr().err
+    warm["data"] = {**config["data"], "image_size": 6}  # the same pictures held out
+    gr.train_and_evaluate(warm, tmp_path / "smaller")
+    assert "may be too good" not in capsys.readouterr().err
+    warm["data"] = {**warm["data"], "test_fraction": 0.5}
+    gr.train_and_evaluate(warm, tmp_path / "smaller_other")
     assert "the test accuracy may be too good" in capsys.readouterr().err
 
 
@@ -303,10 +335,16 @@ def test_the_pictures_of_a_run_are_of_no_class(tmp_path, capsys):
     [
         ({"labels": np.array(["a", "b"] * 10), "class_names": ["a", "b"]}, "of the type <U1"),
         ({"labels": np.arange(20) % 2 + 1}, "from 1 to 2, and class indices begin at 0"),
-        ({"class_names": ["a", "a"]}, "no name twice"),
-        ({"class_names": ["a"]}, "must be two or more"),
-        ({"images": np.zeros((20, 4, 4, 5), np.uint8)}, "Images of 5 channels cannot be resized"),
-        ({"images": np.zeros((20, 4, 4, 2), np.uint8)}, "Images of 2 channels cannot be resized"),
+        ({"class_names": ["a", "a"]}, "are a, a, with a name twice"),
+        ({"class_names": ["a"]}, "has one class, a; a classifier needs two"),
+        (
+            {"images": np.zeros((20, 4, 4, 5), np.uint8)},
+            "Images of 5 channels cannot",
+        ),
+        (
+            {"images": np.zeros((20, 4, 4, 2), np.uint8)},
+            "Images of 2 channels cannot",
+        ),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused_in_words(tmp_path, change, words):
@@ -326,6 +364,8 @@ def test_arrays_with_alpha_are_resized_on_white(tmp_path):
     expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
     for image in dataset.test.images:
         assert np.abs(expected - image).max(axis=(1, 2, 3)).min() <= 1
+    with pytest.raises(gr.UserError, match=r"to the shape \(8, 8, 4\), only those of 1"):
+        pictures.fit_array(rgba[0], (8, 8, 4))
     with pytest.raises(gr.UserError, match="is no data set: that is a folder"):
         gr.data.from_folder(write(tmp_path / "a.npy", "x"))
 
@@ -415,6 +455,7 @@ def test_pictures_that_cannot_be_read_are_named_together_or_skipped(tmp_path, ca
         (lambda p: write(p / "t.csv", "file,label\nx\0.png,1\ny.png,2\n"), "2 of 2 pictures"),
         (lambda p: latin(p / "t.csv"), "is not text in UTF-8; save"),
         (lambda p: write(p / "t.csv", "file,label\nx.png,1\ny.png,2\n"), "2 of 2 pictures"),
+        (lambda p: write(p / "t.csv", f"file,label\n {'x' * 999},1\ny,2\n"), "2 of 2 pictures"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused_with_the_way_out(tmp_path, make, words):

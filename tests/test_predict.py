@@ -129,10 +129,26 @@ def test_labels_of_an_npz_count_its_own_names(trained, tmp_path, capsys):
     accuracy = 100 * np.mean(trained[1]["predictions"] == test.labels)
     assert f"accuracy: {accuracy:.2f} %" in capsys.readouterr().out
     names[3] = "six"
-    for wrong, words in (({"class_names": names}, "six"), ({"labels": test.labels + 1}, "0 to 9")):
+    for wrong, words in (
+        ({"class_names": names}, "six"),
+        ({"labels": test.labels + 1}, "0 to 9"),
+        ({"labels": test.labels[:, None]}, "0 to 9"),
+        ({"labels": np.int64(3)}, "0 to 9"),
+    ):
         np.savez(tmp_path / "b.npz", **(arrays | wrong))
         assert predict.main([*command, str(tmp_path / "b.npz")]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_pictures_of_one_class_are_compared_with_it(trained, tmp_path, capsys):
+    test = gr.data.load("digits").test
+    images = test.images[test.labels == 7]
+    np.savez(
+        tmp_path / "a.npz", images=images, labels=np.zeros(len(images), int), class_names=["7"]
+    )
+    assert predict.main([f"--workdir={trained[0]}", "--input", str(tmp_path / "a.npz")]) == 0
+    accuracy = 100 * np.mean(trained[1]["predictions"][test.labels == 7] == 7)
+    assert f"accuracy: {accuracy:.2f} %" in capsys.readouterr().err
 
 
 def test_a_file_of_any_name_stands_in_the_table_and_home_is_home(trained, tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def test_the_tables_of_a_readme_are_those_of_the_results(readme):
     assert quoted or readme.parent.name in elsewhere or not (readme.parent / "results").exists()
 
 
-FIGURE = re.compile(r"\d+\.\d\d ± \d+\.\d\d")
+FIGURE = re.compile(r"-?\d+\.\d\d ± \d+\.\d\d")
 PAGE = (ROOT / "docs" / "low_data.md").read_text()
 
 

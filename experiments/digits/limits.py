@@ -19,6 +19,7 @@ from experiments.digits.run import STUDY
 from experiments.lines import mean_and_error, record
 from experiments.runs import load, run
 from experiments.study import settings_of
+from genreg_jax.checks import path_of
 from genreg_jax.config import config_hash
 from genreg_jax.door import leave, through
 
@@ -37,7 +38,7 @@ def of_images(images):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m experiments.digits.limits")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
+    parser.add_argument("--runs", type=path_of, default=pathlib.Path("runs/experiments"))
     args = parser.parse_args()
     folder = args.runs / "digits_limits"
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))

@@ -23,6 +23,7 @@ from experiments.lines import mean_and_error
 from experiments.runs import load, run, with_flow
 from experiments.study import settings_of
 from genreg_jax.build import perturbation_of
+from genreg_jax.checks import path_of
 from genreg_jax.config import config_hash
 from genreg_jax.door import leave, through
 from genreg_jax.logs import provenance
@@ -53,7 +54,7 @@ def perturbed(key, student, flow, perturb, x, y):
 def main():
     parser = argparse.ArgumentParser(prog="python -m experiments.latent.limits")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
+    parser.add_argument("--runs", type=path_of, default=pathlib.Path("runs/experiments"))
     args = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str((args.runs / "compiled").absolute()))
     tuned = json.loads((RESULTS / "tuned.json").read_text())

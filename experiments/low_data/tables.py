@@ -151,19 +151,20 @@ def same_time(
     """The difference to plain training that was given the time of a row.
 
     Of those with two seeds of the row's, up to the cheapest that takes nine tenths of its time, the
-    one counts that is best on the validation images, on the seeds that all of them have.
+    one counts that is best on the validation images, beside the row on the same seeds.
     """
     shared = {other: of[other].keys() & of[row].keys() for other in LONGER if other in of}
     told = [other for other in shared if len(shared[other]) > 1] or list(shared)
     longer = sorted(told, key=lambda other: time[other])
     as_long = [i for i, other in enumerate(longer) if time[other] >= 0.9 * time[row]]
     within = longer[: as_long[0] + 1] if as_long else longer
-    seeds = set.intersection(*(set(shared[other]) for other in within))
+    mine = accuracies(of[row], "validation")
 
-    def validation(other):
-        return statistics.fmean(of[other][seed]["validation_accuracy"] for seed in seeds)
+    def ahead(other):
+        theirs = accuracies(of[other], "validation")
+        return statistics.fmean(theirs[seed] - mine[seed] for seed in shared[other])
 
-    best = max(within, key=validation) if seeds else within[0]
+    best = max((other for other in within if shared[other]), key=ahead, default=within[0])
     found = difference(accuracies(of[row]), accuracies(of[best]))
     return found | {"over": best, "less": not as_long}
 

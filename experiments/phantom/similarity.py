@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 
 from experiments.phantom.run import STUDIES
+from genreg_jax.checks import path_of
 from genreg_jax.door import leave, through
 
 CURVES = {
@@ -68,7 +69,7 @@ def draw(found, path):
 def main():
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--study", choices=STUDIES, required=True)
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
+    parser.add_argument("--runs", type=path_of, default=pathlib.Path("runs/experiments"))
     parser.add_argument("--size", type=int, help="labels per class; the study's first by default")
     args = parser.parse_args()
     study = STUDIES[args.study]

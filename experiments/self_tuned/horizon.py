@@ -26,6 +26,7 @@ from experiments.self_tuned.run import STUDIES
 from experiments.study import settings_of
 from genreg_jax import build
 from genreg_jax.batches import BatchPlan
+from genreg_jax.checks import path_of
 from genreg_jax.contract import to_float
 from genreg_jax.door import leave, through
 from genreg_jax.logs import provenance
@@ -175,7 +176,7 @@ def table(lines):
 
 def main():
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"))
+    parser.add_argument("--runs", type=path_of, default=pathlib.Path("runs"))
     parser.add_argument("--only", choices=GRID, help="one strength")
     args = parser.parse_args()
     folder = pathlib.Path(__file__).parent / "results"

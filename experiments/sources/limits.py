@@ -27,6 +27,7 @@ from experiments.store import locked, put_line, read_lines, writable
 from experiments.study import settings_of
 from genreg_jax import build, data
 from genreg_jax.batches import BatchPlan
+from genreg_jax.checks import path_of
 from genreg_jax.config import config_hash
 from genreg_jax.door import leave, through
 from genreg_jax.errors import BusyError
@@ -138,7 +139,7 @@ def main(study, rows, seeds, here, **options):
 def _command(study, rows, seeds, here, options):
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{here.name}.limits")
     parser.add_argument("--data_dir", default="", help="TFDS data directory")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/experiments"))
+    parser.add_argument("--runs", type=path_of, default=pathlib.Path("runs/experiments"))
     parser.add_argument("--rows", nargs="+", choices=rows, help="only these rows")
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     args = parser.parse_args()

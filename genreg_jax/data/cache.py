@@ -1,8 +1,8 @@
 """Decoded pictures, kept between runs: reading a folder again takes no decoding.
 
 What was read lies in `$GENREG_CACHE/pictures`, or `~/.cache/genreg_jax/pictures`, under a digest of
-the pictures' names, sizes and times and of what was made of them. The folder is bounded, nothing
-breaks where it is removed or cannot be written, and `GENREG_CACHE=` turns it off.
+the pictures' names, sizes, times and inodes and of what was made of them. The folder is bounded,
+nothing breaks where it is removed or cannot be written, and `GENREG_CACHE=` turns it off.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def keep(key: str, array: np.ndarray) -> None:
 
 
 def key_of(files: Sequence[Path], policy: dict[str, Any]) -> str | None:
-    """A digest of files' names, sizes and times and of a policy; None where one is not there."""
+    """A digest of a policy and of files as the disk lists them; None where one is not there."""
     import PIL
 
     digest = hashlib.blake2b(digest_size=16)
@@ -77,9 +77,8 @@ def key_of(files: Sequence[Path], policy: dict[str, Any]) -> str | None:
             status = file.stat()
         except (OSError, ValueError):  # the latter for a name with a NUL
             return None
-        # Of two files that change places size and time may be equal; the rest is not.
-        line = [os.path.abspath(file), status.st_size, status.st_mtime_ns]
-        line += [status.st_ino, status.st_ctime_ns]
+        # Of two files that change places size and time may be equal, the inode is not.
+        line = [os.path.abspath(file), status.st_size, status.st_mtime_ns, status.st_ino]
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()
 

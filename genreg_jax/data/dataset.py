@@ -116,7 +116,7 @@ def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     """A training and a test split of one, stratified and the same for every seed.
 
     Pictures with names are drawn by these, each by its own, so that the test set is the same for
-    every size and changes little as pictures come; others by their content.
+    every size and changes little as pictures come; others, and those of one name, by their content.
     """
     if len(whole.images) != len(whole.labels):
         raise UserError(
@@ -129,10 +129,12 @@ def hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
             f"test_fraction = {fraction} of {len(whole)} images is no test set; give test images, "
             "or another fraction."
         )
+    contents = digests(whole.images, whole.labels)[0]
     if whole.names is None:
-        order = subsets.random_order(digests(whole.images, whole.labels)[0], _TEST_SEED)
+        order = subsets.random_order(contents, _TEST_SEED)
     else:
-        keys = [hashlib.sha256(f"{_TEST_SEED} {name}".encode()).digest() for name in whole.names]
+        marks = [f"{_TEST_SEED} {composed(name)}".encode() for name in whole.names]
+        keys = [(hashlib.sha256(mark).digest(), own) for mark, own in zip(marks, contents)]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
     test = subsets.stratified_first(whole.labels[order], count)
     train = np.delete(np.arange(len(whole)), test)
@@ -230,6 +232,12 @@ def check_names(names: Sequence[str], what: str) -> None:
 def composed(name: str) -> str:
     """A name in one form, however the accents are written, which differs between systems."""
     return unicodedata.normalize("NFC", name)
+
+
+def names_hash(split: Split) -> str:
+    """SHA-256 of the names of a split's files, whatever their order; of its labels without any."""
+    names = map(str, split.labels) if split.names is None else map(composed, split.names)
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 def printable(text: str) -> bool:

@@ -215,7 +215,7 @@ def _table(path: Path) -> list[_Row]:
             )
         name, *words = (line.get(key) or "" for key in ("file", "label", "split"))
         label, split = (word.strip() for word in words)
-        if not (path.parent / name).exists():
+        if name != name.strip() and not os.path.exists(path.parent / name):
             name = name.strip()
         if not name or not label or (split and split.lower() not in _SPLITS):
             raise UserError(
@@ -244,19 +244,33 @@ def _read_rows(
     rows = [rows[i] for i in kept]
     place = {name: i for i, name in enumerate(class_names)}
     labels = np.array([place[row.label] for row in rows], np.int32)
-    root = path if path.is_dir() else path.parent
-    whole = Split(images, labels, tuple(_relative(row.file, root) for row in rows))
-    names = dict.fromkeys(row.split for row in rows)
-    which = {name: np.array([row.split == name for row in rows]) for name in names}
+    names = _names([row.file for row in rows], path if path.is_dir() else path.parent)
+    whole = Split(images, labels, names)
+    which = {
+        name: np.array([row.split == name for row in rows])
+        for name in dict.fromkeys(row.split for row in rows)
+    }
     splits = {name or "train": take(whole, np.flatnonzero(mask)) for name, mask in which.items()}
     if "train" not in splits:
         raise UserError(f"{str(path)!r} has no training pictures; there is only {list(splits)}.")
     return splits, class_names
 
 
-def _relative(file: Path, root: Path) -> str:
-    """A file's name for people."""
-    return shown([str(file.relative_to(root)) if file.is_relative_to(root) else file.name])
+def _names(files: Sequence[Path], root: Path) -> tuple[str, ...]:
+    """Files' names for people, the same on every system; of those outside below what they share."""
+    outside = [os.path.abspath(file.parent) for file in files if not file.is_relative_to(root)]
+    try:
+        shared = os.path.commonpath(outside) if outside else root
+    except ValueError:  # of several drives
+        shared = root
+
+    def name(file: Path) -> str:
+        for base in (root, Path(shared)):
+            if file.is_relative_to(base):
+                return shown([file.relative_to(base).as_posix()])
+        return shown([file.name])
+
+    return tuple(map(name, files))
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

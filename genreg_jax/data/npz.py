@@ -95,6 +95,10 @@ def read_splits(path: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
     low, most = (int(f(splits["train"].labels)) for f in (np.min, np.max))
     if "class_names" in arrays:
         class_names = names_of(path, arrays["class_names"])
+        if len(class_names) < 2:
+            raise UserError(
+                f"{path} has one class, {shown(class_names)}; a classifier needs two or more."
+            )
     elif not 0 <= low <= most < 100_000:
         raise UserError(
             f"The labels in {path} are from {low} to {most}; they must be class indices [N], "
@@ -118,11 +122,8 @@ def names_of(path: Path, names: np.ndarray) -> tuple[str, ...]:
             "each class."
         )
     found = tuple(composed(str(name)) for name in names)
-    if len(found) < 2 or len(set(found)) < len(found):
-        raise UserError(
-            f"class_names in {path} are {shown(found, 20)}; they must be two or more, and no name "
-            "twice."
-        )
+    if len(set(found)) < len(found):
+        raise UserError(f"class_names in {path} are {shown(found, 20)}, with a name twice.")
     return found
 
 
@@ -130,10 +131,11 @@ def labels_by_name(
     path: Path, labels: np.ndarray, names: Sequence[str], class_names: Sequence[str]
 ) -> np.ndarray:
     """Labels that count a file's own names, as places among others."""
-    if not np.issubdtype(labels.dtype, np.integer) or not np.isin(labels, range(len(names))).all():
+    whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    if not whole or not np.isin(labels, range(len(names))).all():
         raise UserError(
-            f"The labels in {str(path)!r} must be integers from 0 to {len(names) - 1}, places in "
-            "its class_names."
+            f"The labels in {str(path)!r} must be integers [N] from 0 to {len(names) - 1}, places "
+            "in its class_names."
         )
     place = {composed(name): i for i, name in enumerate(class_names)}
     used = set(labels.tolist())

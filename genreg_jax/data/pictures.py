@@ -168,11 +168,11 @@ def fit_array(image: np.ndarray, image_shape: tuple[int, ...], resize: str = "cr
     if image.shape == tuple(image_shape):
         return image
     height, width, channels = image_shape
-    if image.shape[-1] not in (1, 3, 4):
+    if image.shape[-1] not in (1, 3, 4) or channels not in (1, 3):
         raise UserError(
-            f"Images of {image.shape[-1]} channels cannot be resized, only those of 1 (grey), 3 "
-            "(RGB) and 4 (RGB and alpha). Resize them yourself, and leave config.data.image_size "
-            "at 0."
+            f"Images of {image.shape[-1]} channels cannot be brought to the shape {image_shape}, "
+            "only those of 1 (grey), 3 (RGB) or 4 (RGB and alpha) to 1 or 3. Bring them to their "
+            "size yourself; config.data.image_size = 0 leaves them as they are."
         )
     picture = _as_grey_or_rgb(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image))
     return as_array(fit(picture, (height, width), resize), channels)

@@ -97,6 +97,9 @@ class PhantomMemory(NamedTuple):
           axis_name: remember the batches of all devices along this axis, on each of them.
         """
         labels = _check(embeddings, labels)
+        embeddings = jax.tree.map(
+            lambda old, new: jnp.asarray(new).astype(old.dtype), self.embeddings, embeddings
+        )
         for rows in _matrices(embeddings):  # what is not finite would be in every phantom
             labels = jnp.where(jnp.all(jnp.isfinite(rows), axis=1), labels, _NO_CLASS)
         batch = _gather_alike((embeddings, labels), axis_name)
@@ -138,7 +141,8 @@ def phantom_embeddings(
         `weighting`, an `axis_name` that is not bound, or a memory of other embeddings.
 
     Gradients flow to the partners' embeddings, unless the caller puts `jax.lax.stop_gradient`
-    around the phantoms.
+    around the phantoms. A row of the batch that is not finite makes all phantoms so, unless its
+    label is negative.
 
     Example:
       >>> import jax, jax.numpy as jnp

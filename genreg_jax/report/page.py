@@ -122,7 +122,7 @@ def write_report(
       >>> "97.2" in path.read_text(encoding="utf-8")
       True
     """
-    workdir, began = Path(workdir), time.perf_counter()
+    workdir, began = path_of(workdir), time.perf_counter()
     # As they come back from JSON, so that a page written again is the same page.
     summary, config, defaults = to_json(summary), to_json(config), to_json(defaults)
     notes = [notes] if isinstance(notes, str) else list(notes)
