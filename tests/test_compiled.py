@@ -163,3 +163,10 @@ def test_it_is_off_where_it_is_turned_off_or_cannot_be(home, how, monkeypatch, t
         assert jax.config.jax_compilation_cache_dir == wanted
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    for name in ("GENREG_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user without an entry
+    assert compiled.cache_home() is None

@@ -311,6 +311,16 @@ def test_differences_name_both_values_and_absent_keys():
     assert differences(old, old) == []
 
 
+def test_what_one_side_lacks_has_its_default():
+    defaults = {"data": {"test_fraction": 0.2, "dir": ""}, "seed": 0}
+    old, new = {"data": {}, "seed": 1}, {"data": {"test_fraction": 0.001, "seed": 3}}
+    assert differences(old, new, defaults=defaults) == [
+        "config.data.seed: 'absent' -> 3",
+        "config.data.test_fraction: 0.2 -> 0.001",
+        "config.seed: 1 -> 0",
+    ]
+
+
 def test_numbers_of_numpy_are_numbers():
     config = {
         "seed": np.int64(3),
