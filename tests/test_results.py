@@ -58,6 +58,7 @@ ROWS = {
     "+ latent adversarial": "latent adversarial",
     "+ MGR, latent adversarial and phantom embeddings": "all three",
     "tuned base, 4 times the updates": "base, 4 times the updates",
+    "+ RandAugment, 4 times the updates": "randaugment, 4 times the updates",
     "+ latent adversarial, 4 times the updates": "latent adversarial, 4 times the updates",
 }
 
