@@ -257,8 +257,9 @@ def extend(workdir: Path, settings: Settings) -> None:
         if (workdir / "summary.json").exists():
             steps = read_summary(workdir, steps=int)["steps"]
             (workdir / "summary.json").rename(workdir / f"summary-{steps}.json")
-        if read_json(workdir / "config.json") != to_dict(settings):
-            write_json(workdir / "config.json", to_dict(settings))
+        path = workdir / "config.json"
+        if not path.exists() or read_json(path) != to_dict(settings):
+            write_json(path, to_dict(settings))
 
     shared(replace)
 
