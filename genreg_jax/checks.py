@@ -179,6 +179,17 @@ def at_least_float32(dtype: Any) -> Any:
     return dtype if wide else jnp.float32
 
 
+def widened(x: Any) -> jax.Array:
+    """As floating point of `at_least_float32`.
+
+    Example:
+      >>> widened(jnp.ones(2, jnp.bfloat16)).dtype
+      dtype('float32')
+    """
+    x = jnp.asarray(x)
+    return x.astype(at_least_float32(x.dtype))
+
+
 def check_positive(**values) -> None:
     """Checks that each keyword is a positive integer, and none that only a slip can have meant."""
     for name, value in values.items():
@@ -202,7 +213,7 @@ def as_images(x, image_shape, name: str = "x", *, in_range: bool = True) -> jax.
             f"{name} has dtype {x.dtype}; allowed is floating point"
             + (" in [0, 1]: divide 8-bit images by 255." if in_range else ".")
         )
-    x = x.astype(at_least_float32(x.dtype))
+    x = widened(x)
     if is_concrete(x):
         values = np.asarray(x)  # NumPy, since jnp would trace a constant under jit
         low, high = float(values.min()), float(values.max())

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
-from genreg_jax.checks import at_least_float32
+from genreg_jax.checks import widened
 from genreg_jax.contract import Model, to_float
 from genreg_jax.data import Split
 from genreg_jax.state import TrainState
@@ -44,7 +44,7 @@ def make_evaluate(
     def forward(params, model_state, images, labels):
         images, labels = constrain((images, labels))
         outputs, _ = model.apply(params, model_state, to_float(images), rng=None, train=False)
-        logits = outputs.logits.astype(at_least_float32(outputs.logits.dtype))
+        logits = widened(outputs.logits)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         predictions = jnp.argmax(outputs.logits, axis=-1)
         chances = jax.nn.softmax(outputs.logits.astype(jnp.float32))

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 
 from genreg_jax.checks import (
-    at_least_float32,
     check_batch,
     check_number,
     check_opt_state,
     short,
+    widened,
 )
 from genreg_jax.contract import A_MODEL, Augment, Batch, EmbeddingTerm, Generator, Model, to_float
 from genreg_jax.regularizers.latent_training import Latent, make_perturb
@@ -188,7 +188,7 @@ def make_train_step(
                     f"num_classes is {num_classes}, but the model returns logits of shape "
                     f"{outputs.logits.shape} for {len(images)} images; allowed: {targets.shape}."
                 )
-            logits = outputs.logits.astype(at_least_float32(outputs.logits.dtype))
+            logits = widened(outputs.logits)
             loss = jnp.mean(optax.losses.softmax_cross_entropy(logits, targets))
             labels = jnp.argmax(targets, -1)
             accuracy = jnp.mean(jnp.argmax(outputs.logits, -1) == labels)

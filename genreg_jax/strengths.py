@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 from genreg_jax import bounds
-from genreg_jax.checks import at_least_float32, is_number, short
+from genreg_jax.checks import is_number, short, widened
 from genreg_jax.contract import Augment
 
 _FARTHEST, _ENOUGH, _WIDEST = math.log(1000.0), 30.0, math.log(8.0)
@@ -116,7 +116,7 @@ def calibrated_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Source: temperature scaling as in Guo et al., arXiv:1706.04599.
     """
-    logits = logits.astype(at_least_float32(logits.dtype))
+    logits = widened(logits)
     held = jax.lax.stop_gradient(logits)
     true = jnp.take_along_axis(held, labels[:, None], axis=1)[:, 0]
 

@@ -199,7 +199,7 @@ def _run(
     )
     flow_hash = flow_record["hash"] if flow_record and settings.flow.workdir else ""
     state, best, mesh, total_steps = parts.state, parts.best, parts.mesh, parts.total_steps
-    clock = Clock()
+    clock, held_out = Clock(), names_hash(dataset.test)
 
     with Checkpoints(workdir / "checkpoints", shape=records.CLASSIFIER) as checkpoints:
         history: list[dict[str, float]] = []  # of the epoch that has begun, an entry an update
@@ -246,7 +246,7 @@ def _run(
             extra = {
                 "subset_hash": dataset.subset_hash,
                 "fingerprint": dataset.fingerprint,
-                "test_names_hash": names_hash(dataset.test),
+                "test_names_hash": held_out,
                 "flow_hash": flow_hash,
                 "init_hash": init_hash,
                 "seconds": clock.seconds,

@@ -8,7 +8,7 @@ import argparse
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.lines import by_row, p_value, signed, with_error
@@ -51,13 +51,20 @@ def length(row: str) -> str:
     return row.removeprefix("base, ")
 
 
+def markdown(head: str, rows: Iterable[Sequence[Any]]) -> str:
+    """A table of this head, whose cells have `|` between them."""
+    rule = "|---" * (head.count(" | ") + 1) + "|"
+    lines = (f"| {' | '.join(map(str, row))} |" for row in rows)
+    return "\n".join([f"| {head} |", rule, *lines]) + "\n"
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown."""
-    lines = [
-        "| labels per class | row | n | test accuracy, % | gain over base | p | seconds | "
-        "time, x base | FLOPs, x base | beside base of the same time | p | that base |",
-        "|---" * 12 + "|",
-    ]
+    head = (
+        "labels per class | row | n | test accuracy, % | gain over base | p | seconds | "
+        "time, x base | FLOPs, x base | beside base of the same time | p | that base"
+    )
+    lines = []
     for r in rows:
         gain, same = r.get("gain"), r.get("same_time", {"n": 0})
         cells = [
@@ -74,23 +81,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             cells += [gained(same) + fewer, p_value(same.get("holm", math.nan)), over]
         else:
             cells += ["", "", ""]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown(head, lines)
 
 
 def further(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown of `tables.further`; nothing without a row."""
     if not rows:
         return ""
-    lines = [
-        "Further comparisons:\n",
-        "| labels per class | row | compared with | n | difference | p |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        cells = (r["size"], *r["pair"], r["n"], gained(r), p_value(r["holm"]))
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+    head = "labels per class | row | compared with | n | difference | p"
+    lines = [(r["size"], *r["pair"], r["n"], gained(r), p_value(r["holm"])) for r in rows]
+    return f"Further comparisons:\n\n{markdown(head, lines)}"
 
 
 def able_of(rows: Sequence[Mapping[str, Any]], size: int) -> list[Mapping[str, Any]]:
@@ -230,7 +231,7 @@ def published(study: Study, lines: Sequence[tables.Line]) -> str:
 def choices(study: Study, tuned: Mapping[str, Any]) -> str:
     """Markdown: what tuning chose for each row."""
     best = best_rows(study, tuned)
-    lines = ["Chosen on validation images:\n", "| row | chosen |", "|---|---|"]
+    lines = []
     for row, choice in tuned.items():
         if row in best:
             words = best[row]
@@ -239,8 +240,8 @@ def choices(study: Study, tuned: Mapping[str, Any]) -> str:
             candidates = study.candidates[row]
             if row != study.first and tables.at_an_edge(candidates, choice):
                 words += " (the least or the most that was tried)"
-        lines.append(f"| {row} | {words} |")
-    return "\n".join(lines) + "\n"
+        lines.append((row, words))
+    return f"Chosen on validation images:\n\n{markdown('row | chosen', lines)}"
 
 
 def about(lines: Sequence[tables.Line], dropped: int) -> str:
@@ -264,11 +265,11 @@ def about(lines: Sequence[tables.Line], dropped: int) -> str:
 
 def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Markdown: a line a data set and number of labels."""
-    lines = [
-        "| data | labels per class | base, % | gains most | points | p | time, x base | "
-        "beside base of the same time | p |",
-        "|---" * 9 + "|",
-    ]
+    head = (
+        "data | labels per class | base, % | gains most | points | p | time, x base | "
+        "beside base of the same time | p"
+    )
+    lines = []
     for name, rows in found.items():
         for size in dict.fromkeys(r["size"] for r in rows):
             best = best_of(rows, size)
@@ -281,17 +282,17 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 *(p_value(best["gain"]["holm"]), f"{best['time']:.1f}"),
                 *(over, p_value(same["holm"])),
             ]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+            lines.append(cells)
+    return markdown(head, lines)
 
 
 def summary_of_longer(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Markdown: the same of four times the updates."""
-    lines = [
-        "| data | labels per class | base of as many, % | gains most | points | n | p | "
-        "time, x base of as many |",
-        "|---" * 8 + "|",
-    ]
+    head = (
+        "data | labels per class | base of as many, % | gains most | points | n | p | "
+        "time, x base of as many"
+    )
+    lines = []
     for name, rows in found.items():
         for size in dict.fromkeys(r["size"] for r in rows):
             long = long_of(rows, size)
@@ -304,8 +305,8 @@ def summary_of_longer(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 *(best["as_long"]["n"], p_value(best["as_long"]["holm"])),
                 f"{best['time'] / base['time']:.1f}",
             ]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+            lines.append(cells)
+    return markdown(head, lines)
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str) -> None:

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import as_array, at_least_float32, check_choice
+from genreg_jax.checks import as_array, check_choice, widened
 from genreg_jax.chunks import chunked_mean
 from genreg_jax.contract import Augment, Generator, to_float
 from genreg_jax.regularizers.synthetic import (
@@ -249,7 +249,7 @@ def make_regularizer(
             weak = synthetic.weak(key_weak, images)
             if synthetic.loss == "cross_entropy":
                 outputs, _ = forward(params, state.model_state, weak, key_model)
-                logits = outputs.logits.astype(at_least_float32(outputs.logits.dtype))
+                logits = widened(outputs.logits)
                 losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y)
             else:
                 views = jnp.concatenate([weak, synthetic.strong(key_strong, images)])

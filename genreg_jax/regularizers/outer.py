@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genreg_jax.checks import at_least_float32
+from genreg_jax.checks import widened
 from genreg_jax.contract import Batch, to_float
 from genreg_jax.hypergradient import hypergradient
 from genreg_jax.regularizers.mgr import Meta
@@ -55,8 +55,8 @@ def make_search(
         def outer_loss(params):
             key_augment, key_model = jax.random.split(key)
             images = view.augment(key_augment, to_float(outer.images))
-            logits = forward(params, state.model_state, images, key_model)[0].logits
-            logits = logits.astype(at_least_float32(logits.dtype))
+            outputs, _ = forward(params, state.model_state, images, key_model)
+            logits = widened(outputs.logits)
             if tune is not None and tune.calibrated:
                 return calibrated_cross_entropy(logits, labels)
             return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))

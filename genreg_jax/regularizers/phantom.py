@@ -37,7 +37,6 @@ import optax
 from genreg_jax import bounds
 from genreg_jax.checks import (
     as_array,
-    at_least_float32,
     check_choice,
     check_key,
     check_number,
@@ -45,6 +44,7 @@ from genreg_jax.checks import (
     is_number,
     short,
     split,
+    widened,
 )
 
 DISTANCES = ("l2", "cosine")
@@ -96,16 +96,14 @@ class PhantomMemory(NamedTuple):
           labels: int `[B]`.
           axis_name: remember the batches of all devices along this axis, on each of them.
         """
-        labels = _check(embeddings, labels)
-        embeddings = jax.tree.map(
-            lambda old, new: jnp.asarray(new).astype(old.dtype), self.embeddings, embeddings
-        )
-        for rows in _matrices(embeddings):  # what is not finite would be in every phantom
-            labels = jnp.where(jnp.all(jnp.isfinite(rows), axis=1), labels, _NO_CLASS)
-        batch = _gather_alike((embeddings, labels), axis_name)
+        new = PhantomMemory(embeddings, _check(embeddings, labels))
+        new = jax.tree.map(lambda old, new: jnp.asarray(new).astype(old.dtype), self, new)
+        for rows in _matrices(new.embeddings):  # what is not finite would be in every phantom
+            finite = jnp.all(jnp.isfinite(rows), axis=1)
+            new = new._replace(labels=jnp.where(finite, new.labels, _NO_CLASS))
         size = len(self.labels)
-        append = lambda old, new: jnp.concatenate([old, new.astype(old.dtype)])[-size:]
-        return jax.tree.map(append, self, PhantomMemory(*batch))
+        append = lambda old, new: jnp.concatenate([old, new])[-size:]
+        return jax.tree.map(append, self, _gather_alike(new, axis_name))
 
 
 def phantom_embeddings(
@@ -338,7 +336,7 @@ def classification_loss(
         raise ValueError(
             f"labels has {int(np.max(labels))}; allowed is below K = {phantom_logits.shape[1]}."
         )
-    logits = jnp.where(where[:, None], _real(phantom_logits), 0.0)
+    logits = jnp.where(where[:, None], widened(phantom_logits), 0.0)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.where(where, losses, 0.0)
 
@@ -496,10 +494,10 @@ def _pool(embeddings, labels, axis_name, memory):
                 "call, such as that of jax.pmap or jax.shard_map, or be None."
             ) from None
     pool, pool_labels = _gather((jax.tree.map(jnp.asarray, embeddings), labels), axis_name)
-    pool = jax.tree.map(_real, pool)
+    pool = jax.tree.map(widened, pool)
     if memory is not None:
         try:
-            remembered = jax.tree.map(lambda leaf: _real(jax.lax.stop_gradient(leaf)), memory[0])
+            remembered = jax.tree.map(lambda leaf: widened(jax.lax.stop_gradient(leaf)), memory[0])
             pool = jax.tree.map(lambda new, old: jnp.concatenate([new, old]), pool, remembered)
         except (TypeError, ValueError):
             raise ValueError(
@@ -575,14 +573,8 @@ def _mix(weights, pool):
 # --------------------------------------------------------------------------------------- arguments
 
 
-def _real(leaf):
-    """As float32 at least."""
-    leaf = jnp.asarray(leaf)
-    return leaf.astype(at_least_float32(leaf.dtype))
-
-
 def _matrices(tree):
-    return [_real(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)]
+    return [widened(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)]
 
 
 def _shapes(tree):

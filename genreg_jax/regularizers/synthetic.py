@@ -44,6 +44,7 @@ from genreg_jax.checks import (
     check_number,
     is_concrete,
     split,
+    widened,
 )
 from genreg_jax.regularizers.phantom import PhantomMemory, phantom_embeddings
 
@@ -335,7 +336,7 @@ def entropy_offset(
                 f"logits_fn returned logits of shape {logits.shape}; allowed: [B, K] with B = "
                 f"{z.shape[0]}, one row for each latent."
             )
-        log_p = jax.nn.log_softmax(logits.astype(at_least_float32(logits.dtype)))
+        log_p = jax.nn.log_softmax(widened(logits))
         return -jnp.sum(jnp.exp(log_p) * log_p)
 
     gradient = jax.grad(total_entropy)(jax.lax.stop_gradient(z))
@@ -463,7 +464,7 @@ def _rows(z):
 
 def _wide_rows(z):
     """As float32 at least: the squares of float16 overflow at norms of 256."""
-    return _rows(z.astype(at_least_float32(z.dtype)))
+    return _rows(widened(z))
 
 
 def row_norms(rows):
